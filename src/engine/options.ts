@@ -1,0 +1,76 @@
+import type { Clock, Random } from "./timers.ts";
+
+/** Where the engine reports what a person may want to read; message texts carry no numbers and no secrets. */
+export interface EngineLog {
+  debug(message: string, fields?: Readonly<Record<string, unknown>>): void;
+  info(message: string, fields?: Readonly<Record<string, unknown>>): void;
+  warn(message: string, fields?: Readonly<Record<string, unknown>>): void;
+  error(message: string, fields?: Readonly<Record<string, unknown>>): void;
+}
+
+export const silentLog: EngineLog = {
+  debug: () => undefined,
+  info: () => undefined,
+  warn: () => undefined,
+  error: () => undefined,
+};
+
+/** Every count and size the engine bounds. What exceeds a limit is refused with 503, NOK or a closed connection. */
+export interface EngineLimits {
+  /** Application connections at once. */
+  readonly clients: number;
+  /** Verbs one application connection may route. */
+  readonly verbsPerClient: number;
+  /** Bytes of one frame from an application. */
+  readonly frameBytes: number;
+  /** Bytes waiting for a slow application before its connection is dropped. */
+  readonly clientBacklogBytes: number;
+  /** Milliseconds a connection may stay unauthenticated. */
+  readonly authenticationMs: number;
+  /** Incoming requests an application has not answered yet. */
+  readonly pendingRequests: number;
+  /** Requests of ours that have no final response yet. */
+  readonly outgoingRequests: number;
+  readonly dialogs: number;
+}
+
+export const defaultLimits: EngineLimits = {
+  clients: 64,
+  verbsPerClient: 64,
+  frameBytes: 1024 * 1024,
+  clientBacklogBytes: 16 * 1024 * 1024,
+  authenticationMs: 10_000,
+  pendingRequests: 10_000,
+  outgoingRequests: 10_000,
+  dialogs: 20_000,
+};
+
+/** One address the engine listens on. Port 0 takes a free port, the same one for UDP and TCP of one address. */
+export interface ListenOption {
+  readonly protocol: "udp" | "tcp";
+  readonly address: string;
+  readonly port: number;
+}
+
+export interface EngineOptions {
+  readonly listen: readonly ListenOption[];
+  /** Address to advertise in Via and Contact when it is not the one listened on (a NAT or a floating address). */
+  readonly externalAddress?: string | undefined;
+  readonly control: { readonly address: string; readonly port: number; readonly secret: string };
+  /** Who may send requests: CIDRs or addresses; others get no answer at all. */
+  readonly sources: readonly string[] | "any";
+  /** RFC 3261 timer T1 in milliseconds (default 500); all other SIP timers scale with it. */
+  readonly t1Ms?: number | undefined;
+  /** How long a dialog may be without an application connection before the engine ends it, in milliseconds (default 30 s). */
+  readonly orphanGraceMs?: number | undefined;
+  /** How long an INVITE may ring after its first provisional response, in milliseconds (default 10 min). */
+  readonly ringingLimitMs?: number | undefined;
+  /** First hop of every request outside of a dialog that names no `proxy` itself. */
+  readonly outboundProxy?: string | undefined;
+  /** Value of User-Agent and Server where the application gives none; none is sent by default. */
+  readonly userAgent?: string | undefined;
+  readonly limits?: Partial<EngineLimits> | undefined;
+  readonly clock?: Clock | undefined;
+  readonly random?: Random | undefined;
+  readonly log?: EngineLog | undefined;
+}
