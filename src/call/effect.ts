@@ -1,0 +1,56 @@
+import type { BotEvent } from "./bot-event.ts";
+import type { TimerName } from "./event.ts";
+import type { ExchangeId, GatewayId, LegId, PlayId, Sdp } from "./ids.ts";
+import type { CustomHeader, Route, ShownIdentity, TransferRequest, TransferTarget } from "./transfer.ts";
+
+/** Where one INVITE to an operator goes and what it shows. */
+export interface InviteOrder {
+  readonly leg: LegId;
+  readonly target: TransferTarget;
+  readonly trunk: Route["trunk"];
+  readonly gateway: GatewayId;
+  readonly identity: ShownIdentity;
+  readonly headers: readonly CustomHeader[];
+  readonly offer: Sdp;
+}
+
+/** What is to be played to a leg. `digits` are DTMF tones. */
+export type Prompt =
+  | { readonly kind: "text"; readonly text: string; readonly lang: string | null; readonly voice: string | null }
+  | { readonly kind: "audio"; readonly url: string; readonly times: number }
+  | { readonly kind: "digits"; readonly digits: string };
+
+/** Whom the caller is with; the recording's sidecar lists these with their times. */
+export type TalkPhase = "bot" | "dialling" | "operator";
+
+/** Everything a call can ask for. An effect returns nothing: what comes of it arrives later as an event. */
+export type Effect =
+  | { readonly type: "leg.ring"; readonly leg: LegId }
+  | { readonly type: "leg.accept"; readonly leg: LegId; readonly answer: Sdp }
+  | { readonly type: "leg.reject"; readonly leg: LegId; readonly status: number; readonly reason: string }
+  | { readonly type: "leg.invite"; readonly order: InviteOrder }
+  | { readonly type: "leg.cancel"; readonly leg: LegId; readonly reason: string }
+  | {
+      readonly type: "leg.bye";
+      readonly leg: LegId;
+      readonly reason: string;
+      readonly headers: readonly CustomHeader[];
+    }
+  | { readonly type: "leg.refer"; readonly leg: LegId; readonly request: TransferRequest }
+  | { readonly type: "leg.reanswer"; readonly leg: LegId; readonly exchange: ExchangeId; readonly answer: Sdp }
+  | { readonly type: "leg.refuse"; readonly leg: LegId; readonly exchange: ExchangeId; readonly status: number }
+  | { readonly type: "media.open"; readonly leg: LegId; readonly offer: Sdp }
+  | { readonly type: "media.play"; readonly play: PlayId; readonly leg: LegId; readonly prompt: Prompt }
+  | { readonly type: "media.stop"; readonly leg: LegId }
+  | { readonly type: "media.ringback"; readonly on: boolean }
+  | { readonly type: "media.offer"; readonly leg: LegId }
+  | { readonly type: "media.join"; readonly leg: LegId; readonly answer: Sdp }
+  /** The operator's side goes, the caller is with the bot's side again. */
+  | { readonly type: "media.drop"; readonly leg: LegId }
+  | { readonly type: "media.update"; readonly leg: LegId; readonly exchange: ExchangeId; readonly offer: Sdp | null }
+  | { readonly type: "media.phase"; readonly phase: TalkPhase }
+  | { readonly type: "media.close" }
+  | { readonly type: "recording.set"; readonly to: "start" | "pause" | "resume" | "stop" }
+  | { readonly type: "timer.start"; readonly timer: TimerName; readonly ms: number }
+  | { readonly type: "timer.stop"; readonly timer: TimerName }
+  | { readonly type: "bot.publish"; readonly event: BotEvent };

@@ -1,0 +1,89 @@
+import type { CallId, CommandId, ExchangeId, LegId, PlayId, Sdp, TransferId } from "./ids.ts";
+import type { Command } from "./reply.ts";
+
+/**
+ * Everything that can happen to a call. Adapters turn what they see on a wire into one of these and decide nothing themselves.
+ */
+export type CallEvent =
+  // The media anchor.
+  | { readonly type: "media.opened"; readonly answer: Sdp }
+  | { readonly type: "media.openFailed"; readonly incompatible: boolean; readonly reason: string }
+  | {
+      readonly type: "media.played";
+      readonly play: PlayId;
+      readonly result: "completed" | "stopped" | "failed";
+      /** `no_tts` when a text has no text-to-speech to speak it. */
+      readonly reason: string | null;
+    }
+  | { readonly type: "media.digit"; readonly leg: LegId; readonly digit: string; readonly durationMs: number }
+  | { readonly type: "media.offered"; readonly leg: LegId; readonly offer: Sdp }
+  | { readonly type: "media.joined"; readonly leg: LegId }
+  /** The operator's side of the anchor could not be made or joined. */
+  | { readonly type: "media.legFailed"; readonly leg: LegId; readonly reason: string }
+  | { readonly type: "media.updated"; readonly leg: LegId; readonly exchange: ExchangeId; readonly answer: Sdp }
+  | { readonly type: "media.updateFailed"; readonly leg: LegId; readonly exchange: ExchangeId }
+  /** The anchor has lost the whole call. */
+  | { readonly type: "media.lost"; readonly reason: string }
+  /** The anchor is released and the recording, if any, is finished: the last word of the media side. */
+  | { readonly type: "media.closed" }
+  | {
+      readonly type: "recording.changed";
+      readonly state: "started" | "paused" | "resumed" | "finished" | "failed";
+      readonly file: string | null;
+      readonly durationMs: number | null;
+      readonly reason: string | null;
+    }
+  // Signalling.
+  | { readonly type: "leg.confirmed"; readonly leg: LegId }
+  | { readonly type: "leg.progress"; readonly leg: LegId; readonly status: number; readonly earlyMedia: boolean }
+  | { readonly type: "leg.answered"; readonly leg: LegId; readonly answer: Sdp }
+  | ({ readonly type: "leg.failed"; readonly leg: LegId } & SipFailure)
+  /** BYE or CANCEL from the peer, or the dialog is gone; also the answer to our own BYE is not needed for it. */
+  | {
+      readonly type: "leg.ended";
+      readonly leg: LegId;
+      readonly status: number | null;
+      readonly reason: string | null;
+      readonly q850: number | null;
+    }
+  /** The peer offers again inside the dialog (re-INVITE, UPDATE); `offer` is null when it asks us to offer. */
+  | { readonly type: "leg.offered"; readonly leg: LegId; readonly exchange: ExchangeId; readonly offer: Sdp | null }
+  /** Progress and end of a REFER we sent, from its response or a NOTIFY's sipfrag (RFC 3515 §2.4.4). */
+  | { readonly type: "refer.progress"; readonly leg: LegId; readonly status: number }
+  | ({ readonly type: "refer.done"; readonly leg: LegId } & SipFailure)
+  // The bot.
+  | { readonly type: "bot.command"; readonly command: Command }
+  | {
+      readonly type: "bot.invalidSwitch";
+      readonly commandId: CommandId;
+      readonly transferId: TransferId;
+      readonly method: "invite" | "refer";
+      readonly number: string;
+      readonly code: string;
+      readonly message: string;
+      readonly pointer: string | null;
+    }
+  // Time and the service.
+  | { readonly type: "timer.fired"; readonly timer: TimerName }
+  | { readonly type: "shutdown" };
+
+/** How a request of ours ended; `status` is null when no response came because the transport failed. */
+export interface SipFailure {
+  readonly status: number | null;
+  readonly reason: string | null;
+  /** From `Reason: Q.850;cause=N` (RFC 3326). */
+  readonly q850: number | null;
+  /** Where a 3xx points, given only when the destination policy lets the call go there. */
+  readonly redirect: string | null;
+}
+
+/**
+ * `answer`: the operator's whole time to answer. `progress`: his gateway's time to a 18x. `refer`: the wait for a NOTIFY.
+ * `closing`: the media side's time to finish a recording before the last event goes out without it.
+ */
+export type TimerName = "answer" | "progress" | "refer" | "closing";
+
+export interface AddressedEvent {
+  readonly call: CallId;
+  readonly event: CallEvent;
+}

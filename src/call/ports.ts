@@ -1,0 +1,59 @@
+import type { BotEvent } from "./bot-event.ts";
+import type { InviteOrder, Prompt, TalkPhase } from "./effect.ts";
+import type { CallEvent, TimerName } from "./event.ts";
+import type { CallId, ExchangeId, LegId, PlayId, Sdp } from "./ids.ts";
+import type { CustomHeader, TransferRequest } from "./transfer.ts";
+
+/**
+ * Hands an event to its call. False when no such call is held: whoever made something for it (a leg that answered, an
+ * anchor that opened) releases that himself.
+ */
+export type Post = (call: CallId, event: CallEvent) => boolean;
+
+// Every method below returns at once, never throws, and reports what came of it through `Post`.
+
+/** SIP towards the caller and the operators. */
+export interface Signalling {
+  ring(call: CallId, leg: LegId): void;
+  accept(call: CallId, leg: LegId, answer: Sdp): void;
+  reject(call: CallId, leg: LegId, status: number, reason: string): void;
+  invite(call: CallId, order: InviteOrder): void;
+  cancel(call: CallId, leg: LegId, reason: string): void;
+  bye(call: CallId, leg: LegId, reason: string, headers: readonly CustomHeader[]): void;
+  refer(call: CallId, leg: LegId, request: TransferRequest): void;
+  reanswer(call: CallId, leg: LegId, exchange: ExchangeId, answer: Sdp): void;
+  refuse(call: CallId, leg: LegId, exchange: ExchangeId, status: number): void;
+}
+
+/** The media server, seen from one call: its caller's leg is offered once, everybody else is switched behind it. */
+export interface MediaAnchor {
+  open(call: CallId, leg: LegId, offer: Sdp, recording: RecordingOrder): void;
+  play(call: CallId, play: PlayId, leg: LegId, prompt: Prompt): void;
+  stop(call: CallId, leg: LegId): void;
+  ringback(call: CallId, on: boolean): void;
+  offer(call: CallId, leg: LegId): void;
+  join(call: CallId, leg: LegId, answer: Sdp): void;
+  drop(call: CallId, leg: LegId): void;
+  update(call: CallId, leg: LegId, exchange: ExchangeId, offer: Sdp | null): void;
+  phase(call: CallId, phase: TalkPhase): void;
+  recording(call: CallId, to: "start" | "pause" | "resume" | "stop"): void;
+  /** Always answered by `media.closed`, also when nothing was open. */
+  close(call: CallId): void;
+}
+
+/** What the recording's sidecar says about the call. */
+export interface RecordingOrder {
+  readonly botId: string;
+  readonly caller: string;
+  readonly called: string;
+}
+
+/** The bot's end of Redis. */
+export interface BotLink {
+  publish(call: CallId, event: BotEvent): void;
+}
+
+export interface Timers {
+  start(call: CallId, timer: TimerName, ms: number): void;
+  stop(call: CallId, timer: TimerName): void;
+}

@@ -1,0 +1,23 @@
+import type { CallId, LegId, Sdp, TrunkId } from "./ids.ts";
+
+/** What is known of a call when its INVITE has been matched to a trunk and a channel; it never changes. */
+export interface CallSetup {
+  readonly call: CallId;
+  readonly caller: LegId;
+  readonly offer: Sdp;
+  readonly botId: string;
+  readonly trunk: TrunkId;
+  /** The number or user of the caller, as the trunk gave it; empty when withheld. */
+  readonly callerNumber: string;
+  readonly calledNumber: string;
+  readonly sipCallId: string;
+  /** Inbound SIP headers the channel lets through to the bot. */
+  readonly headers: Readonly<Record<string, string>>;
+  readonly policy: ChannelPolicy;
+}
+
+export interface ChannelPolicy {
+  /** `on-command`: the caller hears ringing until the bot's first command. */
+  readonly answer: "immediately" | "on-command";
+  readonly recording: { readonly enabled: boolean; readonly resumeOnReturn: boolean };
+}
