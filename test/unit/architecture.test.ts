@@ -22,12 +22,21 @@ interface Import {
   readonly typesOnly: boolean;
 }
 
-/** Blanks out comments, so that an import named in prose does not count. Strings are kept: they hold the specifiers. */
+/** Strings, templates and regular expressions are kept whole: what looks like a comment inside them is none. */
+const literals = [
+  /"(?:[^"\\\n]|\\.)*"/,
+  /'(?:[^'\\\n]|\\.)*'/,
+  /(?<=[=(,:!&|?[{;]\s*|return\s)\/(?![*/])(?:[^/\\\n[]|\\.|\[(?:[^\]\\\n]|\\.)*\])+\/[a-z]*/,
+  /`(?:[^`\\]|\\.)*`/,
+];
+const literalOrComment = new RegExp(
+  String.raw`(${literals.map((pattern) => pattern.source).join("|")})|\/\*[\s\S]*?\*\/|\/\/[^\n]*`,
+  "g",
+);
+
+/** Blanks out comments, so that an import named in prose does not count. */
 function withoutComments(source: string): string {
-  return source.replaceAll(
-    /("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`(?:[^`\\]|\\.)*`)|\/\*[\s\S]*?\*\/|\/\/[^\n]*/g,
-    (_match, text: string | undefined) => text ?? "",
-  );
+  return source.replaceAll(literalOrComment, (_match, literal: string | undefined) => literal ?? "");
 }
 
 function importsOf(source: string): readonly Import[] {
@@ -95,6 +104,7 @@ describe("the scan itself", () => {
       'const i = require("@scope/i/deep");',
       '// import { j } from "./j.ts";',
       '/* import "./k.ts"; */ const url = "http://not.a/comment";',
+      'const quotes = /[`\'"]/; // import("./l.ts") stays prose behind a regular expression full of quotes.',
     ].join("\n");
     expect(
       importsOf(sample)
