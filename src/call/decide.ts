@@ -1,0 +1,140 @@
+import type { CallEvent } from "./event.ts";
+import { endCall, finishEnding } from "./phases/ending.ts";
+import { answering, offered } from "./phases/arriving.ts";
+import { dialling } from "./phases/dialling.ts";
+import { referring } from "./phases/referring.ts";
+import { advance, receive } from "./phases/replies.ts";
+import { invalidSwitch } from "./phases/transfer-end.ts";
+import { withOperator } from "./phases/with-operator.ts";
+import type { CallSetup } from "./setup.ts";
+import type { CallState, Live } from "./state.ts";
+import { after, publish, type Step } from "./step.ts";
+
+/** The first step of a call whose INVITE was matched to a trunk and a channel. */
+export function begin(setup: CallSetup): Step {
+  return [
+    {
+      phase: "offered",
+      core: {
+        setup,
+        answeredAtMs: null,
+        operators: 0,
+        plays: 0,
+        queue: [],
+        playing: null,
+        recording: "off",
+        worker: null,
+      },
+    },
+    [
+      publish({
+        event: "call",
+        trunk: setup.trunk,
+        sipCallId: setup.sipCallId,
+        headers: setup.headers,
+        resumed: false,
+      }),
+      { type: "media.open", leg: setup.caller, offer: setup.offer },
+    ],
+  ];
+}
+
+/**
+ * The whole life of one call. Pure: no I/O, no clock, no randomness; `atMs` is monotonic time and comes from outside.
+ */
+export function decide(state: CallState, event: CallEvent, atMs: number): Step {
+  // A leg that answers when nobody wants it any more (200 crossing our CANCEL) is hung up in every phase. RFC 3261 §9.1, §15.
+  if (event.type === "leg.answered" && !(state.phase === "dialling" && state.attempt.leg === event.leg)) {
+    return [state, [{ type: "leg.bye", leg: event.leg, reason: "answered too late", headers: [] }]];
+  }
+  switch (state.phase) {
+    case "ended":
+      return [state, []];
+    case "ending":
+      return finishEnding(state, event);
+    default:
+      return settle(live(state, event, atMs), atMs);
+  }
+}
+
+/** What a call answers the same way in all phases in which the caller is there; the rest is the phase's business. */
+function live(state: Live, event: CallEvent, atMs: number): Step {
+  const { setup } = state.core;
+  switch (event.type) {
+    case "leg.ended":
+      if (event.leg !== setup.caller) break;
+      return endCall(state, { by: "caller", sipCode: event.status, reason: event.reason }, atMs);
+    case "shutdown":
+      return endCall(state, { by: "service", sipCode: null, reason: "service stops" }, atMs);
+    case "media.lost":
+      return endCall(
+        state,
+        { by: "service", sipCode: null, reason: `media lost: ${event.reason}`, cause: "media_failure" },
+        atMs,
+      );
+    case "media.closed":
+      return endCall(state, { by: "service", sipCode: null, reason: "media closed", cause: "media_failure" }, atMs);
+    case "bot.command":
+      return receive(state, event.command, atMs);
+    case "bot.invalidSwitch":
+      return invalidSwitch(state, event);
+    case "recording.changed": {
+      const { file, durationMs, reason } = event;
+      return [state, [publish({ event: "recording", state: event.state, file, durationMs, reason })]];
+    }
+    case "media.played":
+      return played(state, event);
+    case "media.digit": {
+      const { digit, durationMs } = event;
+      const from = event.leg === setup.caller ? "caller" : "operator";
+      if (from === "operator" && !(state.phase === "withOperator" && state.attempt.leg === event.leg)) break;
+      return [state, [publish({ event: "dtmf", digit, durationMs, from })]];
+    }
+    case "leg.offered":
+      return [state, [{ type: "media.update", leg: event.leg, exchange: event.exchange, offer: event.offer }]];
+    case "media.updated":
+      return [state, [{ type: "leg.reanswer", leg: event.leg, exchange: event.exchange, answer: event.answer }]];
+    case "media.updateFailed":
+      // RFC 3261 §14.2: an offer we cannot take is refused and the talk goes on as it was.
+      return [state, [{ type: "leg.refuse", leg: event.leg, exchange: event.exchange, status: 488 }]];
+    default:
+      break;
+  }
+  switch (state.phase) {
+    case "offered":
+      return offered(state, event, atMs);
+    case "answering":
+      return answering(state, event);
+    // Here the call is moved by the bot's replies alone.
+    case "ringing":
+    case "withBot":
+      return [state, []];
+    case "dialling":
+      return dialling(state, event, atMs);
+    case "withOperator":
+      return withOperator(state, event, atMs);
+    case "referring":
+      return referring(state, event, atMs);
+  }
+}
+
+/** After every event: whatever is due in the queue of replies happens now. */
+function settle([state, effects]: Step, atMs: number): Step {
+  if (state.phase === "ending" || state.phase === "ended") return [state, effects];
+  return after(effects, advance(state, atMs));
+}
+
+function played(state: Live, event: Extract<CallEvent, { type: "media.played" }>): Step {
+  const { playing } = state.core;
+  // The end of a prompt that was stopped or replaced is no news.
+  if (playing === null || playing.play !== event.play) return [state, []];
+  const { commandId, index } = playing;
+  const next: Live = { ...state, core: { ...state.core, playing: null } };
+  if (!playing.told) return [next, []];
+  const { result, reason } = event;
+  const ended = publish({ event: "playback", commandId, index, result, reason });
+  if (reason !== "no_tts") return [next, [ended]];
+  const message = "No text-to-speech is configured (media.tts), so the text was not spoken.";
+  const pointer = `/replies/${index}`;
+  return [next, [publish({ event: "warning", commandId, code: "no_tts", message, pointer }), ended]];
+}

@@ -1,0 +1,257 @@
+import type { Effect, Prompt } from "../effect.ts";
+import type { PlayId } from "../ids.ts";
+import type { Command, Reply } from "../reply.ts";
+import type { CallCore, In, Live, OpenTransfer, Queued, QueuedReply } from "../state.ts";
+import { after, publish, type Step } from "../step.ts";
+import type { TransferRequest } from "../transfer.ts";
+import { cancelTransfer, startDialling } from "./dialling.ts";
+import { endCall } from "./ending.ts";
+import { startReferring } from "./referring.ts";
+import { cancelQueuedSwitch } from "./report.ts";
+
+/** A bot that queues more than this is not talking to a caller any more. */
+export const queueMax = 200;
+
+interface Refusal {
+  readonly code: string;
+  readonly message: string;
+  readonly pointer: string | null;
+}
+
+/** All or nothing: the command is tried reply by reply on a copy, which is dropped when one of them cannot be had. */
+export function receive(state: Live, command: Command, atMs: number): Step {
+  const { commandId } = command;
+  const refused = (refusal: Refusal): Step => [state, [publish({ event: "rejected", commandId, ...refusal })]];
+  const holder = state.core.worker;
+  if (holder !== null && command.worker !== null && command.worker !== holder) {
+    return refused({ code: "taken", message: "Another worker has taken this call.", pointer: "/worker" });
+  }
+  let next: Live = state;
+  const effects: Effect[] = [publish({ event: "accepted", commandId })];
+  for (const [index, reply] of command.replies.entries()) {
+    const tried = take(next, reply, { command, index, atMs });
+    if ("code" in tried) return refused(tried);
+    effects.push(...tried.effects);
+    next = tried.next;
+  }
+  return [next, effects];
+}
+
+interface Place {
+  readonly command: Command;
+  readonly index: number;
+  readonly atMs: number;
+}
+
+type Tried = { readonly next: Live; readonly effects: readonly Effect[] } | Refusal;
+
+function take(state: Live, reply: Reply, place: Place): Tried {
+  const { core } = state;
+  const pointer = `/replies/${place.index}`;
+  switch (reply.type) {
+    case "take":
+      if (core.worker !== null && core.worker !== reply.worker) {
+        return { code: "taken", message: "Another worker has taken this call.", pointer: `${pointer}/worker` };
+      }
+      return { next: { ...state, core: { ...core, worker: reply.worker } }, effects: [] };
+    case "release":
+      if (core.worker !== null && core.worker !== reply.worker) {
+        return { code: "taken", message: "Another worker has taken this call.", pointer: `${pointer}/worker` };
+      }
+      return { next: { ...state, core: { ...core, worker: null } }, effects: [] };
+    case "stop":
+      return stopAll(state);
+    case "switchCancel":
+      return takeBack(state, reply.transferId, pointer, place.atMs);
+    case "switch":
+      if (transferOpen(state) || core.queue.some((queued) => queued.reply.type === "switch")) {
+        return {
+          code: "transfer_in_progress",
+          message: "A transfer is under way; send switchCancel first.",
+          pointer,
+        };
+      }
+      return enqueue(state, reply, place);
+    default:
+      return enqueue(state, reply, place);
+  }
+}
+
+function transferOpen({ phase }: Live): boolean {
+  return phase === "dialling" || phase === "withOperator" || phase === "referring";
+}
+
+function enqueue(state: Live, reply: QueuedReply, { command, index, atMs }: Place): Tried {
+  const { queue } = state.core;
+  if (queue.length >= queueMax) {
+    return { code: "queue_full", message: `More than ${queueMax} replies wait.`, pointer: `/replies/${index}` };
+  }
+  const queued: Queued = { reply, commandId: command.commandId, index, arrivedAtMs: atMs };
+  return { next: { ...state, core: { ...state.core, queue: [...queue, queued] } }, effects: [] };
+}
+
+/** Clears the queue and stops what plays; a `switch` in the queue ends as cancelled. */
+function stopAll(state: Live): Tried {
+  const { core } = state;
+  const { playing } = core;
+  const next: Live = { ...state, core: { ...core, queue: [], playing: null } };
+  const effects: Effect[] = [];
+  if (playing !== null) {
+    const { leg, commandId, index, told } = playing;
+    effects.push({ type: "media.stop", leg });
+    if (told) effects.push(publish({ event: "playback", commandId, index, result: "stopped", reason: null }));
+  }
+  return { next, effects: [...effects, ...cancelQueuedSwitch(core, "cancelled", "bot", false)] };
+}
+
+/** `switchCancel`: a queued `switch`, or a transfer that nobody has answered. */
+function takeBack(state: Live, transferId: string | null, pointer: string, atMs: number): Tried {
+  const wanted = (request: TransferRequest): boolean => transferId === null || request.transferId === transferId;
+  if ((state.phase === "dialling" || state.phase === "referring") && wanted(state.transfer.request)) {
+    const [next, effects] = cancelTransfer(state, atMs);
+    if (next.phase === "withBot") return { next, effects };
+  }
+  const { core } = state;
+  const found = core.queue.find(({ reply }) => reply.type === "switch" && wanted(reply.request));
+  if (found === undefined) {
+    return { code: "no_transfer", message: "There is no unanswered transfer to cancel.", pointer };
+  }
+  const rest = core.queue.filter((queued) => queued !== found);
+  const told = cancelQueuedSwitch({ ...core, queue: [found] }, "cancelled", "bot", false);
+  return { next: { ...state, core: { ...core, queue: rest } }, effects: told };
+}
+
+/** Carries out what is due in the queue; called after every event while the caller is here. */
+export function advance(state: Live, atMs: number): Step {
+  let next: Live = state;
+  const effects: Effect[] = [];
+  for (;;) {
+    const head = next.core.queue[0];
+    if (head === undefined || next.core.playing !== null) return [next, effects];
+    const step = perform(next, head, atMs);
+    if (step === null) return [next, effects];
+    effects.push(...step[1]);
+    if (step[0].phase === "ending" || step[0].phase === "ended") return [step[0], effects];
+    next = step[0];
+  }
+}
+
+/** One reply that is due, or null when it has to wait. */
+function perform(state: Live, head: Queued, atMs: number): Step | null {
+  const { reply } = head;
+  const core: CallCore = { ...state.core, queue: state.core.queue.slice(1) };
+  switch (state.phase) {
+    case "offered":
+    case "answering":
+      // RFC 3261 §15: no BYE before the ACK, so even a hangup waits here.
+      return null;
+    case "referring":
+      return reply.type === "hangup" ? hangUp(state, core, reply, atMs) : null;
+    case "ringing":
+      // A bot that refuses the call before it was answered. RFC 3261 §21.6.2.
+      if (reply.type === "hangup") {
+        return endCall({ ...state, core }, { by: "bot", sipCode: 603, reason: "Decline" }, atMs);
+      }
+      return [
+        { phase: "answering", core: { ...state.core, answeredAtMs: atMs } },
+        [{ type: "leg.accept", leg: core.setup.caller, answer: state.answer }],
+      ];
+    case "withBot":
+    case "dialling":
+    case "withOperator":
+      return performTalking(state, core, head, atMs);
+  }
+}
+
+function performTalking(
+  state: In<"withBot" | "dialling" | "withOperator">,
+  core: CallCore,
+  head: Queued,
+  atMs: number,
+): Step | null {
+  const { reply } = head;
+  switch (reply.type) {
+    case "hangup":
+      return hangUp(state, core, reply, atMs);
+    case "record":
+      return record({ ...state, core }, reply.action);
+    case "dtmf":
+      return sendDigits(state, core, head, reply);
+    case "text":
+      if (state.phase !== "withBot") return null;
+      return play({ ...state, core }, head, {
+        kind: "text",
+        text: reply.text,
+        lang: reply.lang,
+        voice: reply.voice,
+      });
+    case "audio":
+      if (state.phase !== "withBot") return null;
+      return play({ ...state, core }, head, { kind: "audio", url: reply.url, times: reply.times });
+    case "switch":
+      return state.phase === "withBot" ? startTransfer(core, reply.request, head.arrivedAtMs) : null;
+  }
+}
+
+function hangUp(state: Live, core: CallCore, reply: Extract<Reply, { type: "hangup" }>, atMs: number): Step {
+  const { headers } = reply;
+  return endCall({ ...state, core }, { by: "bot", sipCode: null, reason: "hung up by the bot", headers }, atMs);
+}
+
+function play(state: Live, { commandId, index }: Queued, prompt: Prompt, toLeg = state.core.setup.caller): Step {
+  const { core } = state;
+  const plays = core.plays + 1;
+  const id = `${core.setup.call}/play-${plays}` as PlayId;
+  const playing = { play: id, leg: toLeg, commandId, index, told: prompt.kind !== "digits" };
+  return [{ ...state, core: { ...core, plays, playing } }, [{ type: "media.play", play: id, leg: toLeg, prompt }]];
+}
+
+function sendDigits(
+  state: In<"withBot" | "dialling" | "withOperator">,
+  core: CallCore,
+  head: Queued,
+  reply: Extract<Reply, { type: "dtmf" }>,
+): Step | null {
+  if (state.phase === "dialling") return null;
+  const prompt: Prompt = { kind: "digits", digits: reply.digits };
+  if (reply.to === "caller") return play({ ...state, core }, head, prompt);
+  if (state.phase === "withOperator") return play({ ...state, core }, head, prompt, state.attempt.leg);
+  const { commandId, index } = head;
+  const message = "No operator is connected, so the digits were not sent.";
+  const pointer = `/replies/${index}/to`;
+  return [{ ...state, core }, [publish({ event: "warning", commandId, code: "no_operator", message, pointer })]];
+}
+
+/** A request that changes nothing is no request: the recording port never sees a resume without a pause. */
+function record(state: Live, action: "start" | "pause" | "resume" | "stop"): Step {
+  const { core } = state;
+  const { recording } = core;
+  const set = (to: CallCore["recording"]): Step => [
+    { ...state, core: { ...core, recording: to } },
+    [{ type: "recording.set", to: action }],
+  ];
+  switch (action) {
+    case "start":
+      return recording === "off" ? set("on") : [state, []];
+    case "pause":
+      return recording === "on" ? set("paused") : [state, []];
+    case "resume":
+      return recording === "paused" ? set("on") : [state, []];
+    case "stop":
+      return recording === "off" ? [state, []] : set("off");
+  }
+}
+
+function startTransfer(core: CallCore, request: TransferRequest, commandAtMs: number): Step {
+  const transfer: OpenTransfer = {
+    request,
+    commandAtMs,
+    firstInviteAtMs: null,
+    gateway: 0,
+    identity: request.route.identity,
+    target: request.target,
+    redirected: false,
+    attempts: [],
+  };
+  return request.method === "refer" ? startReferring(core, transfer) : startDialling(core, transfer);
+}

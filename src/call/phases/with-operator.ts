@@ -1,0 +1,40 @@
+import type { CallEvent } from "../event.ts";
+import type { In } from "../state.ts";
+import type { Step } from "../step.ts";
+import { finishTransfer, progress } from "./transfer-end.ts";
+
+export function withOperator(state: In<"withOperator">, event: CallEvent, atMs: number): Step {
+  const { attempt } = state;
+  switch (event.type) {
+    case "media.joined": {
+      if (event.leg !== attempt.leg || state.joinedAtMs !== null) return [state, []];
+      const next = { ...state, joinedAtMs: atMs };
+      return [next, [{ type: "media.phase", phase: "operator" }, progress(next, "bridged", 200, atMs)]];
+    }
+    case "media.legFailed": {
+      if (event.leg !== attempt.leg) return [state, []];
+      const first = [{ type: "leg.bye", leg: attempt.leg, reason: "media failed", headers: [] }] as const;
+      const answered = { sipCode: 200, sipReason: "OK", endedBy: "service", first } as const;
+      // Once the two have talked the transfer has succeeded, however the talk ended.
+      return state.joinedAtMs === null
+        ? finishTransfer(state, { ...answered, status: "FAIL", cause: "media_failure" }, atMs)
+        : finishTransfer(state, { ...answered, status: "SUCCESS", cause: "completed" }, atMs);
+    }
+    case "leg.ended":
+      if (event.leg !== attempt.leg) return [state, []];
+      return finishTransfer(
+        state,
+        {
+          status: "SUCCESS",
+          cause: "completed",
+          endedBy: "operator",
+          sipCode: 200,
+          sipReason: "OK",
+          q850: event.q850,
+        },
+        atMs,
+      );
+    default:
+      return [state, []];
+  }
+}

@@ -1,0 +1,112 @@
+import type { AttemptRecord, HangupBy } from "./bot-event.ts";
+import type { CallId, CommandId, LegId, PlayId, Sdp } from "./ids.ts";
+import type { Reply } from "./reply.ts";
+import type { CallSetup } from "./setup.ts";
+import type { ShownIdentity, TransferRequest, TransferTarget } from "./transfer.ts";
+
+/** Replies that wait their turn; the others act the moment they arrive. */
+export type QueuedReply = Exclude<Reply, { type: "stop" | "switchCancel" | "take" | "release" }>;
+
+export interface Queued {
+  readonly reply: QueuedReply;
+  readonly commandId: CommandId;
+  /** Position in the command's `replies`, from 0. */
+  readonly index: number;
+  readonly arrivedAtMs: number;
+}
+
+export interface Playing {
+  readonly play: PlayId;
+  readonly leg: LegId;
+  readonly commandId: CommandId;
+  readonly index: number;
+  /** DTMF tones are no prompt: their end is not told to the bot. */
+  readonly told: boolean;
+}
+
+/** What every living call has, whatever its phase. */
+export interface CallCore {
+  readonly setup: CallSetup;
+  readonly answeredAtMs: number | null;
+  /** Operator legs minted so far. */
+  readonly operators: number;
+  /** Prompts started so far. */
+  readonly plays: number;
+  readonly queue: readonly Queued[];
+  readonly playing: Playing | null;
+  readonly recording: "off" | "on" | "paused";
+  /** The worker of the bot that has taken the call. */
+  readonly worker: string | null;
+}
+
+/** A transfer that was accepted and has not been told the bot as ended. */
+export interface OpenTransfer {
+  readonly request: TransferRequest;
+  readonly commandAtMs: number;
+  readonly firstInviteAtMs: number | null;
+  /** Position of the gateway in use in the route's list. */
+  readonly gateway: number;
+  readonly identity: ShownIdentity;
+  readonly target: TransferTarget;
+  readonly redirected: boolean;
+  readonly attempts: readonly AttemptRecord[];
+}
+
+/** One INVITE towards an operator. */
+export interface Attempt {
+  readonly leg: LegId;
+  /** Null until the anchor has made the offer and the INVITE is out. */
+  readonly invitedAtMs: number | null;
+  readonly ringingAtMs: number | null;
+  readonly lastStatus: number | null;
+}
+
+export interface EndFacts {
+  readonly by: HangupBy;
+  readonly sipCode: number | null;
+  readonly reason: string | null;
+  readonly durationMs: number;
+}
+
+/** A state owns its own facts: an operator exists only where one can be. */
+export type CallState =
+  /** INVITE matched; the anchor is being opened with the caller's offer. */
+  | { readonly phase: "offered"; readonly core: CallCore }
+  /** The caller hears ringing until the bot's first command (policy `on-command`). */
+  | { readonly phase: "ringing"; readonly core: CallCore; readonly answer: Sdp }
+  /** 200 sent, ACK not seen. */
+  | { readonly phase: "answering"; readonly core: CallCore }
+  | { readonly phase: "withBot"; readonly core: CallCore }
+  | {
+      readonly phase: "dialling";
+      readonly core: CallCore;
+      readonly transfer: OpenTransfer;
+      readonly attempt: Attempt;
+    }
+  /** The operator has answered; `joinedAtMs` is null until the anchor has joined him. */
+  | {
+      readonly phase: "withOperator";
+      readonly core: CallCore;
+      readonly transfer: OpenTransfer;
+      readonly attempt: Attempt;
+      readonly answeredAtMs: number;
+      readonly joinedAtMs: number | null;
+      readonly recordingPaused: boolean;
+    }
+  /** REFER sent on the caller's dialog; `accepted` once a 2xx or a NOTIFY was seen. */
+  | {
+      readonly phase: "referring";
+      readonly core: CallCore;
+      readonly transfer: OpenTransfer;
+      readonly accepted: boolean;
+    }
+  /** All legs are released; the media side finishes the recording, then the last event goes out. */
+  | { readonly phase: "ending"; readonly core: CallCore; readonly end: EndFacts }
+  | { readonly phase: "ended"; readonly call: CallId };
+
+export type Phase = CallState["phase"];
+export type In<P extends Phase> = Extract<CallState, { phase: P }>;
+/** Every state in which the caller is still ours. */
+export type Live = Exclude<CallState, { phase: "ending" | "ended" }>;
+/** The states in which an accepted `switch` is being carried out. */
+export type Transferring = In<"dialling" | "withOperator" | "referring">;
