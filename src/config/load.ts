@@ -1,0 +1,171 @@
+import { readFileSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import type { z } from "zod";
+import { parseDocument } from "yaml";
+
+import { contradictions } from "./contradictions.ts";
+import { applyOverrides } from "./overrides.ts";
+import type { Environment } from "./overrides.ts";
+import { ConfigError, pathText } from "./problem.ts";
+import type { ConfigProblem } from "./problem.ts";
+import { configSchema } from "./schema.ts";
+import type { Config } from "./schema.ts";
+import { isRecord, keysOf, nearestName, schemaAt } from "./schema-walk.ts";
+
+export type ParsedConfig =
+  | { readonly ok: true; readonly config: Config }
+  | { readonly ok: false; readonly problems: readonly ConfigProblem[] };
+
+const largestFileBytes = 4 * 1024 * 1024;
+
+/**
+ * Reads the configuration file. Relative paths in it count from the file's folder.
+ * @throws ConfigError with everything that is wrong.
+ */
+export function loadConfig(file: string, env: Environment): Config {
+  let text: string;
+  try {
+    text = readFileSync(file, "utf8");
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new ConfigError([{ path: "", message: `cannot be read: ${reason}` }]);
+  }
+  const parsed = parseConfig(text, env, dirname(resolve(file)));
+  if (!parsed.ok) {
+    throw new ConfigError(parsed.problems);
+  }
+  return parsed.config;
+}
+
+/** Everything wrong with a configuration text; empty when it can be used. Secrets are looked at by `loadSecrets` only. */
+export function checkConfig(text: string, env: Environment): readonly ConfigProblem[] {
+  const parsed = parseConfig(text, env, ".");
+  return parsed.ok ? [] : parsed.problems;
+}
+
+/** Text and environment to a frozen configuration; `baseFolder` is where relative paths count from. */
+export function parseConfig(text: string, env: Environment, baseFolder: string): ParsedConfig {
+  const problems: ConfigProblem[] = [];
+  const raw = readYaml(text, problems);
+  if (raw === undefined) {
+    return { ok: false, problems };
+  }
+  problems.push(...takeOutSecrets(raw, []));
+  problems.push(...applyOverrides(raw, env));
+  const result = configSchema.safeParse(raw);
+  if (!result.success) {
+    problems.push(...result.error.issues.flatMap((issue) => explain(issue, raw)));
+    return { ok: false, problems };
+  }
+  problems.push(...contradictions(result.data));
+  return problems.length > 0
+    ? { ok: false, problems }
+    : { ok: true, config: deepFreeze(withAbsolutePaths(result.data, baseFolder)) };
+}
+
+function readYaml(text: string, problems: ConfigProblem[]): Record<string, unknown> | undefined {
+  if (Buffer.byteLength(text) > largestFileBytes) {
+    problems.push({ path: "", message: `is larger than ${largestFileBytes} bytes: this cannot be a configuration` });
+    return undefined;
+  }
+  const document = parseDocument(text, { uniqueKeys: true, prettyErrors: true });
+  if (document.errors.length > 0) {
+    problems.push(
+      ...document.errors.map((error) => ({ path: "", message: `is not YAML: ${error.message.split("\n")[0]}` })),
+    );
+    return undefined;
+  }
+  let value: unknown;
+  try {
+    // The limit stops "billion laughs": few aliases that expand to gigabytes.
+    value = document.toJS({ maxAliasCount: 100 });
+  } catch (error) {
+    problems.push({
+      path: "",
+      message: `is not usable YAML: ${error instanceof Error ? error.message : String(error)}`,
+    });
+    return undefined;
+  }
+  if (value === null || value === undefined) {
+    return {};
+  }
+  if (!isRecord(value)) {
+    problems.push({ path: "", message: "must be a YAML mapping with sections such as sip, redis, trunks" });
+    return undefined;
+  }
+  return value;
+}
+
+const secretNames = /^(?:password|passwd|pass|secret|token|authorization|credentials?)$/i;
+
+/** Removes what looks like a secret, so that nothing later can print it, and says where it belongs. */
+function takeOutSecrets(place: unknown, path: readonly PropertyKey[]): ConfigProblem[] {
+  if (Array.isArray(place)) {
+    return place.flatMap((item, index) => takeOutSecrets(item, [...path, index]));
+  }
+  if (!isRecord(place)) {
+    return [];
+  }
+  return Object.keys(place).flatMap((name) => {
+    if (!secretNames.test(name) || isRecord(place[name])) {
+      return takeOutSecrets(place[name], [...path, name]);
+    }
+    delete place[name];
+    const word = /^(?:secret|authorization)$/i.test(name) ? name.toLowerCase() : "password";
+    return [
+      {
+        path: pathText([...path, name]),
+        message: `secrets never stand in the file: name a variable with ${word}Env or a file with ${word}File instead`,
+      },
+    ];
+  });
+}
+
+function explain(issue: z.core.$ZodIssue, raw: unknown): ConfigProblem[] {
+  if (issue.code === "unrecognized_keys") {
+    const schema = schemaAt(configSchema, issue.path, raw);
+    const known = schema === undefined ? [] : keysOf(schema);
+    return issue.keys.map((key) => {
+      const near = nearestName(key, known);
+      return {
+        path: pathText([...issue.path, key]),
+        message:
+          near === undefined
+            ? `there is no such field: remove it, or use one of ${known.join(", ")}`
+            : `there is no such field: did you mean \`${near}\`?`,
+      };
+    });
+  }
+  return [{ path: pathText(issue.path), message: lowerFirst(issue.message) }];
+}
+
+function lowerFirst(message: string): string {
+  return message.charAt(0).toLowerCase() + message.slice(1);
+}
+
+function withAbsolutePaths(config: z.output<typeof configSchema>, baseFolder: string): z.output<typeof configSchema> {
+  const { media, recording } = config;
+  return {
+    ...config,
+    media: {
+      ...media,
+      promptFolder: resolve(baseFolder, media.promptFolder),
+      cacheFolder: resolve(baseFolder, media.cacheFolder),
+    },
+    recording: {
+      ...recording,
+      folder: resolve(baseFolder, recording.folder),
+      spoolFolder: resolve(baseFolder, recording.spoolFolder),
+    },
+  };
+}
+
+function deepFreeze<T>(value: T): T {
+  if (typeof value === "object" && value !== null && !Object.isFrozen(value)) {
+    Object.freeze(value);
+    for (const item of Object.values(value)) {
+      deepFreeze(item);
+    }
+  }
+  return value;
+}

@@ -1,0 +1,440 @@
+import { isIP } from "node:net";
+import { z } from "zod";
+
+import { parseIpNetwork } from "../lib/ip-network.ts";
+
+// The only statement of the configuration: types, defaults, the JSON Schema and the reference page all come from here.
+
+const nameOfVariable = z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/, "must be the name of an environment variable");
+const filePath = z.string().min(1, "must name a file");
+const folder = z.string().min(1, "must name a folder");
+const portNumber = z.int().min(1).max(65_535);
+const portOrFree = z.int().min(0).max(65_535);
+const milliseconds = (min: number, max: number): z.ZodInt => z.int().min(min).max(max);
+const ipAddress = z.string().refine((text) => isIP(text) !== 0, "must be an IP address");
+const hostName = z
+  .string()
+  .max(253)
+  .refine(
+    (text) =>
+      isIP(text) !== 0 ||
+      /^(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?\.)*[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?$/.test(text),
+    "must be an IP address or a host name",
+  );
+const network = z
+  .string()
+  .refine((text) => parseIpNetwork(text) !== undefined, "must be an IP address or a network such as 192.0.2.0/24");
+const identifier = z
+  .string()
+  .regex(
+    /^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$/,
+    "must be 1 to 64 letters, digits, dots, dashes or underscores",
+  );
+const token = z.string().regex(/^[A-Za-z0-9!%'*+.^_`~-]{1,64}$/, "must be a SIP header name");
+
+// YAML reads a bare 0123 as 123 and +7 as 7, so that a number without quotes has already lost what it was.
+const quoted = "must be written in quotes, because YAML drops a leading + and leading zeros of a bare number";
+const text = z.string({ error: (issue) => (typeof issue.input === "number" ? quoted : undefined) });
+const phoneNumber = text.regex(/^\+?[0-9]{1,32}$/, "must be digits, with or without a leading +");
+
+export const listenSchema = z
+  .strictObject({
+    protocol: z.enum(["udp", "tcp"]).describe("Transport to listen on."),
+    address: ipAddress.describe("Local IP address to listen on; 0.0.0.0 or :: needs `sip.externalAddress`."),
+    port: portOrFree.default(5060).describe("Local port; 0 takes a free one. Default 5060."),
+  })
+  .describe("One SIP listener of the embedded engine.");
+
+const drachtioSchema = z
+  .strictObject({
+    host: hostName.default("127.0.0.1").describe("Host of drachtio-server's admin port. Default 127.0.0.1."),
+    port: portNumber.default(9022).describe("drachtio-server's admin port. Default 9022."),
+    secretEnv: nameOfVariable.optional().describe("Environment variable that holds the shared secret. No default."),
+    secretFile: filePath.optional().describe("File that holds the shared secret. No default."),
+  })
+  .describe("Where drachtio-server is; used with `engine: drachtio` only.");
+
+const sipSchema = z
+  .strictObject({
+    engine: z
+      .enum(["embedded", "drachtio"])
+      .default("embedded")
+      .describe("`embedded`: the SIP engine inside this process. `drachtio`: a drachtio-server. Default embedded."),
+    listen: z
+      .array(listenSchema)
+      .min(1)
+      .max(16)
+      .default([
+        { protocol: "udp", address: "127.0.0.1", port: 5060 },
+        { protocol: "tcp", address: "127.0.0.1", port: 5060 },
+      ])
+      .describe("Listeners of the embedded engine. Default UDP and TCP on 127.0.0.1:5060."),
+    externalAddress: ipAddress
+      .optional()
+      .describe("IP address that Via and Contact show instead of the listener's own. Default: the listener's own."),
+    t1Ms: milliseconds(5, 5000)
+      .default(500)
+      .describe("Round-trip estimate T1 of RFC 3261 in milliseconds; smaller only in tests. Default 500."),
+    drachtio: drachtioSchema.optional(),
+  })
+  .describe("Signalling.");
+
+const redisSchema = z
+  .strictObject({
+    url: z
+      .string()
+      .default("redis://127.0.0.1:6379")
+      .describe("redis:// or rediss:// URL, without a password. Default redis://127.0.0.1:6379."),
+    passwordEnv: nameOfVariable.optional().describe("Environment variable that holds the Redis password. No default."),
+    passwordFile: filePath.optional().describe("File that holds the Redis password. No default."),
+    prefix: z
+      .string()
+      .regex(/^[A-Za-z0-9._-]{1,32}$/, "must be 1 to 32 letters, digits, dots, dashes or underscores")
+      .default("pb")
+      .describe("First part of every key and Redis channel name. Default pb."),
+    streamMaxLength: z
+      .int()
+      .min(100)
+      .max(10_000_000)
+      .default(10_000)
+      .describe("Events kept per bot in its stream (count, approximate). Default 10000."),
+  })
+  .describe("The Redis that bots are reached through.");
+
+const ttsSchema = z
+  .discriminatedUnion("kind", [
+    z.strictObject({ kind: z.literal("none").describe("No text-to-speech: a `text` reply gives a warning.") }),
+    z.strictObject({
+      kind: z.literal("command").describe("A program that writes a WAV file."),
+      command: z
+        .array(z.string().min(1))
+        .min(1)
+        .max(64)
+        .describe("Program and arguments; {text}, {lang}, {voice} and {out} are replaced. Never run through a shell."),
+      textBy: z
+        .enum(["stdin", "argument"])
+        .default("stdin")
+        .describe("How the program gets the text: on standard input or as {text}. Default stdin."),
+      timeoutMs: milliseconds(100, 60_000)
+        .default(10_000)
+        .describe("Longest run of the program in milliseconds. Default 10000."),
+      lang: z.string().min(1).max(35).default("en").describe("Language of a reply that names none. Default en."),
+      voice: z.string().max(64).optional().describe("Voice of a reply that names none. No default."),
+    }),
+    z.strictObject({
+      kind: z.literal("http").describe("An HTTP service that answers a POST with a WAV file."),
+      url: z.url({ protocol: /^https?$/ }).describe("Where the text is posted to."),
+      format: z
+        .enum(["json", "text"])
+        .default("json")
+        .describe("Body: a JSON object with text, lang and voice, or the bare text. Default json."),
+      headers: z
+        .record(token, z.string().max(512))
+        .default({})
+        .describe("Further request headers, no secrets. Default none."),
+      authorizationEnv: nameOfVariable
+        .optional()
+        .describe("Environment variable with the Authorization header. No default."),
+      authorizationFile: filePath.optional().describe("File with the Authorization header's value. No default."),
+      timeoutMs: milliseconds(100, 60_000)
+        .default(10_000)
+        .describe("Longest wait for the WAV in milliseconds. Default 10000."),
+      lang: z.string().min(1).max(35).default("en").describe("Language of a reply that names none. Default en."),
+      voice: z.string().max(64).optional().describe("Voice of a reply that names none. No default."),
+    }),
+  ])
+  .default({ kind: "none" })
+  .describe("Text-to-speech for `text` replies. Default none.");
+
+const mediaSchema = z
+  .strictObject({
+    rtpengine: z
+      .array(
+        z.strictObject({
+          host: hostName.describe("Host of rtpengine's ng port."),
+          port: portNumber.default(22_222).describe("rtpengine's ng port (UDP). Default 22222."),
+        }),
+      )
+      .min(1)
+      .max(16)
+      .default([{ host: "127.0.0.1", port: 22_222 }])
+      .describe("The rtpengine instances. Default one on 127.0.0.1:22222."),
+    dtmf: z
+      .strictObject({
+        address: ipAddress
+          .default("127.0.0.1")
+          .describe("Local IP address that rtpengine reports digits to. Default 127.0.0.1."),
+        port: portOrFree
+          .default(22_223)
+          .describe("Local UDP port for them, rtpengine's --dtmf-log-dest. Default 22223."),
+      })
+      .prefault({})
+      .describe("Listener for the key presses that rtpengine reports."),
+    promptFolder: folder.default("prompts").describe("Folder that `file:` prompts come from. Default prompts."),
+    cacheFolder: folder.default("cache").describe("Folder for fetched and converted prompts. Default cache."),
+    cacheMaxMb: z
+      .int()
+      .min(1)
+      .max(1_000_000)
+      .default(1024)
+      .describe("Largest size of that folder in MB. Default 1024."),
+    fetch: z
+      .strictObject({
+        timeoutMs: milliseconds(100, 60_000)
+          .default(5000)
+          .describe("Longest fetch of a prompt in milliseconds. Default 5000."),
+        maxMb: z.int().min(1).max(1000).default(20).describe("Largest prompt fetched in MB. Default 20."),
+        maxRedirects: z.int().min(0).max(10).default(3).describe("Redirects followed (count). Default 3."),
+        freshMs: milliseconds(0, 86_400_000)
+          .default(60_000)
+          .describe(
+            "How long a fetched prompt is used unasked when its server says nothing, in milliseconds. Default 60000.",
+          ),
+      })
+      .prefault({})
+      .describe("Limits of fetching http and https prompts."),
+    tts: ttsSchema,
+    ringback: z
+      .strictObject({
+        frequenciesHz: z
+          .array(z.number().min(100).max(3400))
+          .min(1)
+          .max(4)
+          .default([425])
+          .describe("Pitches of the tone in Hz. Default 425."),
+        onMs: milliseconds(100, 10_000).default(1000).describe("Length of one tone in milliseconds. Default 1000."),
+        offMs: milliseconds(100, 10_000).default(4000).describe("Silence after it in milliseconds. Default 4000."),
+      })
+      .prefault({})
+      .describe("What the caller hears while the operator's phone rings."),
+  })
+  .describe("The media server and prompts.");
+
+const recordingSchema = z
+  .strictObject({
+    folder: folder.default("recordings").describe("Folder for finished recordings. Default recordings."),
+    spoolFolder: folder
+      .default("spool")
+      .describe("Folder for recordings under way; rtpengine writes here. Default spool."),
+    finishTimeoutMs: milliseconds(1000, 600_000)
+      .default(30_000)
+      .describe(
+        "Longest wait for a recording before the call's last event goes out without it, in milliseconds. Default 30000.",
+      ),
+  })
+  .describe("Recordings.");
+
+const gatewaySchema = z
+  .strictObject({
+    id: identifier
+      .optional()
+      .describe("Name of the gateway, unique in the file. Default: the trunk's id, a dash and its position."),
+    host: hostName.describe("Host name or IP address calls are sent to."),
+    port: portNumber.optional().describe("Its port. Default 5060."),
+    transport: z.enum(["udp", "tcp"]).default("udp").describe("Its transport. Default udp."),
+  })
+  .describe("One address that calls are sent to.");
+
+const inboundDigestSchema = z
+  .strictObject({
+    username: z.string().min(1).max(128).describe("User name the peer gives."),
+    passwordEnv: nameOfVariable.optional().describe("Environment variable that holds the peer's password. No default."),
+    passwordFile: filePath.optional().describe("File that holds the peer's password. No default."),
+    realm: z
+      .string()
+      .regex(/^[\x20-\x21\x23-\x5b\x5d-\x7e]{1,128}$/, "must be printable characters without quotes and backslashes")
+      .default("patchbay")
+      .describe("Realm of our challenge. Default patchbay."),
+  })
+  .describe("Digest credentials a caller must give (RFC 3261 §22).");
+
+const outboundDigestSchema = z
+  .strictObject({
+    username: z.string().min(1).max(128).describe("User name we give when the gateway asks."),
+    passwordEnv: nameOfVariable.optional().describe("Environment variable that holds our password. No default."),
+    passwordFile: filePath.optional().describe("File that holds our password. No default."),
+    realm: z
+      .string()
+      .max(128)
+      .optional()
+      .describe("Only a challenge of this realm is answered. Default: any realm, from the gateway only."),
+  })
+  .describe("Digest credentials we give to the trunk's gateways.");
+
+export const trunkSchema = z
+  .strictObject({
+    id: identifier.describe("Name of the trunk, unique in the file."),
+    gateways: z
+      .array(gatewaySchema)
+      .max(32)
+      .default([])
+      .describe("Where calls are sent to, in this order. Default none."),
+    sources: z.array(network).max(256).default([]).describe("Addresses and networks calls come from. Default none."),
+    inbound: inboundDigestSchema.optional(),
+    outbound: outboundDigestSchema.optional(),
+    register: z
+      .boolean()
+      .default(false)
+      .describe("Register with the trunk. Not supported yet: must be false. Default false."),
+    number: phoneNumber
+      .optional()
+      .describe("The trunk's own number, shown when a bot of another trunk calls through it. No default."),
+    callerId: z
+      .union([z.enum(["auto", "caller", "bot"]), phoneNumber], {
+        error: (issue) =>
+          typeof issue.input === "number" ? quoted : "must be auto, caller, bot or a number in quotes",
+      })
+      .default("auto")
+      .describe(
+        "Whom the operator sees: auto (bot's number on a trunk with a password, else the caller's), caller, bot, or a fixed number. Default auto.",
+      ),
+    supportsForeignCallerId: z
+      .boolean()
+      .default(true)
+      .describe("False: the provider takes no number but its own, so auto means the bot's. Default true."),
+    assertedIdentity: z.boolean().default(false).describe("Adds P-Asserted-Identity (RFC 3325). Default false."),
+    diversion: z.boolean().default(false).describe("Adds Diversion with the bot's number (RFC 5806). Default false."),
+    identityHeaders: z
+      .enum(["allow", "drop"])
+      .default("allow")
+      .describe("Whether a bot's own identity headers override the trunk's policy. Default allow."),
+    trustIdentity: z
+      .boolean()
+      .default(false)
+      .describe("Whether P-Asserted-Identity of calls from this trunk names the caller (RFC 3325). Default false."),
+    fromHost: hostName
+      .optional()
+      .describe("Host of the From address. Default: the gateway's with credentials, else our own address."),
+    rules: z
+      .strictObject({
+        strip: text
+          .regex(/^[0-9*#]{0,16}$/, "must be up to 16 digits, * or #")
+          .default("")
+          .describe("Leading digits taken off when the number has them. Default none."),
+        prepend: text
+          .regex(/^[0-9*#]{0,16}$/, "must be up to 16 digits, * or #")
+          .default("")
+          .describe("Digits put in front afterwards. Default none."),
+        plus: z
+          .enum(["keep", "add", "remove"])
+          .default("keep")
+          .describe("What becomes of a leading +: kept as the bot wrote it, added to digits, removed. Default keep."),
+      })
+      .prefault({})
+      .describe("How a phone number is dialled on this trunk."),
+    progressTimeoutMs: milliseconds(500, 60_000)
+      .default(10_000)
+      .describe("A gateway without a 18x for this long counts as unreachable, in milliseconds. Default 10000."),
+    sipUriVia: z
+      .enum(["direct", "gateway"])
+      .default("direct")
+      .describe("A `sipUri` is called directly, or with the gateway as next hop. Default direct."),
+    refer: z
+      .enum(["fallback", "never"])
+      .default("fallback")
+      .describe("After a refused REFER: the target is called by INVITE, or never. Default fallback."),
+    maxCalls: z
+      .int()
+      .min(1)
+      .max(100_000)
+      .default(1000)
+      .describe("Legs at once on this trunk, both directions (count). Default 1000."),
+  })
+  .describe("A SIP peer that calls come from and go to.");
+
+export const channelSchema = z
+  .strictObject({
+    botId: z
+      .string()
+      .regex(/^[A-Za-z0-9._:@-]{1,128}$/, "must be 1 to 128 letters, digits or ._:@-")
+      .describe("The bot that takes the calls; also the name `transferChannel` uses."),
+    trunk: identifier.describe("Id of the trunk it answers on."),
+    numbers: z
+      .array(
+        text.regex(
+          /^(?:\+?[A-Za-z0-9._#-]{1,64}\*?|\*)$/,
+          "must be a number or user name, or the beginning of one followed by *",
+        ),
+      )
+      .max(1000)
+      .default([])
+      .describe("Called numbers it answers: exact, or a beginning followed by *. Default none."),
+    number: phoneNumber
+      .optional()
+      .describe("The bot's own number as operators may see it. Default: the called number."),
+    answer: z
+      .enum(["immediately", "on-command"])
+      .default("immediately")
+      .describe("Answer at once, or ring until the bot's first command. Default immediately."),
+    passHeaders: z
+      .array(token)
+      .max(32)
+      .default([])
+      .describe("Headers of the INVITE that the bot is told. Default none."),
+    recording: z
+      .strictObject({
+        enabled: z.boolean().default(false).describe("Record calls of this bot. Default false."),
+        resumeOnReturn: z
+          .boolean()
+          .default(false)
+          .describe("Resume a recording paused for an operator talk when the caller is back. Default false."),
+      })
+      .prefault({})
+      .describe("Recording policy."),
+    destinations: z
+      .strictObject({
+        sipHosts: z
+          .array(
+            z
+              .string()
+              .max(253)
+              .regex(/^(?:\*\.)?[A-Za-z0-9.:_-]+$/, "must be a host, an IP address or *.domain")
+              .transform((host) => host.toLowerCase()),
+          )
+          .max(1000)
+          .default([])
+          .describe("Hosts a `sipUri` may name: a host, an IP address, or *.domain for all below it. Default none."),
+      })
+      .prefault({})
+      .describe("Where this bot may send callers besides phone numbers."),
+  })
+  .describe("A bot's entry: which calls it gets and how they are treated.");
+
+const adminSchema = z
+  .strictObject({
+    address: ipAddress.default("127.0.0.1").describe("Local IP address of the HTTP status port. Default 127.0.0.1."),
+    port: portOrFree.default(9080).describe("Its port; 0 takes a free one. Default 9080."),
+  })
+  .describe("Health and metrics over HTTP.");
+
+const logSchema = z
+  .strictObject({
+    level: z
+      .enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"])
+      .default("info")
+      .describe("Lowest level that is written. Default info."),
+  })
+  .describe("The log on standard output.");
+
+export const configSchema = z
+  .strictObject({
+    sip: sipSchema.prefault({}),
+    redis: redisSchema.prefault({}),
+    media: mediaSchema.prefault({}),
+    recording: recordingSchema.prefault({}),
+    trunks: z.array(trunkSchema).max(1000).default([]).describe("SIP peers. Default none."),
+    channels: z.array(channelSchema).max(10_000).default([]).describe("Bots and the calls they get. Default none."),
+    admin: adminSchema.prefault({}),
+    log: logSchema.prefault({}),
+  })
+  .describe("Configuration of Patchbay.");
+
+type DeepReadonly<T> = T extends readonly (infer Item)[]
+  ? readonly DeepReadonly<Item>[]
+  : T extends object
+    ? { readonly [Key in keyof T]: DeepReadonly<T[Key]> }
+    : T;
+
+export type Config = DeepReadonly<z.output<typeof configSchema>>;
+export type TrunkConfig = Config["trunks"][number];
+export type ChannelConfig = Config["channels"][number];
