@@ -49,11 +49,6 @@ export function createSystemClock(onError: (error: unknown) => void): Clock {
   };
 }
 
-/** The machine's clock for callers without a log of their own: a failing callback is printed with its stack. */
-export const systemClock: Clock = createSystemClock((error) => {
-  console.error("engine: a timer callback failed", error);
-});
-
 export const systemRandom: Random = {
   token: (bits) => randomBytes(Math.ceil(bits / 8)).toString("hex"),
   integer: (maxExclusive) => randomInt(maxExclusive),

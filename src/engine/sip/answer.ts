@@ -1,6 +1,6 @@
 import type { Random } from "../timers.ts";
 import type { Answerable } from "./message.ts";
-import { Headers, SipRequest, SipResponse } from "./message.ts";
+import { Headers, SipResponse, type SipRequest } from "./message.ts";
 import { formatVia, parseNameAddr, parseVias, param, splitList, withParam, type Via } from "./grammar.ts";
 
 /** The reason phrases of RFC 3261 §21 and of the later RFCs whose codes are in use. */

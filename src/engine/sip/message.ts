@@ -422,7 +422,7 @@ function splitLines(bytes: Buffer, start: number, end: number, limits: MessageLi
     let lineEnd = endOfLine(text, lineStart);
     let line = text.slice(lineStart, lineEnd);
     // RFC 3261 §7.3.1: a line that begins with a blank continues the one before it, and the fold counts as one SP.
-    while (startLine !== undefined && isBlank(text.charCodeAt(lineEnd + 2))) {
+    while (isFolded(text, lineStart, lineEnd)) {
       const foldStart = lineEnd + 2;
       lineEnd = endOfLine(text, foldStart);
       if (lineEnd - lineStart > limits.headerLineBytes) {
@@ -444,6 +444,11 @@ function splitLines(bytes: Buffer, start: number, end: number, limits: MessageLi
     lineStart = lineEnd + 2;
   }
   return { startLine: startLine ?? "", headerLines };
+}
+
+/** The start line is never folded (RFC 3261 §7.1). */
+function isFolded(text: string, lineStart: number, lineEnd: number): boolean {
+  return lineStart > 0 && isBlank(text.charCodeAt(lineEnd + 2));
 }
 
 function endOfLine(text: string, from: number): number {

@@ -1,0 +1,499 @@
+import { isIP } from "node:net";
+import { networkInterfaces } from "node:os";
+
+import type { EngineLog } from "../options.ts";
+import { markSource } from "../sip/answer.ts";
+import { param, parseVias, type Via } from "../sip/grammar.ts";
+import {
+  defaultMessageLimits,
+  type MessageLimits,
+  type ParseOutcome,
+  parseMessage,
+  type SipMessage,
+} from "../sip/message.ts";
+import type { StreamPiece } from "../sip/stream.ts";
+import type { Clock } from "../timers.ts";
+import { Sources } from "./sources.ts";
+import { defaultTcpLimits, isWildcard, TcpConnection, type TcpLimits, TcpTransport } from "./tcp.ts";
+import { UdpListener } from "./udp.ts";
+
+export type Protocol = "udp" | "tcp";
+
+/** Where a message came from. */
+export interface Source {
+  readonly protocol: Protocol;
+  readonly address: string;
+  readonly port: number;
+  /** Our own address and port that it reached. */
+  readonly local: { readonly address: string; readonly port: number };
+  /** The TCP connection; opaque outside of the transport. */
+  readonly connection?: object;
+}
+
+/** Where a message goes to. */
+export interface Target {
+  readonly protocol: Protocol;
+  /** An IP address: names are resolved before (`resolve.ts`). */
+  readonly address: string;
+  readonly port: number;
+  /** Our own address to send from, when it matters (responses, RFC 3581 §4). */
+  readonly local?: { readonly address: string; readonly port: number };
+  /** The connection to prefer while it is open. */
+  readonly connection?: object;
+}
+
+export interface Listener {
+  readonly protocol: Protocol;
+  readonly address: string;
+  readonly port: number;
+  /** The address that Via and Contact show instead, where one is configured. */
+  readonly external?: string;
+}
+
+export interface TransportLimits {
+  readonly message: MessageLimits;
+  readonly tcp: TcpLimits;
+}
+
+export const defaultTransportLimits: TransportLimits = { message: defaultMessageLimits, tcp: defaultTcpLimits };
+
+export interface TransportOptions {
+  readonly listen: readonly { readonly protocol: Protocol; readonly address: string; readonly port: number }[];
+  readonly externalAddress?: string | undefined;
+  readonly sources: readonly string[] | "any";
+  readonly limits?: TransportLimits | undefined;
+  readonly clock: Clock;
+  readonly log: EngineLog;
+}
+
+export interface TransportStats {
+  readonly udpSockets: number;
+  readonly tcpConnections: number;
+  /** Totals since the start. */
+  readonly messagesIn: number;
+  readonly messagesOut: number;
+  readonly malformed: number;
+  /** Dropped without an answer, because the source is not on the list and the message belongs to nothing. */
+  readonly unlisted: number;
+  /** Responses that were not meant for us (RFC 3261 §18.1.2). */
+  readonly strayVia: number;
+  readonly sendFailures: number;
+  readonly connectionsRefused: number;
+  /** Exceptions caught at a socket: each is a bug. */
+  readonly faults: number;
+}
+
+type MutableCounts = {
+  -readonly [
+    Name in Exclude<keyof TransportStats, "udpSockets" | "tcpConnections" | "connectionsRefused">
+  ]: TransportStats[Name];
+};
+
+/** Thrown when a listen address cannot be had: a bad start. */
+export class ListenError extends Error {
+  readonly code = "ELISTEN";
+
+  constructor(protocol: Protocol, address: string, port: number, cause: unknown) {
+    super(`cannot listen on ${protocol} ${address} port ${port}`, { cause });
+    this.name = "ListenError";
+  }
+}
+
+const mostFreePortTries = 20;
+
+/** UDP and TCP: sockets in, parsed messages out, and the rules of RFC 3261 §18 between them. */
+export class TransportLayer {
+  /** A well-formed message from a source that is listened to. Requests carry `received` and `rport` in their Via. */
+  onMessage: (message: SipMessage, source: Source) => void = () => undefined;
+  /** What could not be parsed, from a source on the list. */
+  onMalformed: (outcome: Extract<ParseOutcome, { ok: false }>, source: Source) => void = () => undefined;
+  /** A message could not be sent. The callback given to `send` is called as well. */
+  onFailure: (target: Target, error: Error) => void = () => undefined;
+  /** A TCP connection broke (not: ended in order). */
+  onBroken: (peer: { readonly address: string; readonly port: number; readonly connection: object }) => void = () =>
+    undefined;
+  /** Whether a message from an unlisted source belongs to a transaction or dialog of ours. */
+  isKnown: (message: SipMessage) => boolean = () => false;
+  /** Whether a transaction still needs this TCP connection. */
+  isInUse: (peer: { readonly address: string; readonly port: number; readonly connection: object }) => boolean = () =>
+    false;
+
+  readonly #options: TransportOptions;
+  readonly #limits: TransportLimits;
+  readonly #tcp: TcpTransport;
+  readonly #udp: UdpListener[] = [];
+  readonly #listeners: Listener[] = [];
+  readonly #machine: MachineAddresses;
+  #sources: Sources;
+  #closed = false;
+  readonly #counts: MutableCounts = {
+    messagesIn: 0,
+    messagesOut: 0,
+    malformed: 0,
+    unlisted: 0,
+    strayVia: 0,
+    sendFailures: 0,
+    faults: 0,
+  };
+
+  /** Throws `SourceError` for a source list that is none. */
+  constructor(options: TransportOptions) {
+    this.#options = options;
+    this.#limits = options.limits ?? defaultTransportLimits;
+    this.#machine = new MachineAddresses(options.clock);
+    this.#sources = new Sources(options.sources);
+    this.#tcp = new TcpTransport({
+      limits: this.#limits.tcp,
+      messageLimits: this.#limits.message,
+      clock: options.clock,
+      events: {
+        onPiece: (piece, connection) => this.#onPiece(piece, connection),
+        isListed: (address) => this.#sources.allows(address),
+        isInUse: (connection) => this.isInUse(describe(connection)),
+        onClosed: (connection, error) => {
+          if (error !== undefined && !this.#closed) {
+            this.onBroken(describe(connection));
+          }
+        },
+        onError: (error) => {
+          this.#fault(error);
+        },
+      },
+    });
+  }
+
+  /** Opens all listen addresses; rejects with `ListenError` and leaves nothing open when one of them is taken. */
+  async start(): Promise<void> {
+    try {
+      for (const { address, protocol, port } of this.#options.listen) {
+        const partner = this.#options.listen.find(
+          (other) => other.address === address && other.protocol !== protocol && other.port === 0,
+        );
+        if (port !== 0 || partner === undefined) {
+          await this.#open(protocol, address, port);
+        } else if (protocol === "udp") {
+          await this.#openPair(address);
+        }
+      }
+    } catch (error) {
+      await this.close();
+      throw error;
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    await Promise.all([this.#tcp.close(), ...this.#udp.map(async (socket) => socket.close())]);
+    this.#udp.length = 0;
+    this.#listeners.length = 0;
+  }
+
+  listeners(): readonly Listener[] {
+    return this.#listeners;
+  }
+
+  /** Replaces the list of who may send requests, from the next message on. Throws `SourceError`. */
+  setSources(list: readonly string[] | "any"): void {
+    this.#sources = new Sources(list);
+  }
+
+  /** RFC 3261 §17: on a reliable transport nothing is retransmitted. */
+  isReliable(protocol: Protocol): boolean {
+    return protocol === "tcp";
+  }
+
+  /** The address families that can be sent from with that protocol. */
+  families(protocol: Protocol): (4 | 6)[] {
+    const families = new Set<4 | 6>();
+    for (const listener of this.#listeners) {
+      if (listener.protocol === protocol) {
+        families.add(isIP(listener.address) === 6 ? 6 : 4);
+        if (listener.address === "::") {
+          families.add(4);
+        }
+      }
+    }
+    return [...families];
+  }
+
+  /** The listener that a message to that target leaves from; undefined when none speaks its protocol and family. */
+  listenerFor(target: Target): Listener | undefined {
+    const { local } = target;
+    const candidates = this.#listeners.filter(
+      (one) => one.protocol === target.protocol && reaches(one.address, target.address),
+    );
+    const exact = candidates.find((one) => one.address === local?.address && one.port === local.port);
+    return exact ?? candidates.toSorted((a, b) => closeness(b.address, target) - closeness(a.address, target))[0];
+  }
+
+  /** What to show as our own address towards that target: Via sent-by, Contact and `@localhost`. */
+  sentBy(target: Target): { readonly host: string; readonly port: number } | undefined {
+    const listener = this.listenerFor(target);
+    if (listener === undefined) {
+      return undefined;
+    }
+    // Through the loopback interface nobody sees the external address.
+    if (listener.external !== undefined && !isLoopback(target.address)) {
+      return { host: listener.external, port: listener.port };
+    }
+    const host = isWildcard(listener.address) ? this.#machine.towards(target.address) : listener.address;
+    return { host: host ?? listener.address, port: listener.port };
+  }
+
+  /** Whether host and port name one of our own listen addresses, external ones included. */
+  isOwnAddress(host: string, port: number): boolean {
+    const wanted = host.toLowerCase();
+    return this.#listeners.some(
+      (one) =>
+        one.port === port &&
+        (one.address === wanted ||
+          one.external?.toLowerCase() === wanted ||
+          (isWildcard(one.address) && this.#machine.has(wanted))),
+    );
+  }
+
+  /** RFC 3261 §18.2.2, RFC 3581 §4: where the response to a request with that topmost Via goes. */
+  responseTarget(via: Via | undefined, source: Source): Target {
+    const { protocol, address, local, connection } = source;
+    // `maddr` is left aside: it is for multicast, which we do not listen to, and would send our packets to any host.
+    const askedPort = protocol === "udp" && via !== undefined && param(via.params, "rport") !== undefined;
+    // What came without a readable Via is answered to where it came from.
+    const port = via === undefined || askedPort ? source.port : (via.port ?? 5_060);
+    return { protocol, address, port, local, ...(connection === undefined ? {} : { connection }) };
+  }
+
+  /**
+   * Sends bytes. Never throws; a failure is told to `onFailure` and to `onError`, always later than this call. On UDP
+   * only what our own machine refuses counts, because ICMP does not reach an unconnected socket.
+   */
+  send(bytes: Buffer, target: Target, onError?: (error: Error) => void): void {
+    const failed = (error: Error): void => {
+      if (this.#closed) {
+        return;
+      }
+      this.#counts.sendFailures += 1;
+      this.#guard(() => {
+        this.onFailure(target, error);
+        onError?.(error);
+      });
+    };
+    const listener = this.listenerFor(target);
+    if (listener === undefined) {
+      queueMicrotask(() => {
+        failed(new Error(`no ${target.protocol} listener reaches this address family`));
+      });
+      return;
+    }
+    this.#counts.messagesOut += 1;
+    if (target.protocol === "udp") {
+      const socket = this.#udp.find((one) => one.address === listener.address && one.port === listener.port);
+      socket?.send(bytes, target.address, target.port, failed);
+      return;
+    }
+    const connection = target.connection instanceof TcpConnection ? target.connection : undefined;
+    this.#tcp.send(bytes, { peer: target, connection, local: listener }, failed);
+  }
+
+  stats(): TransportStats {
+    return {
+      ...this.#counts,
+      udpSockets: this.#udp.length,
+      tcpConnections: this.#tcp.connections,
+      connectionsRefused: this.#tcp.refused,
+    };
+  }
+
+  async #open(protocol: Protocol, address: string, port: number): Promise<number> {
+    try {
+      const bound = protocol === "udp" ? await this.#openUdp(address, port) : await this.#tcp.listen(address, port);
+      this.#addListener(protocol, address, bound);
+      return bound;
+    } catch (error) {
+      throw new ListenError(protocol, address, port, error);
+    }
+  }
+
+  async #openUdp(address: string, port: number): Promise<number> {
+    const socket = new UdpListener(address, {
+      onDatagram: (bytes, from, receiver) => {
+        this.#guard(() => {
+          this.#onDatagram(bytes, from, receiver);
+        });
+      },
+      onError: (error) => {
+        this.#fault(error);
+      },
+    });
+    const bound = await socket.bind(port);
+    this.#udp.push(socket);
+    return bound;
+  }
+
+  /** One free port for both protocols: a peer may answer a UDP request over TCP to the port it knows. */
+  async #openPair(address: string): Promise<void> {
+    for (let attempt = 1; ; attempt += 1) {
+      const port = await this.#open("udp", address, 0);
+      try {
+        await this.#open("tcp", address, port);
+        return;
+      } catch (error) {
+        if (attempt === mostFreePortTries) {
+          throw error;
+        }
+        this.#listeners.pop();
+        await this.#udp.pop()?.close();
+      }
+    }
+  }
+
+  #addListener(protocol: Protocol, address: string, port: number): void {
+    const external = this.#options.externalAddress;
+    this.#listeners.push({
+      protocol,
+      address,
+      port,
+      ...(external === undefined || isLoopback(address) ? {} : { external }),
+    });
+  }
+
+  #onDatagram(bytes: Buffer, from: { readonly address: string; readonly port: number }, socket: UdpListener): void {
+    // RFC 5626 §4.4: keep-alives of CRLF (and the single NUL some phones send) are no messages.
+    if (bytes.length <= 4 && bytes.every((byte) => byte === 13 || byte === 10 || byte === 0)) {
+      return;
+    }
+    const local = { address: socket.address, port: socket.port };
+    this.#onBytes(bytes, { protocol: "udp", ...from, local }, "datagram");
+  }
+
+  #onPiece(piece: StreamPiece, connection: TcpConnection): boolean {
+    if (piece.type === "ping") {
+      return true;
+    }
+    const { peer, local } = connection;
+    let listenedTo = true;
+    this.#guard(() => {
+      listenedTo = this.#onBytes(piece.bytes, { protocol: "tcp", ...peer, local, connection }, "stream");
+    });
+    return listenedTo;
+  }
+
+  /** False when the source is a stranger whose message belongs to nothing. */
+  #onBytes(bytes: Buffer, source: Source, framing: "datagram" | "stream"): boolean {
+    this.#counts.messagesIn += 1;
+    const outcome = parseMessage(bytes, this.#limits.message, framing);
+    if (!this.#sources.allows(source.address) && !(outcome.ok && this.isKnown(outcome.message))) {
+      this.#counts.unlisted += 1;
+      return false;
+    }
+    if (!outcome.ok) {
+      this.#counts.malformed += 1;
+      this.onMalformed(outcome, source);
+      return true;
+    }
+    const { message } = outcome;
+    if (message.kind === "request") {
+      markSource(message.headers, source.address, source.port);
+    } else if (!this.#isForUs(message.headers.all("via"))) {
+      this.#counts.strayVia += 1;
+      return true;
+    }
+    this.onMessage(message, source);
+    return true;
+  }
+
+  /** RFC 3261 §18.1.2 (sent-by is ours) and §8.1.3.3 (one Via only, as we are the client and no proxy). */
+  #isForUs(lines: readonly string[]): boolean {
+    const vias = lines.flatMap((line) => parseVias(line) ?? []);
+    const [via] = vias;
+    return vias.length === 1 && via !== undefined && this.isOwnAddress(via.host, via.port ?? 5_060);
+  }
+
+  #guard(run: () => void): void {
+    try {
+      run();
+    } catch (error) {
+      this.#fault(error);
+    }
+  }
+
+  #fault(error: unknown): void {
+    this.#counts.faults += 1;
+    this.#options.log.error("a socket callback failed", { error });
+  }
+}
+
+function describe(connection: TcpConnection): { address: string; port: number; connection: object } {
+  return { ...connection.peer, connection };
+}
+
+function isLoopback(address: string): boolean {
+  return address.startsWith("127.") || address === "::1";
+}
+
+function reaches(listenAddress: string, targetAddress: string): boolean {
+  return listenAddress === "::" || isIP(listenAddress) === isIP(targetAddress);
+}
+
+/** The more alike, the better; a loopback address is right for loopback targets only. */
+function closeness(listenAddress: string, target: Target): number {
+  if (isWildcard(listenAddress)) {
+    return 0.5;
+  }
+  if (isLoopback(listenAddress) !== isLoopback(target.address)) {
+    return isLoopback(listenAddress) ? -1 : 0;
+  }
+  const ours = listenAddress.split(/[.:]/);
+  const theirs = target.address.split(/[.:]/);
+  const different = ours.findIndex((part, index) => part !== theirs[index]);
+  return 1 + (different === -1 ? ours.length : different);
+}
+
+interface MachineAddress {
+  readonly address: string;
+  readonly family: "IPv4" | "IPv6";
+}
+
+// Asking the system for its interfaces is slow and they hardly ever change.
+const interfacesKeptMs = 5_000;
+
+/** The addresses of this machine that a wildcard listener can be reached on. */
+class MachineAddresses {
+  readonly #clock: Clock;
+  #addresses: readonly MachineAddress[] = [];
+  #readAtMs = -Infinity;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  has(address: string): boolean {
+    return this.#current().some((one) => one.address === address);
+  }
+
+  /** The address that is most like the target's: what a wildcard listener shows of itself. */
+  towards(targetAddress: string): string | undefined {
+    const family = isIP(targetAddress) === 6 ? "IPv6" : "IPv4";
+    const target: Target = { protocol: "udp", address: targetAddress, port: 0 };
+    let best: string | undefined;
+    for (const one of this.#current()) {
+      const closer = best === undefined || closeness(one.address, target) > closeness(best, target);
+      if (one.family === family && closer) {
+        best = one.address;
+      }
+    }
+    return best;
+  }
+
+  #current(): readonly MachineAddress[] {
+    const now = this.#clock.now();
+    if (now - this.#readAtMs > interfacesKeptMs) {
+      this.#readAtMs = now;
+      this.#addresses = Object.values(networkInterfaces())
+        .flatMap((addresses) => addresses ?? [])
+        // A link-local address means nothing without its interface, so it is never shown to anybody.
+        .filter((one) => one.scopeid === undefined || one.scopeid === 0)
+        .map(({ address, family }) => ({ address, family }));
+    }
+    return this.#addresses;
+  }
+}
