@@ -1,0 +1,232 @@
+import type { ClientId } from "../events.ts";
+import { param, parseNameAddr, parseUri } from "../sip/grammar.ts";
+import type { SipRequest, SipResponse } from "../sip/message.ts";
+import type { Clock } from "../timers.ts";
+import { TimerSet } from "../timers.ts";
+import { contactTarget, tagOf } from "../ua/headers.ts";
+
+export type DialogRole = "uas" | "uac";
+
+/** `early` until a 2xx; `ending` from our BYE on; `ended` once nothing of it is left in the tables. */
+export type DialogPhase = "early" | "confirmed" | "ending" | "ended";
+
+export interface DialogState {
+  readonly role: DialogRole;
+  readonly callId: string;
+  readonly localTag: string;
+  readonly remoteTag: string;
+  /** The From (when we send) of this side: address with our tag, as it stood in the request that made the dialog. */
+  readonly localAddress: string;
+  readonly remoteAddress: string;
+  readonly localContact: string;
+  readonly routeSet: readonly string[];
+  readonly remoteTarget: string;
+  /** Our last CSeq number; the one of the INVITE for a UAC, a random start for a UAS. */
+  readonly localSeq: number;
+  readonly remoteSeq: number | undefined;
+  /** The dialog id of drachtio's protocol is made from the From tag of the request that made the dialog. */
+  readonly fromTag: string;
+}
+
+/** Where a request inside the dialog goes: RFC 3261 §12.2.1.1. */
+export interface DialogRoute {
+  readonly requestUri: string;
+  readonly routes: readonly string[];
+  /** The URI that names the next hop. */
+  readonly nextHop: string;
+}
+
+/** drachtio-srf hard-codes this form in `findDialogByCallIDAndFromTag`. */
+export function dialogIdOf(callId: string, fromTag: string): string {
+  return `${callId};from-tag=${fromTag}`;
+}
+
+/**
+ * One RFC 3261 §12 dialog: its identifiers, sequence numbers, route set and remote target, and which INVITE of either
+ * side is open in it. It sends nothing itself.
+ */
+export class Dialog {
+  readonly id: string;
+  readonly role: DialogRole;
+  readonly callId: string;
+  readonly localTag: string;
+  readonly remoteTag: string;
+  readonly localAddress: string;
+  readonly remoteAddress: string;
+  readonly timers: TimerSet;
+  localContact: string;
+  phase: DialogPhase = "early";
+  /** The connection that gets what comes in this dialog: the last one that sent something in it. */
+  owner: ClientId | undefined;
+  /** Transaction id of our own INVITE in this dialog that has no final response yet. */
+  localInvite: string | undefined;
+  /** Transaction id of our own INVITE that got its 2xx and waits for the application's ACK. */
+  unacknowledged: string | undefined;
+  /** Transaction id of the peer's INVITE that we have not answered finally. */
+  remoteInvite: string | undefined;
+  /** Transaction id of the peer's UPDATE that we have not answered. */
+  remoteUpdate: string | undefined;
+  /** Transaction ids of the peer's INVITEs that got our 2xx and were not acknowledged yet. */
+  readonly awaitingAck = new Set<string>();
+  /** Our BYE on its way, or waiting for the peer's ACK. */
+  bye: string | undefined;
+  /** Sends the BYE that has to wait until the peer's ACK came: RFC 3261 §15. */
+  heldBye: (() => void) | undefined;
+  #routeSet: readonly string[];
+  #remoteTarget: string;
+  #localSeq: number;
+  #remoteSeq: number | undefined;
+
+  constructor(state: DialogState, clock: Clock) {
+    this.id = dialogIdOf(state.callId, state.fromTag);
+    this.role = state.role;
+    this.callId = state.callId;
+    this.localTag = state.localTag;
+    this.remoteTag = state.remoteTag;
+    this.localAddress = state.localAddress;
+    this.remoteAddress = state.remoteAddress;
+    this.localContact = state.localContact;
+    this.timers = new TimerSet(clock);
+    this.#routeSet = state.routeSet;
+    this.#remoteTarget = state.remoteTarget;
+    this.#localSeq = state.localSeq;
+    this.#remoteSeq = state.remoteSeq;
+  }
+
+  get remoteTarget(): string {
+    return this.#remoteTarget;
+  }
+
+  get routeSet(): readonly string[] {
+    return this.#routeSet;
+  }
+
+  get localSeq(): number {
+    return this.#localSeq;
+  }
+
+  /** The CSeq number of the next request of ours: one more than the last, whatever became of that one. */
+  nextLocalSeq(): number {
+    this.#localSeq += 1;
+    return this.#localSeq;
+  }
+
+  /** Raises our sequence number after requests that were numbered outside of the dialog (early dialogs, digest retries). */
+  raiseLocalSeq(number: number): void {
+    this.#localSeq = Math.max(this.#localSeq, number);
+  }
+
+  /**
+   * RFC 3261 §12.2.2: a request numbered below the last one came out of order and is answered 500. An equal number is let
+   * pass, because a retransmission never gets here.
+   */
+  acceptRemoteSeq(number: number): boolean {
+    if (this.#remoteSeq !== undefined && number < this.#remoteSeq) {
+      return false;
+    }
+    this.#remoteSeq = number;
+    return true;
+  }
+
+  /** RFC 3261 §12.2.1.2, §12.2.2: a target refresh replaces the remote target; the route set stays for the dialog's life. */
+  refreshTarget(message: SipRequest | SipResponse): void {
+    const target = contactTarget(message.headers);
+    if (target !== undefined) {
+      this.#remoteTarget = target;
+    }
+  }
+
+  /**
+   * RFC 3261 §13.2.2.4: the 2xx recomputes the route set and the target, because those of the early dialog came from a
+   * provisional response that need not have been complete.
+   */
+  confirmFrom(response: SipResponse): void {
+    this.#routeSet = response.headers.list("Record-Route").toReversed();
+    this.refreshTarget(response);
+    this.phase = "confirmed";
+  }
+
+  route(): DialogRoute {
+    const first = this.#routeSet[0];
+    const address = first === undefined ? undefined : parseNameAddr(first);
+    if (first === undefined || address?.sip === undefined) {
+      return { requestUri: this.#remoteTarget, routes: [], nextHop: this.#remoteTarget };
+    }
+    if (param(address.sip.params, "lr") !== undefined) {
+      return { requestUri: this.#remoteTarget, routes: this.#routeSet, nextHop: address.uri };
+    }
+    // RFC 3261 §12.2.1.1: a strict router gets its own URI as request URI, and the target moves to the end of the routes.
+    return {
+      requestUri: withoutMethodAndHeaders(address.uri),
+      routes: [...this.#routeSet.slice(1), `<${this.#remoteTarget}>`],
+      nextHop: address.uri,
+    };
+  }
+}
+
+/** RFC 3261 §19.1.1: neither headers nor a method parameter may stand in a request URI. */
+function withoutMethodAndHeaders(uri: string): string {
+  return parseUri(uri)?.headers === undefined ? uri : uri.slice(0, uri.indexOf("?"));
+}
+
+/** RFC 3261 §12.1.1: the dialog a UAS makes with its first response that carries a To tag. */
+export function uasDialogState(
+  request: SipRequest,
+  callId: string,
+  localTag: string,
+  localAddress: string,
+  localContact: string,
+  localSeq: number,
+  remoteSeq: number,
+): DialogState | undefined {
+  const remoteTag = tagOf(request.headers.get("From"));
+  const remoteTarget = contactTarget(request.headers);
+  if (remoteTag === undefined || remoteTarget === undefined) {
+    return undefined;
+  }
+  return {
+    role: "uas",
+    callId,
+    localTag,
+    remoteTag,
+    localAddress,
+    remoteAddress: request.headers.get("From") ?? "",
+    localContact,
+    routeSet: request.headers.list("Record-Route"),
+    remoteTarget,
+    localSeq,
+    remoteSeq,
+    fromTag: remoteTag,
+  };
+}
+
+/** RFC 3261 §12.1.2: the dialog a UAC makes from a response with a To tag. The routes stand in reverse order there. */
+export function uacDialogState(
+  request: SipRequest,
+  response: SipResponse,
+  callId: string,
+  localSeq: number,
+): DialogState | undefined {
+  const localAddress = request.headers.get("From") ?? "";
+  const remoteAddress = response.headers.get("To") ?? "";
+  const localTag = tagOf(localAddress);
+  const remoteTag = tagOf(remoteAddress);
+  if (localTag === undefined || remoteTag === undefined) {
+    return undefined;
+  }
+  return {
+    role: "uac",
+    callId,
+    localTag,
+    remoteTag,
+    localAddress,
+    remoteAddress,
+    localContact: request.headers.get("Contact") ?? "",
+    routeSet: response.headers.list("Record-Route").toReversed(),
+    // Without a Contact the request's own target is all there is to reach the peer at.
+    remoteTarget: contactTarget(response.headers) ?? request.uri,
+    localSeq,
+    remoteSeq: undefined,
+    fromTag: localTag,
+  };
+}

@@ -1,0 +1,188 @@
+import type { Counters } from "../counters.ts";
+import type { Dialog } from "../dialog/dialog.ts";
+import { DialogTable } from "../dialog/table.ts";
+import type { ClientId, CommandReply, EngineEvents, SipCommand, WirePeer } from "../events.ts";
+import type { EngineLimits, EngineLog } from "../options.ts";
+import { reasonPhrase, responseTo } from "../sip/answer.ts";
+import type { SipUri } from "../sip/grammar.ts";
+import { formatHostPort } from "../sip/grammar.ts";
+import type { Headers, SipRequest, SipResponse } from "../sip/message.ts";
+import type { Clock, Random, SipTimers } from "../timers.ts";
+import type { LocalHost } from "./headers.ts";
+import { textForApp } from "./headers.ts";
+
+/** Where one message is sent to. `connection` pins an open TCP connection. */
+export interface NextHop {
+  readonly protocol: "udp" | "tcp";
+  readonly address: string;
+  readonly port: number;
+  readonly connection?: object;
+}
+
+/** Where a message came from, and on which of our addresses. */
+export interface Origin extends NextHop {
+  readonly local: { readonly address: string; readonly port: number };
+}
+
+export type Resolution =
+  | { readonly type: "hops"; readonly hops: readonly [NextHop, ...NextHop[]] }
+  /** No listener for the transport the URI asks for. */
+  | { readonly type: "noTransport" }
+  | { readonly type: "failed"; readonly reason: string };
+
+/** A client transaction as the user agent core uses it. */
+export interface Outbound {
+  /** The request as sent, Via included. */
+  readonly request: SipRequest;
+  /** RFC 3261 §9.1: sent at once or held until the first provisional response; forgotten when a final one comes first. */
+  cancel(extra: Headers): void;
+  /** Ends the transaction without waiting for the network any longer. */
+  abandon(): void;
+}
+
+export interface OutboundEvents {
+  response(response: SipResponse, source: Origin): void;
+  timeout(): void;
+  transportError(error: Error): void;
+}
+
+/** A server transaction as the user agent core uses it. */
+export interface Inbound {
+  readonly key: string;
+  readonly request: SipRequest;
+  readonly source: Origin;
+  /** False when the transaction is over or its connection is gone. */
+  respond(response: SipResponse): boolean;
+  /** Ends the transaction without an answer. */
+  abandon(): void;
+}
+
+/** What the user agent core needs of everything below it. */
+export interface Network {
+  /** Host and port to write into Via, Contact and From of a message to that hop. */
+  localFor(hop: NextHop): LocalHost;
+  /** Calls back at once for addresses, later for names. */
+  resolve(uri: SipUri, done: (resolution: Resolution) => void): void;
+  /** Whether host and port of a URI are ones we listen on or advertise. */
+  isOwn(host: string, port: number): boolean;
+  request(request: SipRequest, hops: readonly NextHop[], on: OutboundEvents): Outbound;
+  /** Sends a message outside of any transaction, the ACK to a 2xx; nobody learns of a failure but the log. */
+  send(message: SipRequest, hop: NextHop): void;
+  /** A Via for such a message. */
+  viaFor(hop: NextHop): string;
+}
+
+export interface CoreSettings {
+  readonly orphanGraceMs: number;
+  readonly ringingLimitMs: number;
+  readonly outboundProxy: SipUri | undefined;
+  readonly userAgent: string | undefined;
+}
+
+export interface CoreParts {
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly timers: SipTimers;
+  readonly log: EngineLog;
+  readonly counters: Counters;
+  readonly limits: EngineLimits;
+  readonly settings: CoreSettings;
+  readonly network: Network;
+  readonly events: EngineEvents;
+}
+
+/** What both halves of the user agent share: the dialogs, who owns them, and how applications are answered. */
+export class Core {
+  readonly parts: CoreParts;
+  readonly dialogs = new DialogTable();
+  /** What is to happen when a dialog has been without an application for the grace time. */
+  endOrphan: (dialog: Dialog) => void = () => undefined;
+
+  constructor(parts: CoreParts) {
+    this.parts = parts;
+  }
+
+  refuse(command: SipCommand, text: string): void {
+    this.parts.events.reply(command.client, command.requestId, { type: "refused", text });
+  }
+
+  reply(command: SipCommand, reply: CommandReply): void {
+    this.parts.events.reply(command.client, command.requestId, reply);
+  }
+
+  /** Enters a new dialog. False when its id is taken or the table is full. */
+  addDialog(dialog: Dialog): boolean {
+    if (this.dialogs.size >= this.parts.limits.dialogs || !this.dialogs.add(dialog)) {
+      return false;
+    }
+    this.parts.counters.add("dialogsCreated");
+    return true;
+  }
+
+  endDialog(dialog: Dialog): void {
+    if (dialog.phase === "ended") {
+      return;
+    }
+    dialog.phase = "ended";
+    this.dialogs.remove(dialog);
+    this.parts.counters.add("dialogsEnded");
+  }
+
+  /** The connection that sent something in a dialog gets from then on what comes in it. */
+  adopt(dialog: Dialog, client: ClientId): void {
+    dialog.owner = client;
+    dialog.timers.stop("orphan");
+  }
+
+  /** The owner where it is still connected. */
+  ownerOf(dialog: Dialog): ClientId | undefined {
+    return dialog.owner !== undefined && this.parts.events.isConnected(dialog.owner) ? dialog.owner : undefined;
+  }
+
+  /** Starts the grace time of every dialog that connection owned. */
+  clientGone(client: ClientId): void {
+    for (const dialog of this.dialogs.all()) {
+      if (dialog.owner !== client || dialog.phase !== "confirmed") {
+        continue;
+      }
+      dialog.timers.start("orphan", this.parts.settings.orphanGraceMs, () => {
+        if (this.ownerOf(dialog) === undefined && dialog.phase === "confirmed") {
+          this.parts.counters.add("orphansEnded");
+          this.parts.log.warn("a dialog without an application is ended", { dialog: dialog.id });
+          this.endOrphan(dialog);
+        }
+      });
+    }
+  }
+
+  /** Tells the application of a BYE that the engine sent on its own; drachtio-srf answers nothing to it. */
+  announceBye(dialog: Dialog, bye: SipRequest, peer: WirePeer): void {
+    const owner = this.ownerOf(dialog);
+    if (owner === undefined) {
+      return;
+    }
+    this.parts.events.deliver(owner, {
+      source: "application",
+      peer,
+      txnId: "unsolicited",
+      dialogId: dialog.id,
+      message: textForApp(bye),
+    });
+  }
+
+  /** `<sip:host:port>` of ours towards that hop, with the transport where it is not UDP. */
+  contactFor(hop: NextHop): string {
+    const { host, port } = this.parts.network.localFor(hop);
+    return `<sip:${formatHostPort(host, port)}${hop.protocol === "udp" ? "" : `;transport=${hop.protocol}`}>`;
+  }
+
+  newTag(): string {
+    return this.parts.random.token(64);
+  }
+
+  /** A response the engine makes itself where the network gave none. */
+  synthetic(request: SipRequest, status: number, reason: string = reasonPhrase(status)): SipResponse {
+    this.parts.counters.add("syntheticResponses");
+    return responseTo(request, status, { reason, toTag: this.newTag() });
+  }
+}

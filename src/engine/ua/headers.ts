@@ -1,0 +1,289 @@
+import { formatHostPort, isToken, param, parseCSeq, parseNameAddr } from "../sip/grammar.ts";
+import { Headers, SipRequest } from "../sip/message.ts";
+import type { HeaderLine, SipMessage } from "../sip/message.ts";
+
+/** A SIP message as an application wrote it over the wire protocol: no Via, no tags, a Content-Length nobody may trust. */
+export type AppMessage =
+  | {
+      readonly kind: "request";
+      readonly method: string;
+      readonly uri: string;
+      readonly lines: readonly HeaderLine[];
+      readonly body: Buffer;
+    }
+  | {
+      readonly kind: "response";
+      readonly status: number;
+      readonly reason: string;
+      readonly lines: readonly HeaderLine[];
+      readonly body: Buffer;
+    };
+
+export type AppOutcome =
+  { readonly ok: true; readonly message: AppMessage } | { readonly ok: false; readonly text: string };
+
+const headEndMark = Buffer.from("\r\n\r\n");
+// Tabs are blanks in SIP; every other control character could end a line or a string somewhere behind us.
+const controlCharacters = /[\0-\x08\x0a-\x1f\x7f\u0080-\u009f\u2028\u2029]/;
+const requestLine = /^(\S+) (\S+) SIP\/2\.0$/;
+const statusLine = /^SIP\/2\.0 ([1-6]\d\d)(?: (.*))?$/;
+
+/** drachtio's spelling of the headers it knows; what an application writes in any case goes out like this. */
+const knownNames: ReadonlyMap<string, string> = new Map(
+  [
+    "Accept",
+    "Accept-Contact",
+    "Accept-Encoding",
+    "Accept-Language",
+    "Alert-Info",
+    "Allow",
+    "Allow-Events",
+    "Authentication-Info",
+    "Authorization",
+    "Call-ID",
+    "Call-Info",
+    "Contact",
+    "Content-Disposition",
+    "Content-Encoding",
+    "Content-Language",
+    "Content-Length",
+    "Content-Type",
+    "CSeq",
+    "Date",
+    "Diversion",
+    "Error-Info",
+    "Event",
+    "Expires",
+    "From",
+    "History-Info",
+    "Identity",
+    "In-Reply-To",
+    "Max-Forwards",
+    "MIME-Version",
+    "Min-Expires",
+    "Min-SE",
+    "Organization",
+    "P-Asserted-Identity",
+    "P-Preferred-Identity",
+    "Path",
+    "Priority",
+    "Privacy",
+    "Proxy-Authenticate",
+    "Proxy-Authorization",
+    "Proxy-Require",
+    "RAck",
+    "Reason",
+    "Record-Route",
+    "Refer-Sub",
+    "Refer-To",
+    "Referred-By",
+    "Reject-Contact",
+    "Remote-Party-ID",
+    "Replaces",
+    "Reply-To",
+    "Request-Disposition",
+    "Require",
+    "Retry-After",
+    "Route",
+    "RSeq",
+    "Server",
+    "Service-Route",
+    "Session-Expires",
+    "SIP-ETag",
+    "SIP-If-Match",
+    "Subject",
+    "Subscription-State",
+    "Supported",
+    "Timestamp",
+    "To",
+    "Unsupported",
+    "User-Agent",
+    "Via",
+    "Warning",
+    "WWW-Authenticate",
+  ].map((name) => [name.toLowerCase(), name]),
+);
+
+/** Rule 1 of the specification: the engine writes these itself, an application never does. */
+const neverFromApp: ReadonlySet<string> = new Set(["via", "route", "record-route", "rseq", "content-length"]);
+const addressHeaders: ReadonlySet<string> = new Set(["from", "contact", "to", "p-asserted-identity"]);
+
+/** Reads what an application wrote. The body is everything behind the first empty line, whatever Content-Length says. */
+export function parseAppMessage(sip: Buffer): AppOutcome {
+  const headEnd = sip.indexOf(headEndMark);
+  const head = (headEnd === -1 ? sip : sip.subarray(0, headEnd)).toString("utf8");
+  const body = headEnd === -1 ? Buffer.alloc(0) : sip.subarray(headEnd + headEndMark.length);
+  const [startLine = "", ...headerLines] = head.split("\r\n");
+  const lines: HeaderLine[] = [];
+  if (controlCharacters.test(startLine)) {
+    return { ok: false, text: "invalid character in start line" };
+  }
+  for (const line of headerLines) {
+    if (line === "") {
+      continue;
+    }
+    const colon = line.indexOf(":");
+    const name = colon === -1 ? "" : line.slice(0, colon).trim();
+    if (controlCharacters.test(line)) {
+      return { ok: false, text: `invalid character in header ${isToken(name) ? name : "line"}` };
+    }
+    // Like drachtio's makeTags: a line whose name is no token is left out, the rest of the message still counts.
+    if (isToken(name) && line[0] !== " " && line[0] !== "\t") {
+      lines.push({ name, value: line.slice(colon + 1).trim() });
+    }
+  }
+  const status = statusLine.exec(startLine);
+  if (status !== null) {
+    return {
+      ok: true,
+      message: { kind: "response", status: Number(status[1]), reason: status[2] ?? "", lines, body },
+    };
+  }
+  const request = requestLine.exec(startLine);
+  const method = request?.[1] ?? "";
+  if (request === null || !isToken(method)) {
+    return { ok: false, text: "invalid start line" };
+  }
+  return { ok: true, message: { kind: "request", method, uri: request[2] ?? "", lines, body } };
+}
+
+/** The host that stands in for `localhost`, and the port where it is not the default. */
+export interface LocalHost {
+  readonly host: string;
+  readonly port: number;
+}
+
+/**
+ * The application's headers by drachtio's rules: the engine's own headers out, known names in their usual spelling,
+ * `@localhost` replaced by the address the message goes out from, letters after dashes of other names in upper case.
+ */
+export function cleanAppHeaders(lines: readonly HeaderLine[], local: LocalHost): HeaderLine[] {
+  const clean: HeaderLine[] = [];
+  for (const { name, value } of lines) {
+    const key = name.toLowerCase();
+    if (neverFromApp.has(key)) {
+      continue;
+    }
+    clean.push({
+      name: spell(name),
+      value: addressHeaders.has(key) ? replaceLocalhost(value, local) : value,
+    });
+  }
+  return clean;
+}
+
+function spell(name: string): string {
+  const known = knownNames.get(name.toLowerCase());
+  if (known !== undefined) {
+    return known;
+  }
+  return /^x-/i.test(name) ? name : name.replaceAll(/-([a-z])/g, (_match, letter: string) => `-${letter.toUpperCase()}`);
+}
+
+/** `<sip:localhost>` without a user stays as it is, as with drachtio-server. */
+export function replaceLocalhost(value: string, local: LocalHost): string {
+  return value.replaceAll(/@localhost(?::\d{1,5})?(?=$|[\s;>?,])/g, `@${formatHostPort(local.host, local.port)}`);
+}
+
+/** The value with `tag` set; an address without brackets gets them, so that the tag cannot be read as a URI parameter. */
+export function withTag(address: string, tag: string): string {
+  const parsed = parseNameAddr(address);
+  if (parsed?.tag !== undefined) {
+    return address;
+  }
+  const text = address.trim();
+  return text.includes("<") ? `${text};tag=${tag}` : `<${parsed?.uri ?? text}>;tag=${tag}`;
+}
+
+/** The tag of a From or To value. */
+export function tagOf(address: string | undefined): string | undefined {
+  return address === undefined ? undefined : parseNameAddr(address)?.tag;
+}
+
+/** `undefined` where a body has no type and none can be told from its first bytes. */
+export function sniffContentType(body: Buffer): string | undefined {
+  return body.subarray(0, 3).toString("latin1") === "v=0" ? "application/sdp" : undefined;
+}
+
+/**
+ * Adds the Content-Type that drachtio-srf leaves out for SDP. False when a body has a type nobody can tell.
+ */
+export function ensureContentType(headers: Headers, body: Buffer): boolean {
+  if (body.length === 0 || headers.has("Content-Type")) {
+    return true;
+  }
+  const type = sniffContentType(body);
+  if (type === undefined) {
+    return false;
+  }
+  headers.add("Content-Type", type);
+  return true;
+}
+
+// drachtio-srf keeps headers in a plain object; these names would hit what every object inherits.
+const unsafeNames: ReadonlySet<string> = new Set(["__proto__", "constructor"]);
+
+/**
+ * The text drachtio-srf gets: whole lines only, full names, no folds, no runs of blanks. Its parser rejects a message
+ * for one line without a colon, undoes percent escapes in header names (`C%6Fntact`), and is quadratic in blanks.
+ */
+export function textForApp(message: SipMessage): Buffer {
+  let head =
+    message.kind === "request"
+      ? `${message.method} ${message.uri} SIP/2.0\r\n`
+      : `SIP/2.0 ${message.status} ${cleanText(message.reason)}\r\n`;
+  for (const { name, value } of message.headers.lines) {
+    const key = name.toLowerCase();
+    if (key === "content-length" || unsafeNames.has(key) || name.includes("%") || !isToken(name)) {
+      continue;
+    }
+    head += `${name}: ${cleanText(value)}\r\n`;
+  }
+  head += `Content-Length: ${message.body.length}\r\n\r\n`;
+  return Buffer.concat([Buffer.from(head, "utf8"), message.body]);
+}
+
+function cleanText(value: string): string {
+  return value.replaceAll(/[\0-\x1f\x7f]+/g, " ").trim();
+}
+
+/** A Contact that requests can be sent to: a sip or sips URI with a host. `undefined` for `*` and anything else. */
+export function contactTarget(headers: Headers): string | undefined {
+  const first = headers.list("Contact")[0];
+  const address = first === undefined ? undefined : parseNameAddr(first);
+  return address?.sip === undefined ? undefined : address.uri;
+}
+
+/** RFC 3261 §9.1: the CANCEL equals its INVITE in everything that identifies it. */
+export function cancelRequest(invite: SipRequest, extra: Headers): SipRequest {
+  const headers = new Headers();
+  for (const name of ["Via", "Route", "From", "To", "Call-ID"]) {
+    const values = invite.headers.all(name);
+    for (const value of name === "Via" ? values.slice(0, 1) : values) {
+      headers.add(name, value);
+    }
+  }
+  headers.add("CSeq", `${parseCSeq(invite.headers.get("CSeq") ?? "")?.number ?? 1} CANCEL`);
+  headers.add("Max-Forwards", "70");
+  for (const { name, value } of extra.lines) {
+    headers.add(name, value);
+  }
+  return new SipRequest("CANCEL", invite.uri, headers);
+}
+
+/** A Contact written with `@localhost` means "reach me where this goes out", and that includes the transport. */
+export function contactForHop(contact: string, message: AppMessage, hop: { readonly protocol: "udp" | "tcp" }): string {
+  const asWritten = message.lines.find((line) => line.name.toLowerCase() === "contact")?.value ?? "";
+  if (hop.protocol === "udp" || !asWritten.includes("@localhost")) {
+    return contact;
+  }
+  const address = parseNameAddr(contact);
+  if (address?.sip === undefined || param(address.sip.params, "transport") !== undefined) {
+    return contact;
+  }
+  const tail = contact.slice(contact.indexOf(address.uri) + address.uri.length);
+  const head = contact.slice(0, contact.indexOf(address.uri));
+  return contact.includes("<")
+    ? `${head}${address.uri};transport=${hop.protocol}${tail}`
+    : `${head}<${address.uri};transport=${hop.protocol}>${tail}`;
+}

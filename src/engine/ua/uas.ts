@@ -1,0 +1,716 @@
+import { Dialog, dialogIdOf, uasDialogState } from "../dialog/dialog.ts";
+import type { ClientId, SipCommand } from "../events.ts";
+import { responseTo } from "../sip/answer.ts";
+import { parseCSeq, parseVias, uriScheme } from "../sip/grammar.ts";
+import { Headers, standardMethods } from "../sip/message.ts";
+import type { SipRequest, SipResponse } from "../sip/message.ts";
+import { TimerSet } from "../timers.ts";
+import type { Core, Inbound, Origin } from "./core.ts";
+import { cancelRequest, cleanAppHeaders, contactForHop, contactTarget, ensureContentType, parseAppMessage, tagOf, textForApp } from "./headers.ts";
+import type { AppMessage } from "./headers.ts";
+
+/** What a UAS needs of the client half, for requests and responses that concern the dialog as a whole. */
+export interface ClientHalf {
+  /** Sends a BYE of the engine's own and tells the application by an unsolicited BYE. */
+  byeFromEngine(dialog: Dialog, reason: string): void;
+  /** Our INVITE in that dialog is over because the dialog is: its application gets a 487. */
+  interruptInvite(dialog: Dialog): void;
+}
+
+interface IncomingRequest {
+  readonly txnId: string;
+  readonly transaction: Inbound;
+  readonly request: SipRequest;
+  readonly callId: string;
+  readonly seq: number;
+  owner: ClientId;
+  /** Fixed by the first response that carries it: an application may choose it before. */
+  localTag: string;
+  tagSent: boolean;
+  /** The dialog the request came in, or the one its responses made. */
+  dialog: Dialog | undefined;
+  readonly inDialog: boolean;
+  /** `held` until the application answers at all, `accepted` after a 2xx to an INVITE until its ACK. */
+  phase: "held" | "provisional" | "accepted";
+  readonly timers: TimerSet;
+}
+
+/** Methods that are refused 481 when they carry a To tag that no dialog has; others count as new requests (§2.4). */
+const dialogOnlyMethods: ReadonlySet<string> = new Set(["INVITE", "BYE", "UPDATE", "REFER", "PRACK"]);
+
+/** Extensions whose `Require` is understood. 100rel (RFC 3262) and timer (RFC 4028) are not offered yet. */
+const supportedExtensions: ReadonlySet<string> = new Set([]);
+
+const allowed = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, MESSAGE, NOTIFY, REFER, UPDATE";
+
+const unknownTransaction = "Response not sent due to unknown transaction";
+
+/** The server half of the user agent: requests from the network, and the applications' answers to them. */
+export class Uas {
+  readonly #core: Core;
+  readonly #client: ClientHalf;
+  readonly #incoming = new Map<string, IncomingRequest>();
+  /** From the server transaction to our own id. */
+  readonly #byKey = new Map<string, string>();
+  /** Call-IDs of INVITEs that wait for an answer: drachtio-srf can hold one of each only. */
+  readonly #invites = new Map<string, string>();
+
+  constructor(core: Core, client: ClientHalf) {
+    this.#core = core;
+    this.#client = client;
+  }
+
+  stats(): { readonly incoming: number; readonly invites: number; readonly timers: number } {
+    let timers = 0;
+    for (const incoming of this.#incoming.values()) {
+      timers += incoming.timers.size;
+    }
+    return { incoming: this.#incoming.size, invites: this.#invites.size, timers };
+  }
+
+  onRequest(transaction: Inbound): void {
+    const { request } = transaction;
+    const { counters, limits } = this.#core.parts;
+    counters.add("requestsIn");
+    const callId = request.headers.get("Call-ID") ?? "";
+    const fromTag = tagOf(request.headers.get("From"));
+    const toTag = tagOf(request.headers.get("To"));
+    const scheme = uriScheme(request.uri);
+    // RFC 3261 §8.2.1: the method comes first. A method of no RFC may still be routed by an application.
+    const known = standardMethods.has(request.method) || /^[A-Z]+$/.test(request.method);
+    if (!known) {
+      this.#answer(transaction, 501, (headers) => {
+        headers.add("Allow", allowed);
+      });
+      return;
+    }
+    // RFC 3261 §8.2.2.1.
+    if (scheme !== "sip" && scheme !== "sips" && scheme !== "tel") {
+      this.#answer(transaction, 416);
+      return;
+    }
+    // RFC 3261 §8.2.2.3: every extension of Require must be understood.
+    const unsupported = request.headers
+      .list("Require")
+      .filter((extension) => extension !== "" && !supportedExtensions.has(extension.toLowerCase()));
+    if (unsupported.length > 0) {
+      this.#answer(transaction, 420, (headers) => {
+        headers.add("Unsupported", unsupported.join(", "));
+      });
+      return;
+    }
+    if (this.#incoming.size >= limits.pendingRequests) {
+      this.#answer(transaction, 503, (headers) => {
+        headers.add("Retry-After", "5");
+      });
+      return;
+    }
+    if (toTag !== undefined) {
+      const dialog = fromTag === undefined ? undefined : this.#core.dialogs.byTags(callId, toTag, fromTag);
+      if (dialog !== undefined) {
+        this.#inDialog(transaction, dialog);
+        return;
+      }
+      if (dialogOnlyMethods.has(request.method)) {
+        this.#answer(transaction, 481);
+        return;
+      }
+    }
+    if (request.method === "PRACK") {
+      this.#answer(transaction, 481);
+      return;
+    }
+    this.#newRequest(transaction, callId, fromTag);
+  }
+
+  #newRequest(transaction: Inbound, callId: string, fromTag: string | undefined): void {
+    const { request } = transaction;
+    const { counters, limits, events, log } = this.#core.parts;
+    if (request.method === "INVITE") {
+      // What drachtio-srf cannot make a Dialog of is refused here: it would answer 200 and have no Dialog (pitfall 4).
+      if (fromTag === undefined) {
+        this.#answer(transaction, 400, undefined, "From Tag Required");
+        return;
+      }
+      if (contactTarget(request.headers) === undefined) {
+        this.#answer(transaction, 400, undefined, "Usable Contact Required");
+        return;
+      }
+      if (this.#core.dialogs.byId(dialogIdOf(callId, fromTag)) !== undefined) {
+        this.#answer(transaction, 480, undefined, "dialog already exists");
+        return;
+      }
+      // RFC 3261 §8.2.2.2 in spirit: a second INVITE of the same Call-ID while the first rings came over another path.
+      if (this.#invites.has(callId)) {
+        this.#answer(transaction, 482);
+        return;
+      }
+      if (this.#core.dialogs.size + this.#invites.size >= limits.dialogs) {
+        this.#answer(transaction, 503, (headers) => {
+          headers.add("Retry-After", "5");
+        });
+        return;
+      }
+    }
+    const verb = request.method.toLowerCase();
+    // Each round asks another connection, and a connection that could not be written to is gone from the list.
+    for (let attempt = 0; attempt < limits.clients; attempt += 1) {
+      const owner = events.choose(verb);
+      if (owner === undefined) {
+        break;
+      }
+      const incoming = this.#hold(transaction, owner, undefined);
+      if (this.#deliver(incoming, undefined)) {
+        return;
+      }
+      this.#forget(incoming);
+    }
+    counters.add("requestsUnrouted");
+    log.info("no application takes this request", { verb });
+    if (request.method === "REFER") {
+      // RFC 3261 §21.4.6: REAL discards such a REFER without an answer.
+      this.#answer(transaction, 405, (headers) => {
+        headers.add("Allow", allowed);
+      });
+      return;
+    }
+    this.#answer(transaction, standardMethods.has(request.method) ? 503 : 501, (headers) => {
+      if (!standardMethods.has(request.method)) {
+        headers.add("Allow", allowed);
+      }
+    });
+  }
+
+  #inDialog(transaction: Inbound, dialog: Dialog): void {
+    const { request } = transaction;
+    const { method } = request;
+    const cseq = parseCSeq(request.headers.get("CSeq") ?? "");
+    // RFC 3261 §12.2.2.
+    if (cseq === undefined || !dialog.acceptRemoteSeq(cseq.number)) {
+      this.#answer(transaction, 500, undefined, "CSeq Out Of Order");
+      return;
+    }
+    if (method === "BYE") {
+      this.#bye(transaction, dialog);
+      return;
+    }
+    // RFC 3262 §3: we send no reliable provisional responses, so there is nothing a PRACK could match.
+    if (method === "PRACK") {
+      this.#answer(transaction, 481);
+      return;
+    }
+    // RFC 3261 §15.1.1: our BYE has ended the media; RFC 5407 §3.2: crossing offers get 481, late NOTIFYs are let through.
+    if (dialog.phase === "ending" && (method === "INVITE" || method === "UPDATE")) {
+      this.#answer(transaction, 481);
+      return;
+    }
+    if (method === "INVITE" || method === "UPDATE") {
+      if (request.headers.has("Contact") && contactTarget(request.headers) === undefined) {
+        this.#answer(transaction, 400, undefined, "Usable Contact Required");
+        return;
+      }
+      // RFC 3261 §14.2, RFC 3311 §5.2: our own offer is still open.
+      // In an early dialog an UPDATE is let through, because drachtio-srf answers it with the session it has.
+      const offer = method === "INVITE" || (request.body.length > 0 && dialog.phase !== "early");
+      if (dialog.localInvite !== undefined && offer) {
+        this.#answer(transaction, 491);
+        return;
+      }
+      // RFC 3261 §14.2: a second INVITE before the first has its final response; RFC 3311 §5.2 says the same of UPDATE.
+      const open = method === "INVITE" ? dialog.remoteInvite : dialog.remoteUpdate;
+      if (open !== undefined) {
+        this.#answer(transaction, 500, (headers) => {
+          headers.add("Retry-After", String(this.#core.parts.random.integer(11)));
+        });
+        return;
+      }
+    }
+    const owner = this.#core.ownerOf(dialog);
+    if (owner === undefined) {
+      this.#answer(transaction, 481);
+      return;
+    }
+    const incoming = this.#hold(transaction, owner, dialog);
+    if (!this.#deliver(incoming, dialog)) {
+      this.#forget(incoming);
+      this.#answer(transaction, 481);
+    }
+  }
+
+  #bye(transaction: Inbound, dialog: Dialog): void {
+    const invite = dialog.remoteInvite === undefined ? undefined : this.#incoming.get(dialog.remoteInvite);
+    const early = dialog.phase === "early";
+    const owner = this.#core.ownerOf(dialog);
+    const held = dialog.heldBye;
+    dialog.heldBye = undefined;
+    this.#client.interruptInvite(dialog);
+    // RFC 3261 §15.1.2: requests of this dialog that are still open get a 487.
+    this.endPending(dialog);
+    this.#core.endDialog(dialog);
+    // A BYE of ours that waited for the ACK still goes out: its application waits for a response to it.
+    held?.();
+    if (owner === undefined) {
+      this.#answer(transaction, 200);
+      return;
+    }
+    if (early) {
+      // RFC 3261 §15: the caller may end an early dialog by BYE. drachtio-srf has no Dialog yet and would answer 404; the
+      // application learns of it as of a CANCEL, which is what it means.
+      this.#answer(transaction, 200);
+      if (invite !== undefined) {
+        this.#deliverCancel(invite, cancelRequest(invite.request, new Headers()), transaction.source);
+      }
+      return;
+    }
+    const incoming = this.#hold(transaction, owner, dialog);
+    if (!this.#deliver(incoming, dialog)) {
+      this.#forget(incoming);
+      this.#answer(transaction, 200);
+    }
+  }
+
+  /** `cancels` is the key of the INVITE transaction that the CANCEL belongs to. */
+  onCancel(transaction: Inbound, cancels: Inbound | undefined): void {
+    const { request } = transaction;
+    this.#core.parts.counters.add("requestsIn");
+    const txnId = cancels === undefined ? undefined : this.#byKey.get(cancels.key);
+    const incoming = txnId === undefined ? undefined : this.#incoming.get(txnId);
+    if (cancels === undefined || incoming?.phase === "accepted") {
+      // RFC 3261 §9.2: nothing to cancel. After a 2xx the caller has to ACK and send BYE; timer H takes care if it does not.
+      this.#answer(transaction, 481);
+      return;
+    }
+    // RFC 3261 §9.2: the To tag is the one of the INVITE's response.
+    const toTag = incoming?.localTag ?? this.#core.newTag();
+    transaction.respond(responseTo(request, 200, { toTag }));
+    if (incoming === undefined) {
+      // Already answered finally: RFC 3261 §9.2, the CANCEL has no effect any more.
+      return;
+    }
+    this.#finish(incoming, responseTo(incoming.request, 487, { toTag }));
+    this.#deliverCancel(incoming, request, transaction.source);
+  }
+
+  onAck(request: SipRequest, source: Origin): void {
+    const { counters, events, random } = this.#core.parts;
+    const callId = request.headers.get("Call-ID") ?? "";
+    const localTag = tagOf(request.headers.get("To"));
+    const remoteTag = tagOf(request.headers.get("From"));
+    const cseq = parseCSeq(request.headers.get("CSeq") ?? "");
+    const dialog =
+      localTag === undefined || remoteTag === undefined
+        ? undefined
+        : this.#core.dialogs.byTags(callId, localTag, remoteTag);
+    const incoming = dialog === undefined ? undefined : this.#acknowledged(dialog, cseq?.number);
+    if (dialog === undefined || incoming === undefined) {
+      // RFC 3261 §17.1.1.3: nothing is ever sent in answer to an ACK. Repeated ACKs end here too.
+      counters.add("acksUnmatched");
+      return;
+    }
+    this.#forget(incoming);
+    const held = dialog.heldBye;
+    const owner = this.#core.ownerOf(dialog);
+    if (owner !== undefined) {
+      events.deliver(owner, {
+        source: "network",
+        peer: source,
+        txnId: random.uuid(),
+        dialogId: dialog.id,
+        message: textForApp(request),
+      });
+    }
+    if (held !== undefined && dialog.awaitingAck.size === 0) {
+      dialog.heldBye = undefined;
+      held();
+    }
+  }
+
+  #acknowledged(dialog: Dialog, seq: number | undefined): IncomingRequest | undefined {
+    for (const txnId of dialog.awaitingAck) {
+      const incoming = this.#incoming.get(txnId);
+      if (incoming !== undefined && incoming.seq === seq) {
+        return incoming;
+      }
+    }
+    return undefined;
+  }
+
+  respond(command: SipCommand, txnId: string): void {
+    const incoming = this.#incoming.get(txnId);
+    if (incoming === undefined) {
+      this.#core.refuse(command, unknownTransaction);
+      return;
+    }
+    const outcome = parseAppMessage(command.sip);
+    if (!outcome.ok || outcome.message.kind !== "response") {
+      this.#core.refuse(command, outcome.ok ? "invalid start line" : outcome.text);
+      return;
+    }
+    if (incoming.phase === "accepted") {
+      this.#core.refuse(command, "final response already sent");
+      return;
+    }
+    const { message } = outcome;
+    this.#chooseTag(incoming, message);
+    const built = this.#build(incoming, message);
+    if (typeof built === "string") {
+      this.#core.refuse(command, built);
+      return;
+    }
+    const refusal = this.#formDialog(incoming, built, command.client);
+    if (refusal !== undefined) {
+      this.#core.refuse(command, refusal);
+      return;
+    }
+    if (!this.#send(incoming, built)) {
+      this.#core.refuse(command, "transport for response has been shutdown or closed");
+      return;
+    }
+    const { dialog } = incoming;
+    if (dialog !== undefined && dialog.phase !== "ended") {
+      this.#core.adopt(dialog, command.client);
+    }
+    incoming.owner = command.client;
+    this.#core.parts.counters.add("responsesOut");
+    this.#core.reply(command, {
+      type: "sent",
+      kind: "response",
+      peer: incoming.transaction.source,
+      txnId,
+      dialogId: dialogIdFor(incoming, built.status),
+      message: textForApp(built),
+    });
+  }
+
+  /** Answers what the peer still waits for in a dialog that is over, and stops our own retransmissions in it. */
+  endPending(dialog: Dialog): void {
+    for (const txnId of [...dialog.awaitingAck]) {
+      const incoming = this.#incoming.get(txnId);
+      if (incoming !== undefined) {
+        this.#forget(incoming);
+      }
+    }
+    dialog.awaitingAck.clear();
+    const invite = dialog.remoteInvite === undefined ? undefined : this.#incoming.get(dialog.remoteInvite);
+    if (invite !== undefined) {
+      this.#finish(invite, responseTo(invite.request, 487, { toTag: invite.localTag }));
+    }
+  }
+
+  /** Nobody will answer what that connection was given: drachtio-srf cannot do so over another one. */
+  clientGone(client: ClientId): void {
+    for (const incoming of [...this.#incoming.values()]) {
+      if (incoming.owner !== client || incoming.phase === "accepted") {
+        continue;
+      }
+      // RFC 5057 §5: 500 leaves the dialog standing for an application that comes back; a BYE is served in any case.
+      const status = incoming.request.method === "BYE" ? 200 : incoming.inDialog ? 500 : 503;
+      this.#finish(incoming, responseTo(incoming.request, status, { toTag: incoming.localTag }));
+    }
+  }
+
+  #hold(transaction: Inbound, owner: ClientId, dialog: Dialog | undefined): IncomingRequest {
+    const { parts } = this.#core;
+    const { request } = transaction;
+    const incoming: IncomingRequest = {
+      txnId: parts.random.uuid(),
+      transaction,
+      request,
+      callId: request.headers.get("Call-ID") ?? "",
+      seq: parseCSeq(request.headers.get("CSeq") ?? "")?.number ?? 0,
+      owner,
+      localTag: dialog?.localTag ?? tagOf(request.headers.get("To")) ?? this.#core.newTag(),
+      tagSent: dialog !== undefined,
+      dialog,
+      inDialog: dialog !== undefined,
+      phase: "held",
+      timers: new TimerSet(parts.clock),
+    };
+    this.#incoming.set(incoming.txnId, incoming);
+    this.#byKey.set(transaction.key, incoming.txnId);
+    if (request.method === "INVITE") {
+      if (dialog === undefined) {
+        this.#invites.set(incoming.callId, incoming.txnId);
+      } else {
+        dialog.remoteInvite = incoming.txnId;
+      }
+    } else if (request.method === "UPDATE" && dialog !== undefined) {
+      dialog.remoteUpdate = incoming.txnId;
+    }
+    // 64 s for a new request, 32 s inside a dialog, both in units of T1.
+    const holdMs = dialog === undefined ? 2 * parts.timers.t64Ms : parts.timers.t64Ms;
+    incoming.timers.start("answer", holdMs, () => {
+      this.#unanswered(incoming);
+    });
+    return incoming;
+  }
+
+  #unanswered(incoming: IncomingRequest): void {
+    const { counters, log } = this.#core.parts;
+    counters.add("requestsUnanswered");
+    log.warn("an application did not answer a request", { verb: incoming.request.method.toLowerCase() });
+    if (incoming.inDialog) {
+      this.#finish(incoming, responseTo(incoming.request, 500, { toTag: incoming.localTag }));
+    } else if (incoming.request.method === "INVITE") {
+      this.#finish(incoming, responseTo(incoming.request, 408, { toTag: incoming.localTag }));
+    } else {
+      // RFC 4320 §4.2: a late final response to a non-INVITE helps nobody, its sender has given up long ago.
+      this.#forget(incoming);
+      incoming.transaction.abandon();
+    }
+  }
+
+  #deliver(incoming: IncomingRequest, dialog: Dialog | undefined): boolean {
+    const { request, transaction } = incoming;
+    return this.#core.parts.events.deliver(incoming.owner, {
+      source: "network",
+      peer: transaction.source,
+      txnId: incoming.txnId,
+      dialogId: dialog?.id,
+      receivedOn: dialog === undefined ? transaction.source.local : undefined,
+      message: textForApp(request),
+    });
+  }
+
+  #deliverCancel(incoming: IncomingRequest, cancel: SipRequest, source: Origin): void {
+    this.#core.parts.events.deliver(incoming.owner, {
+      source: "network",
+      peer: source,
+      txnId: incoming.txnId,
+      dialogId: incoming.dialog?.id,
+      message: textForApp(cancel),
+    });
+  }
+
+  /** drachtio-srf may bring a To tag of its own; once a tag went out it is fixed (RFC 3261 §8.2.6.2). */
+  #chooseTag(incoming: IncomingRequest, message: AppMessage): void {
+    if (incoming.tagSent) {
+      return;
+    }
+    const to = message.lines.find((line) => line.name.toLowerCase() === "to" || line.name === "t");
+    const tag = tagOf(to?.value);
+    if (tag !== undefined && tag.length <= 256) {
+      incoming.localTag = tag;
+    }
+  }
+
+  /** The complete response, or the text of the NOK. */
+  #build(incoming: IncomingRequest, message: AppMessage & { kind: "response" }): SipResponse | string {
+    const { request, transaction, dialog } = incoming;
+    const { status } = message;
+    const { network, settings } = this.#core.parts;
+    const response = responseTo(request, status, {
+      ...(message.reason === "" ? {} : { reason: message.reason }),
+      ...(status > 100 ? { toTag: incoming.localTag } : {}),
+    });
+    // RFC 3261 §12.1.1: copied into every response that can make a dialog.
+    if (status > 100 && status < 300) {
+      for (const value of request.headers.all("Record-Route")) {
+        response.headers.add("Record-Route", value);
+      }
+    }
+    for (const { name, value } of cleanAppHeaders(message.lines, network.localFor(transaction.source))) {
+      // Of From, To, Call-ID and CSeq only the To tag is the application's to choose.
+      if (!["From", "To", "Call-ID", "CSeq", "Timestamp"].includes(name)) {
+        response.headers.add(name, value);
+      }
+    }
+    const { method } = request;
+    const forms = (method === "INVITE" || method === "UPDATE") && status > 100 && status < 300;
+    if (forms || (method === "SUBSCRIBE" && status >= 200 && status < 300)) {
+      const own = response.headers.get("Contact");
+      if (own === undefined) {
+        response.headers.add("Contact", dialog?.localContact ?? this.#core.contactFor(transaction.source));
+      } else if (contactTarget(response.headers) === undefined) {
+        return "invalid contact";
+      } else {
+        response.headers.set("Contact", contactForHop(own, message, transaction.source));
+      }
+    }
+    if (settings.userAgent !== undefined && !response.headers.has("Server") && !response.headers.has("User-Agent")) {
+      response.headers.add("Server", settings.userAgent);
+    }
+    response.body = message.body;
+    if (!ensureContentType(response.headers, response.body)) {
+      return incoming.inDialog ? "Server error: missing content-type" : "missing content-type";
+    }
+    return response;
+  }
+
+  /** Makes, confirms or drops the dialog that a response to an INVITE stands for. Returns the text of a NOK. */
+  #formDialog(incoming: IncomingRequest, response: SipResponse, client: ClientId): string | undefined {
+    const { request } = incoming;
+    if (request.method !== "INVITE" || incoming.inDialog || response.status <= 100 || response.status >= 300) {
+      return undefined;
+    }
+    if (incoming.dialog === undefined) {
+      const { clock, random } = this.#core.parts;
+      const state = uasDialogState(
+        request,
+        incoming.callId,
+        incoming.localTag,
+        response.headers.get("To") ?? "",
+        response.headers.get("Contact") ?? "",
+        random.integer(2 ** 20),
+        incoming.seq,
+      );
+      const dialog = state === undefined ? undefined : new Dialog(state, clock);
+      if (dialog === undefined || !this.#core.addDialog(dialog)) {
+        return "dialog already exists, rejecting this request";
+      }
+      dialog.owner = client;
+      dialog.remoteInvite = incoming.txnId;
+      incoming.dialog = dialog;
+    }
+    if (response.status >= 200) {
+      incoming.dialog.localContact = response.headers.get("Contact") ?? incoming.dialog.localContact;
+    }
+    return undefined;
+  }
+
+  /** Sends an application's response and moves on: provisional, 2xx to an INVITE, or any other final response. */
+  #send(incoming: IncomingRequest, response: SipResponse): boolean {
+    const { parts } = this.#core;
+    const { request, dialog } = incoming;
+    const { status } = response;
+    if (status < 200) {
+      if (!incoming.transaction.respond(response)) {
+        this.#drop(incoming);
+        return false;
+      }
+      incoming.tagSent ||= status > 100;
+      if (incoming.phase === "held") {
+        incoming.phase = "provisional";
+        incoming.timers.start("answer", parts.settings.ringingLimitMs, () => {
+          this.#unanswered(incoming);
+        });
+      }
+      return true;
+    }
+    if (request.method !== "INVITE" || status >= 300) {
+      // RFC 3261 §12.2.2, RFC 3311 §5.2: a target refresh counts when it is accepted (RFC 6141 §4.9).
+      if (status < 300 && incoming.inDialog && request.method === "UPDATE") {
+        dialog?.refreshTarget(request);
+      }
+      return this.#finish(incoming, response);
+    }
+    if (!incoming.transaction.respond(response)) {
+      this.#drop(incoming);
+      return false;
+    }
+    incoming.tagSent = true;
+    incoming.phase = "accepted";
+    this.#invites.delete(incoming.callId);
+    if (dialog !== undefined) {
+      dialog.phase = dialog.phase === "early" ? "confirmed" : dialog.phase;
+      dialog.remoteInvite = undefined;
+      dialog.awaitingAck.add(incoming.txnId);
+      if (incoming.inDialog) {
+        dialog.refreshTarget(request);
+        dialog.localContact = response.headers.get("Contact") ?? dialog.localContact;
+      }
+    }
+    incoming.timers.stop("answer");
+    this.#retransmit(incoming, response, parts.timers.t1Ms);
+    incoming.timers.start("H", parts.timers.t64Ms, () => {
+      this.#ackTimeout(incoming);
+    });
+    return true;
+  }
+
+  /** RFC 3261 §13.3.1.4: a 2xx is repeated by the UAS core itself, from T1 doubling up to T2, until the ACK comes. */
+  #retransmit(incoming: IncomingRequest, response: SipResponse, intervalMs: number): void {
+    const hops = incoming.request.headers.all("Via").flatMap((line) => parseVias(line) ?? []).length;
+    // Over TCP without a proxy in between the first copy cannot be lost. Behind a proxy a later hop may be UDP.
+    if (incoming.transaction.source.protocol === "tcp" && hops < 2) {
+      return;
+    }
+    incoming.timers.start("2xx", intervalMs, () => {
+      incoming.transaction.respond(response);
+      this.#retransmit(incoming, response, Math.min(2 * intervalMs, this.#core.parts.timers.t2Ms));
+    });
+  }
+
+  /** RFC 3261 §13.3.1.4: no ACK within 64*T1. The dialog is confirmed, so it has to be ended by BYE. */
+  #ackTimeout(incoming: IncomingRequest): void {
+    const { dialog } = incoming;
+    this.#core.parts.counters.add("ackTimeouts");
+    this.#forget(incoming);
+    if (dialog === undefined || dialog.phase === "ended") {
+      return;
+    }
+    if (dialog.heldBye !== undefined) {
+      const held = dialog.heldBye;
+      dialog.heldBye = undefined;
+      held();
+      return;
+    }
+    if (dialog.phase === "confirmed") {
+      this.#client.byeFromEngine(dialog, 'SIP ;cause=200 ;text="ACK timeout"');
+    }
+  }
+
+  /** Sends a final response that needs nothing more of us, and forgets the request. */
+  #finish(incoming: IncomingRequest, response: SipResponse): boolean {
+    const { dialog } = incoming;
+    const sent = incoming.transaction.respond(response);
+    this.#forget(incoming);
+    // RFC 3261 §12.3: a non-2xx final response ends the early dialogs of its INVITE.
+    if (!incoming.inDialog && incoming.request.method === "INVITE" && dialog?.phase === "early") {
+      this.#core.endDialog(dialog);
+    }
+    return sent;
+  }
+
+  /** The connection for the answer is gone: nothing can be sent any more. */
+  #drop(incoming: IncomingRequest): void {
+    this.#forget(incoming);
+    if (!incoming.inDialog && incoming.dialog?.phase === "early") {
+      this.#core.endDialog(incoming.dialog);
+    }
+    incoming.transaction.abandon();
+  }
+
+  #forget(incoming: IncomingRequest): void {
+    const { dialog } = incoming;
+    incoming.timers.clear();
+    this.#incoming.delete(incoming.txnId);
+    this.#byKey.delete(incoming.transaction.key);
+    if (this.#invites.get(incoming.callId) === incoming.txnId) {
+      this.#invites.delete(incoming.callId);
+    }
+    if (dialog !== undefined) {
+      dialog.awaitingAck.delete(incoming.txnId);
+      if (dialog.remoteInvite === incoming.txnId) {
+        dialog.remoteInvite = undefined;
+      }
+      if (dialog.remoteUpdate === incoming.txnId) {
+        dialog.remoteUpdate = undefined;
+      }
+    }
+  }
+
+  /** A final answer of the engine's own, which no application sees. */
+  #answer(transaction: Inbound, status: number, add?: (headers: Headers) => void, reason?: string): void {
+    if (status >= 300) {
+      this.#core.parts.counters.add("requestsRefused");
+    }
+    const response = responseTo(transaction.request, status, {
+      toTag: this.#core.newTag(),
+      ...(reason === undefined ? {} : { reason }),
+    });
+    add?.(response.headers);
+    transaction.respond(response);
+  }
+}
+
+/** drachtio gives the dialog id with responses that make a dialog or stand in one, and nowhere else. */
+function dialogIdFor(incoming: IncomingRequest, status: number): string | undefined {
+  if (incoming.dialog !== undefined) {
+    return incoming.dialog.id;
+  }
+  const fromTag = tagOf(incoming.request.headers.get("From"));
+  return incoming.request.method === "INVITE" && status > 100 && fromTag !== undefined
+    ? dialogIdOf(incoming.callId, fromTag)
+    : undefined;
+}
