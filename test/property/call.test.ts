@@ -293,7 +293,8 @@ describe("a call under random events", () => {
     fc.assert(
       fc.property(policy, fc.array(move, { minLength: 5, maxLength: 60 }), (channel, moves) => {
         const witness = new Witness();
-        let [state, first] = begin(setup(channel));
+        const [offered, first] = begin(setup(channel));
+        let state = offered;
         for (const effect of first) witness.sees(effect, state);
         let atMs = 0;
         const apply = (event: CallEvent): void => {

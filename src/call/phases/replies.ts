@@ -2,7 +2,7 @@ import type { Effect, Prompt } from "../effect.ts";
 import type { PlayId } from "../ids.ts";
 import type { Command, Reply } from "../reply.ts";
 import type { CallCore, In, Live, OpenTransfer, Queued, QueuedReply } from "../state.ts";
-import { after, publish, type Step } from "../step.ts";
+import { publish, type Step } from "../step.ts";
 import type { TransferRequest } from "../transfer.ts";
 import { cancelTransfer, startDialling } from "./dialling.ts";
 import { endCall } from "./ending.ts";

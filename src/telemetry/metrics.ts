@@ -1,0 +1,79 @@
+import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from "prom-client";
+
+/** Everything that is counted; labels have few values, details are in the log. */
+export interface Metrics {
+  readonly callsStarted: Counter;
+  readonly callsEnded: Counter<"by">;
+  readonly callsHeld: Gauge<"phase">;
+  readonly transfers: Counter<"status" | "cause">;
+  readonly ringSeconds: Histogram;
+  readonly talkSeconds: Histogram;
+  readonly commandsRejected: Counter<"code">;
+  readonly recordings: Counter<"state">;
+  readonly inboxOverflows: Counter;
+  /** The page operators scrape, in Prometheus' text format. */
+  render(): Promise<{ contentType: string; body: string }>;
+}
+
+/** `phases` is asked at each scrape: the registry of calls is the only one who counts them. */
+export function createMetrics(phases: () => ReadonlyMap<string, number>): Metrics {
+  const registry = new Registry();
+  const registers = [registry];
+  collectDefaultMetrics({ register: registry });
+  const seconds = [0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800];
+  return {
+    callsStarted: new Counter({ name: "patchbay_calls_started_total", help: "Calls taken in.", registers }),
+    callsEnded: new Counter({
+      name: "patchbay_calls_ended_total",
+      help: "Calls that ended, by who ended them.",
+      labelNames: ["by"],
+      registers,
+    }),
+    callsHeld: new Gauge({
+      name: "patchbay_calls",
+      help: "Calls held now, by phase.",
+      labelNames: ["phase"],
+      registers,
+      collect() {
+        this.reset();
+        for (const [phase, count] of phases()) this.set({ phase }, count);
+      },
+    }),
+    transfers: new Counter({
+      name: "patchbay_transfers_total",
+      help: "Transfers that ended, by status and cause.",
+      labelNames: ["status", "cause"],
+      registers,
+    }),
+    ringSeconds: new Histogram({
+      name: "patchbay_transfer_ring_seconds",
+      help: "How long operators rang.",
+      buckets: seconds,
+      registers,
+    }),
+    talkSeconds: new Histogram({
+      name: "patchbay_transfer_talk_seconds",
+      help: "How long callers talked with operators.",
+      buckets: seconds,
+      registers,
+    }),
+    commandsRejected: new Counter({
+      name: "patchbay_commands_rejected_total",
+      help: "Commands of bots that were rejected, by code.",
+      labelNames: ["code"],
+      registers,
+    }),
+    recordings: new Counter({
+      name: "patchbay_recordings_total",
+      help: "Recording events, by state.",
+      labelNames: ["state"],
+      registers,
+    }),
+    inboxOverflows: new Counter({
+      name: "patchbay_inbox_overflows_total",
+      help: "Calls ended because more events waited than a call may have.",
+      registers,
+    }),
+    render: async () => ({ contentType: registry.contentType, body: await registry.metrics() }),
+  };
+}
