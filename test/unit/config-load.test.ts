@@ -166,7 +166,7 @@ describe("what is refused", () => {
   test("several problems are told at once", () => {
     const found = problems("redis: { prefix: '' }\nadmin: { port: 99999 }\nlog: { level: loud }\nnonsense: 1");
     expect(found).toHaveLength(4);
-    expect(found.map((line) => line.split(":")[0]).sort()).toEqual([
+    expect(found.map((line) => line.split(":")[0]).toSorted((a = "", b = "") => a.localeCompare(b))).toEqual([
       "admin.port",
       "log.level",
       "nonsense",
@@ -374,7 +374,7 @@ describe("contradictions name the field and the fix", () => {
   ])("%s", (_name, text, path, says) => {
     const found = checkConfig(text, {});
     const problem = found.find((candidate) => candidate.path === path);
-    expect(problem, JSON.stringify(found)).toBeDefined();
+    expect(found.map((candidate) => candidate.path)).toContain(path);
     for (const phrase of says) {
       expect(problem?.message).toContain(phrase);
     }

@@ -59,7 +59,7 @@ describe("secrets", () => {
     for (const printed of [
       JSON.stringify({ secrets }),
       inspect({ secrets }, { depth: 9, showHidden: true }),
-      `${secrets.toString()}`,
+      secrets.toString(),
     ]) {
       expect(printed).toContain("[secrets]");
       expect(printed).not.toMatch(/r3dis|cymru|sesame|Bearer|o-t/);
