@@ -183,7 +183,7 @@ function valueText(raw: unknown): string | null {
 }
 
 // Every control character: C0 with the tab, DEL, C1, and the two separators that some parsers take for a line end.
-const forbiddenInValue = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/;
+const forbiddenInValue = /[\p{Cc}\u2028\u2029]/u;
 const loneSurrogate = /\p{Surrogate}/u;
 
 function whyNotValue(value: string): string | null {

@@ -1,0 +1,117 @@
+import { describe, expect, it, test } from "vitest";
+import { readJson } from "../../src/bot/json.ts";
+
+const bytes = (text: string): Buffer => Buffer.from(text, "utf8");
+
+describe("reading a command's JSON", () => {
+  test.each([
+    ["nothing", ""],
+    ["blanks", "  \n"],
+    ["a word", "hello"],
+    ["a byte order mark", '\ufeff{"replies":[]}'],
+    ["a trailing comma in an object", '{"a":1,}'],
+    ["a trailing comma in an array", '{"a":[1,]}'],
+    ["single quotes", "{'a':1}"],
+    ["an unquoted key", "{a:1}"],
+    ["a comment", '{"a":1}//x'],
+    ["two documents", "{}{}"],
+    ["an unfinished object", '{"a":'],
+    ["an unfinished string", '{"a":"b'],
+    ["a raw line end in a string", '{"a":"b\nc"}'],
+    ["a raw NUL in a string", '{"a":"b\0c"}'],
+    ["a bad escape", '{"a":"\\x41"}'],
+    ["a short \\u", '{"a":"\\u12"}'],
+    ["a leading zero", '{"a":01}'],
+    ["a plus sign", '{"a":+1}'],
+    ["a bare point", '{"a":.5}'],
+    ["NaN", '{"a":NaN}'],
+    ["Infinity", '{"a":Infinity}'],
+    ["a misspelt word", '{"a":tru}'],
+    ["a string", '"x"'],
+    ["a number", "1"],
+    ["an array", "[]"],
+    ["null", "null"],
+    ["a missing colon", '{"a" 1}'],
+    ["a vertical tab between tokens", '{\v"a":1}'],
+    ["a non-breaking space between tokens", '{\u00a0"a":1}'],
+  ])("refuses %s", (_what, text) => {
+    const outcome = readJson(bytes(text));
+    expect(outcome).toMatchObject({ ok: false, code: "bad_json", pointer: null });
+    expect(outcome.ok || outcome.message.length).toBeLessThan(100);
+  });
+
+  test.each([
+    ["an overlong slash", [0xc0, 0xaf]],
+    ["a lone continuation byte", [0x80]],
+    ["a surrogate half as three bytes", [0xed, 0xa0, 0x80]],
+    ["Latin-1", [0xe9]],
+    ["binary", [0x00, 0xff, 0xfe, 0x01]],
+  ])("refuses %s", (_what, octets) => {
+    const outcome = readJson(Buffer.concat([bytes('{"a":"'), Buffer.from(octets), bytes('"}')]));
+    expect(outcome).toMatchObject({ ok: false, code: "bad_json" });
+  });
+
+  it("checks the size before anything else", () => {
+    expect(readJson(Buffer.alloc(64 * 1024 + 1, 0xff))).toMatchObject({ ok: false, code: "too_large" });
+    const edge = `{"a":"${"x".repeat(64 * 1024 - 8)}"}`;
+    expect(edge).toHaveLength(64 * 1024);
+    expect(readJson(bytes(edge)).ok).toBe(true);
+    // 22,000 characters of three bytes each are more than 64 KiB.
+    expect(readJson(bytes(`{"a":"${"€".repeat(22_000)}"}`))).toMatchObject({ ok: false, code: "too_large" });
+  });
+
+  it("limits the depth to 8", () => {
+    const nested = (depth: number): string => '{"a":'.repeat(depth - 1) + "{}" + "}".repeat(depth - 1);
+    expect(readJson(bytes(nested(8))).ok).toBe(true);
+    expect(readJson(bytes(nested(9)))).toMatchObject({ ok: false, code: "too_large", pointer: "/a/a/a/a/a/a/a/a" });
+    expect(readJson(bytes('{"a":' + "[".repeat(60_000)))).toMatchObject({ ok: false, code: "too_large" });
+  });
+
+  it("refuses a key that comes twice, also when it is spelt differently", () => {
+    expect(readJson(bytes('{"phoneNumber":"1","phoneNumber":"2"}'))).toMatchObject({
+      ok: false,
+      code: "duplicate_key",
+      pointer: "/phoneNumber",
+    });
+    expect(readJson(bytes('{"replies":[{},{"a":1,"\\u0061":2}]}'))).toMatchObject({
+      code: "duplicate_key",
+      pointer: "/replies/1/a",
+    });
+    expect(readJson(bytes('{"__proto__":1,"__proto__":2}'))).toMatchObject({ code: "duplicate_key" });
+    const long = "k".repeat(5000);
+    const outcome = readJson(bytes(`{"${long}":1,"${long}":2}`));
+    expect(outcome.ok ? "" : outcome.pointer?.length).toBeLessThanOrEqual(100);
+  });
+
+  it("takes the names of an object's own machinery for keys as any other", () => {
+    const outcome = readJson(bytes('{"__proto__":{"polluted":true},"constructor":{"prototype":{"x":1}},"toJSON":"t"}'));
+    if (!outcome.ok) throw new Error(outcome.message);
+    expect(Object.getPrototypeOf(outcome.value)).toBeNull();
+    expect(Object.keys(outcome.value)).toEqual(["__proto__", "constructor", "toJSON"]);
+    expect(({} as Record<string, unknown>)["polluted"]).toBeUndefined();
+  });
+
+  it("reads what JSON.parse reads, to the same values", () => {
+    const text =
+      ' {"s":"a\\"\\\\\\/\\b\\f\\n\\r\\t\\u00e9\\ud83d\\ude00é😀","n":[0,-0,1.5,1e3,1E-2,-12,1e999],"t":true,"f":false,"z":null,"o":{},"e":[]}\n';
+    const outcome = readJson(bytes(text));
+    if (!outcome.ok) throw new Error(outcome.message);
+    expect(JSON.stringify(outcome.value)).toBe(JSON.stringify(JSON.parse(text)));
+  });
+
+  it("takes time in proportion to the size", () => {
+    const hostile = [
+      `{"a":"${"\\\\".repeat(32_000)}"}`,
+      `{"a":"${"\\u0041".repeat(10_900)}"}`,
+      `{"a":${" ".repeat(65_000)}1}`,
+      `{"a":${"1".repeat(65_000)}}`,
+      `{"a":[${"1,".repeat(32_000)}1]}`,
+      `{${Array.from({ length: 6000 }, (_, index) => `"k${index}":1`).join(",")}}`,
+    ];
+    for (const text of hostile) {
+      const started = performance.now();
+      readJson(bytes(text));
+      expect(performance.now() - started).toBeLessThan(200);
+    }
+  });
+});
