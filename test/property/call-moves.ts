@@ -1,0 +1,147 @@
+import fc from "fast-check";
+import type { CallEvent } from "../../src/call/event.ts";
+import type { CommandId, ExchangeId, PlayId, TransferId } from "../../src/call/ids.ts";
+import type { Reply } from "../../src/call/reply.ts";
+import type { CallState } from "../../src/call/state.ts";
+import { caller, callId, gateways, operator, route, sdp, transferTo } from "../scenario/script.ts";
+
+/** One thing the world may do; `pick` chooses among legs and prompts, stale ones included. */
+export interface Move {
+  readonly kind: number;
+  readonly pick: number;
+  readonly status: number;
+  readonly flag: boolean;
+  readonly flag2: boolean;
+  readonly ms: number;
+}
+
+const statuses = [180, 183, 200, 302, 401, 403, 404, 408, 480, 486, 487, 488, 500, 503, 600, 603] as const;
+export const move: fc.Arbitrary<Move> = fc.record({
+  kind: fc.nat({ max: 34 }),
+  pick: fc.nat({ max: 5 }),
+  status: fc.constantFrom(...statuses),
+  flag: fc.boolean(),
+  flag2: fc.boolean(),
+  ms: fc.nat({ max: 20_000 }),
+});
+export const policy = fc.record({
+  answer: fc.constantFrom("immediately" as const, "on-command" as const),
+  recording: fc.record({ enabled: fc.boolean(), resumeOnReturn: fc.boolean() }),
+});
+
+/** Turns a move into an event that fits the call more often than not, so that the sequences get far. */
+export function eventOf(state: CallState, { kind, pick, status, flag, flag2 }: Move, n: number): CallEvent {
+  const current = state.phase === "dialling" || state.phase === "withOperator" ? state.attempt.leg : operator(1);
+  const leg = pick < 3 ? current : pick === 5 ? caller : operator(pick - 2);
+  // We are the caller's UAS: he offers, confirms and ends, but never answers.
+  const callee = leg === caller ? current : leg;
+  const commandId = `cmd-${n}` as CommandId;
+  const transferId = `t-${n}` as TransferId;
+  const failure = {
+    status: pick === 4 ? null : status,
+    reason: null,
+    q850: flag && flag2 ? 17 : null,
+    redirect: flag ? "sip:r@x" : null,
+  };
+  const say: Reply = { type: "text", text: "x", lang: null, voice: null };
+  const change: Reply = {
+    type: "switch",
+    request: transferTo("100", {
+      transferId,
+      continueCall: flag,
+      continueRecording: flag2,
+      method: pick === 0 ? "refer" : "invite",
+      referFallback: flag2,
+      route: route({ gateways: pick > 2 ? gateways("g1", "g2") : gateways("g1"), identity: flag ? "caller" : "bot" }),
+    }),
+  };
+  const command = (...replies: Reply[]): CallEvent => ({
+    type: "bot.command",
+    command: { commandId, worker: pick === 1 ? "w1" : pick === 2 ? "w2" : null, replies },
+  });
+  const playing = state.phase === "ended" ? null : state.core.playing;
+  switch (kind) {
+    case 0:
+    case 1:
+      return { type: "media.opened", answer: sdp };
+    case 2:
+    case 3:
+      return { type: "leg.confirmed", leg: caller };
+    case 4:
+    case 5:
+    case 6:
+      return command(change);
+    case 7:
+    case 8:
+    case 9:
+      return { type: "media.offered", leg: callee, offer: sdp };
+    case 10:
+      return { type: "leg.progress", leg: callee, status, earlyMedia: flag };
+    case 11:
+    case 12:
+    case 13:
+      return { type: "leg.answered", leg: callee, answer: sdp };
+    case 14:
+    case 15:
+      return { type: "media.joined", leg: callee };
+    case 16:
+    case 17:
+      return { type: "leg.failed", leg: callee, ...failure };
+    case 18:
+      return { type: "leg.ended", leg: flag ? leg : current, status: null, reason: null, q850: null };
+    case 19: {
+      const timer = (["answer", "progress", "refer", "closing"] as const)[pick % 4] ?? "answer";
+      return { type: "timer.fired", timer };
+    }
+    case 20:
+      return { type: "media.legFailed", leg: callee, reason: "x" };
+    case 21:
+    case 22: {
+      const play = playing !== null && pick < 4 ? playing.play : (`${callId}/play-${pick}` as PlayId);
+      return { type: "media.played", play, result: flag ? "completed" : "failed", reason: flag2 ? "no_tts" : null };
+    }
+    case 23:
+      return command(say, say, ...(flag ? [change] : []), ...(flag2 ? [{ type: "hangup", headers: [] } as const] : []));
+    case 24:
+      return command(flag ? { type: "stop" } : { type: "switchCancel", transferId: null }, ...(flag2 ? [change] : []));
+    case 25:
+      return command({ type: "record", action: (["start", "pause", "resume", "stop"] as const)[pick % 4] ?? "stop" });
+    case 26:
+      return flag
+        ? command({ type: "take", worker: `w${pick % 3}` })
+        : command({ type: "dtmf", digits: "1", to: flag2 ? "caller" : "operator" });
+    case 27:
+      return flag ? { type: "refer.progress", leg: caller, status } : { type: "refer.done", leg: caller, ...failure };
+    case 28:
+      return { type: "leg.offered", leg, exchange: `x${n}` as ExchangeId, offer: flag ? sdp : null };
+    case 29:
+      return { type: "media.digit", leg, digit: "5", durationMs: 100 };
+    case 30:
+      return flag && flag2
+        ? { type: "media.lost", reason: "x" }
+        : {
+            type: "bot.invalidSwitch",
+            commandId,
+            transferId,
+            method: "invite",
+            number: "",
+            code: "invalid_target",
+            message: "x",
+            pointer: null,
+          };
+    case 31:
+      return flag
+        ? command({ type: "hangup", headers: [] })
+        : { type: "media.digit", leg: caller, digit: "1", durationMs: 1 };
+    case 32:
+      return flag && pick < 2 ? { type: "media.closed" } : { type: "media.joined", leg: callee };
+    case 33:
+      return flag
+        ? { type: "media.openFailed", incompatible: flag2, reason: "x" }
+        : { type: "media.opened", answer: sdp };
+    default:
+      return flag && flag2 && pick === 0
+        ? { type: "shutdown" }
+        : { type: "recording.changed", state: "failed", file: null, durationMs: null, reason: "disk full" };
+  }
+}
