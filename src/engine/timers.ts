@@ -49,6 +49,12 @@ export function createSystemClock(onError: (error: unknown) => void): Clock {
   };
 }
 
+/** The machine's clock for callers without a log of their own: what a callback throws is printed with its stack. */
+export const systemClock: Clock = createSystemClock((error) => {
+  // oxlint-disable-next-line no-console -- without a log this is the only way not to lose the error.
+  console.error("a timer callback of the engine failed", error);
+});
+
 export const systemRandom: Random = {
   token: (bits) => randomBytes(Math.ceil(bits / 8)).toString("hex"),
   integer: (maxExclusive) => randomInt(maxExclusive),

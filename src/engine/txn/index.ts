@@ -1,0 +1,607 @@
+import type { EngineLog } from "../options.ts";
+import { refusalTo, responseTo } from "../sip/answer.ts";
+import { formatVia, parseCSeq, parseNameAddr, parseVias, type Via } from "../sip/grammar.ts";
+import { Headers, type ParseOutcome, type SipMessage, type SipRequest, type SipResponse } from "../sip/message.ts";
+import type { Clock, Random, SipTimers } from "../timers.ts";
+import type { Source, Target, TransportLayer } from "../transport/index.ts";
+import { cancelFor, type ClientEvents, ClientMachine, type ClientParts } from "./client.ts";
+import { ServerMachine, type ServerParts } from "./server.ts";
+
+export type { ClientEvents } from "./client.ts";
+
+export interface TransactionLimits {
+  readonly client: number;
+  readonly server: number;
+}
+
+export const defaultTransactionLimits: TransactionLimits = { client: 20_000, server: 20_000 };
+
+/** A request received, until its answer has done its work. */
+export interface ServerTransaction {
+  /** Unique among the server transactions there are. */
+  readonly key: string;
+  readonly request: SipRequest;
+  readonly source: Source;
+  readonly state: string;
+  /** For a CANCEL: the INVITE transaction it belongs to, if there is one (RFC 3261 §9.2). */
+  readonly cancels: ServerTransaction | undefined;
+  /**
+   * Sends a response. False when the transaction is over or has its final response; a 2xx to an INVITE may be repeated,
+   * because the user agent retransmits it itself (RFC 6026 §7.1).
+   */
+  respond(response: SipResponse): boolean;
+  /** Ends the transaction without an answer. */
+  abandon(): void;
+  /** Called when a response could not be sent. */
+  onTransportError: (error: Error) => void;
+}
+
+/** A request sent, until its final response has done its work. */
+export interface ClientTransaction {
+  /** Branch and method of the request as it was sent last. */
+  readonly key: string;
+  /** The request as it was sent last, with our Via. */
+  readonly request: SipRequest;
+  /** Where it was sent last. */
+  readonly target: Target;
+  readonly state: string;
+  /**
+   * Sends a CANCEL with these headers added, at once or when the first provisional response comes (RFC 3261 §9.1), and
+   * never when a final one comes first. No answer to it is reported; the INVITE gets its final response or its timeout,
+   * and a peer that answers neither is the user's matter (`abandon`).
+   */
+  cancel(extra?: Headers): void;
+  /** Ends the transaction without waiting any longer; later responses to it are strays. */
+  abandon(): void;
+}
+
+export interface TransactionStats {
+  readonly client: number;
+  readonly server: number;
+  readonly timers: number;
+  /** Totals since the start. */
+  readonly retransmissionsIn: number;
+  readonly merged: number;
+  readonly overloaded: number;
+  readonly refused: number;
+  readonly unmatchedResponses: number;
+  readonly unmatchedAcks: number;
+  readonly faults: number;
+}
+
+export interface TransactionOptions {
+  readonly transport: TransportLayer;
+  readonly timers: SipTimers;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: EngineLog;
+  readonly limits?: TransactionLimits | undefined;
+}
+
+type MutableCounts = {
+  -readonly [Name in Exclude<keyof TransactionStats, "client" | "server" | "timers">]: TransactionStats[Name];
+};
+
+/** What identifies the transaction of a received request (RFC 3261 §17.2.3). */
+interface RequestIdentity {
+  readonly key: string;
+  /** The same without the sent-by, which a NAT may change between an INVITE and its CANCEL. */
+  readonly looseKey: string;
+  /** RFC 3261 §8.2.2.2: equal for copies of one request that came on different paths. */
+  readonly mergeKey: string | undefined;
+}
+
+/** Overloaded: how long a caller is asked to wait, in seconds. */
+const retryAfterSeconds = 5;
+
+const magicCookie = "z9hg4bk";
+
+/** Matches messages to transactions and runs the four machines. It is the transport layer's only user. */
+export class TransactionLayer {
+  /** A new request, never a retransmission and never an ACK. */
+  onRequest: (transaction: ServerTransaction, request: SipRequest, source: Source) => void = () => undefined;
+  /** An ACK that belongs to no non-2xx answer: the ACK to a 2xx, or one of nothing. */
+  onAck: (request: SipRequest, source: Source) => void = () => undefined;
+  /** A 2xx to an INVITE whose transaction is gone or had another final response. */
+  onStrayResponse: (response: SipResponse, source: Source) => void = () => undefined;
+
+  readonly #options: TransactionOptions;
+  readonly #clients = new Map<string, ClientMachine>();
+  readonly #servers = new Map<string, ServerMachine>();
+  /** INVITE transactions by their key without sent-by. */
+  readonly #looseInvites = new Map<string, ServerMachine>();
+  readonly #merges = new Map<string, ServerMachine>();
+  readonly #identities = new Map<string, RequestIdentity>();
+  readonly #clientParts: ClientParts;
+  readonly #serverParts: ServerParts;
+  readonly #counts: MutableCounts = {
+    retransmissionsIn: 0,
+    merged: 0,
+    overloaded: 0,
+    refused: 0,
+    unmatchedResponses: 0,
+    unmatchedAcks: 0,
+    faults: 0,
+  };
+
+  /** Takes over the callbacks of the transport layer, all but `onFailure`. */
+  constructor(options: TransactionOptions) {
+    this.#options = options;
+    const { transport, timers, clock } = options;
+    const guard = (run: () => void): void => {
+      this.#guard(run);
+    };
+    this.#clientParts = {
+      transport,
+      timers,
+      clock,
+      guard,
+      onStray: (response, source) => {
+        this.#guard(() => {
+          this.onStrayResponse(response, source);
+        });
+      },
+      onTerminated: (machine) => {
+        this.#clients.delete(machine.key);
+      },
+    };
+    this.#serverParts = {
+      transport,
+      timers,
+      clock,
+      guard,
+      onAck: (request, source) => {
+        this.#guard(() => {
+          this.onAck(request, source);
+        });
+      },
+      onTerminated: (machine) => {
+        this.#forgetServer(machine);
+      },
+    };
+    transport.onMessage = (message, source) => {
+      this.#receive(message, source);
+    };
+    transport.onMalformed = (outcome, source) => {
+      this.#refuse(outcome, source);
+    };
+    transport.isKnown = (message) => this.knows(message);
+    transport.isInUse = (peer) => this.#isInUse(peer);
+    transport.onBroken = (peer) => {
+      this.#onBroken(peer);
+    };
+  }
+
+  /**
+   * Sends a request to the first target that takes it: a target that cannot be reached is followed by the next one, with
+   * a branch of its own (RFC 3263 §4.3). The request gets our Via on top. `on` hears of one end only: a final response,
+   * a timeout or, when no target is left, a transport error; after a 2xx to an INVITE further 2xx may come.
+   */
+  request(request: SipRequest, targets: Target | readonly Target[], on: ClientEvents): ClientTransaction {
+    const list = isTargetList(targets) ? targets : [targets];
+    return new RequestAttempts(request, list, on, {
+      start: (attempt, target, events) => this.#startClient(attempt, target, events),
+      guard: this.#clientParts.guard,
+    });
+  }
+
+  /**
+   * Our Via towards that target, with a branch of its own: for the ACK to a 2xx, which belongs to no transaction
+   * (RFC 3261 §13.2.2.4) and is sent with `send`, again and again as the 2xx comes again.
+   */
+  viaFor(target: Target): string {
+    return this.#via(target, this.#newBranch());
+  }
+
+  /** Sends a request as it is, outside of any transaction. */
+  send(request: SipRequest, target: Target, onError?: (error: Error) => void): void {
+    this.#options.transport.send(request.toBuffer(), target, onError);
+  }
+
+  /** Whether a message belongs to a transaction there is. */
+  knows(message: SipMessage): boolean {
+    if (message.kind === "response") {
+      const key = responseKey(message);
+      return key !== undefined && this.#clients.has(key);
+    }
+    const identity = identify(message);
+    return (
+      identity !== undefined &&
+      (this.#servers.has(identity.key) || (message.method === "CANCEL" && this.#looseInvites.has(identity.looseKey)))
+    );
+  }
+
+  stats(): TransactionStats {
+    let timers = 0;
+    for (const machine of this.#clients.values()) {
+      timers += machine.timers;
+    }
+    for (const machine of this.#servers.values()) {
+      timers += machine.timers;
+    }
+    return { ...this.#counts, client: this.#clients.size, server: this.#servers.size, timers };
+  }
+
+  /** Forgets every transaction without telling anybody; the transport is closed by its owner. */
+  close(): void {
+    for (const machine of this.#clients.values()) {
+      machine.abandon();
+    }
+    for (const machine of this.#servers.values()) {
+      machine.abandon();
+    }
+  }
+
+  // Client side
+
+  #startClient(request: SipRequest, target: Target, on: ClientEvents): ClientMachine {
+    // A CANCEL shares the branch of its INVITE and comes with its Via (RFC 3261 §9.1).
+    const own = request.method === "CANCEL" ? topVia(request)?.branch : undefined;
+    const branch = own ?? this.#newBranch();
+    const sent = own === undefined ? this.#withVia(request, target, branch) : request;
+    const machine = new ClientMachine(`${branch}|${request.method}`, sent, target, on, this.#clientParts);
+    if (this.#clients.size >= (this.#options.limits ?? defaultTransactionLimits).client) {
+      this.#counts.overloaded += 1;
+      queueMicrotask(() => {
+        this.#guard(() => {
+          on.transportError(new Error("too many client transactions"));
+        });
+      });
+      return machine;
+    }
+    this.#clients.set(machine.key, machine);
+    machine.start();
+    return machine;
+  }
+
+  #newBranch(): string {
+    return `z9hG4bK${this.#options.random.token(128)}`;
+  }
+
+  #withVia(request: SipRequest, target: Target, branch: string): SipRequest {
+    const copy = request.clone();
+    copy.headers.prepend("Via", this.#via(target, branch));
+    return copy;
+  }
+
+  #via(target: Target, branch: string): string {
+    // Without a listener for the target nothing will be sent; the name says so where the request is shown.
+    const { host, port } = this.#options.transport.sentBy(target) ?? { host: "unreachable.invalid", port: 5_060 };
+    // RFC 3581 §3: an empty rport asks the peer to answer to the port that it sees.
+    const params = [{ name: "rport" }, { name: "branch", value: branch }];
+    return formatVia({ transport: target.protocol.toUpperCase(), host, port, params });
+  }
+
+  #onResponse(response: SipResponse, source: Source): void {
+    const key = responseKey(response);
+    const machine = key === undefined ? undefined : this.#clients.get(key);
+    if (machine !== undefined) {
+      machine.receive(response, source);
+      return;
+    }
+    this.#counts.unmatchedResponses += 1;
+    const cseq = parseCSeq(response.headers.get("CSeq") ?? "");
+    if (cseq?.method === "INVITE" && response.status >= 200 && response.status < 300) {
+      this.#guard(() => {
+        this.onStrayResponse(response, source);
+      });
+    }
+  }
+
+  // Server side
+
+  #receive(message: SipMessage, source: Source): void {
+    if (message.kind === "response") {
+      this.#onResponse(message, source);
+    } else {
+      this.#onRequest(message, source);
+    }
+  }
+
+  #onRequest(request: SipRequest, source: Source): void {
+    const identity = identify(request);
+    if (identity === undefined) {
+      return;
+    }
+    const known = this.#servers.get(identity.key);
+    if (request.method === "ACK") {
+      this.#onAck(known, request, source);
+      return;
+    }
+    if (known !== undefined) {
+      this.#counts.retransmissionsIn += 1;
+      known.repeat();
+      return;
+    }
+    const merged = identity.mergeKey === undefined ? undefined : this.#merges.get(identity.mergeKey);
+    if (merged !== undefined) {
+      // RFC 3261 §8.2.2.2: a copy that came on another path is answered 482 and handled no further.
+      this.#counts.merged += 1;
+      this.#create(identity, request, source)?.respond(
+        responseTo(request, 482, { toTag: this.#options.random.token(64) }),
+      );
+      return;
+    }
+    const machine = this.#create(identity, request, source);
+    if (machine === undefined) {
+      return;
+    }
+    if (request.method === "INVITE") {
+      // RFC 3261 §17.2.1: 100 is due within 200 ms unless the user answers before; it goes out at once, because the user
+      // here is an application on the other side of a socket.
+      machine.respond(responseTo(request, 100));
+    }
+    this.#guard(() => {
+      this.onRequest(machine, request, source);
+    });
+  }
+
+  #create(identity: RequestIdentity, request: SipRequest, source: Source): ServerMachine | undefined {
+    const limit = (this.#options.limits ?? defaultTransactionLimits).server;
+    if (this.#servers.size >= limit) {
+      this.#counts.overloaded += 1;
+      const busy = responseTo(request, 503, { toTag: this.#options.random.token(64) });
+      busy.headers.add("Retry-After", String(retryAfterSeconds));
+      this.#sendStateless(busy, topVia(request), source);
+      return undefined;
+    }
+    const cancels = request.method === "CANCEL" ? this.#looseInvites.get(identity.looseKey) : undefined;
+    const machine = new ServerMachine(identity.key, request, source, cancels, this.#serverParts);
+    this.#servers.set(identity.key, machine);
+    this.#identities.set(identity.key, identity);
+    if (request.method === "INVITE") {
+      this.#looseInvites.set(identity.looseKey, machine);
+    }
+    if (identity.mergeKey !== undefined && !this.#merges.has(identity.mergeKey)) {
+      this.#merges.set(identity.mergeKey, machine);
+    }
+    return machine;
+  }
+
+  #forgetServer(machine: ServerMachine): void {
+    const identity = this.#identities.get(machine.key);
+    this.#servers.delete(machine.key);
+    this.#identities.delete(machine.key);
+    if (identity === undefined) {
+      return;
+    }
+    if (this.#looseInvites.get(identity.looseKey) === machine) {
+      this.#looseInvites.delete(identity.looseKey);
+    }
+    if (identity.mergeKey !== undefined && this.#merges.get(identity.mergeKey) === machine) {
+      this.#merges.delete(identity.mergeKey);
+    }
+  }
+
+  #onAck(machine: ServerMachine | undefined, request: SipRequest, source: Source): void {
+    if (machine !== undefined && machine.state !== "proceeding") {
+      machine.acknowledge(request, source);
+      return;
+    }
+    if (machine !== undefined) {
+      // An ACK before any final response means nothing (RFC 3261 §17.2.1 has no such row).
+      this.#counts.unmatchedAcks += 1;
+      return;
+    }
+    this.#guard(() => {
+      this.onAck(request, source);
+    });
+  }
+
+  #refuse(outcome: Extract<ParseOutcome, { ok: false }>, source: Source): void {
+    if (outcome.answerable === undefined) {
+      return;
+    }
+    this.#counts.refused += 1;
+    const { answerable } = outcome;
+    this.#sendStateless(refusalTo(answerable, source, this.#options.random), answerable.via, source);
+  }
+
+  #sendStateless(response: SipResponse, via: Via | undefined, source: Source): void {
+    const { transport } = this.#options;
+    transport.send(response.toBuffer(), transport.responseTarget(via, source));
+  }
+
+  // Connections
+
+  #isInUse(peer: { readonly address: string; readonly port: number; readonly connection: object }): boolean {
+    for (const machine of this.#servers.values()) {
+      if (machine.source.connection === peer.connection) {
+        return true;
+      }
+    }
+    for (const { target } of this.#clients.values()) {
+      if (target.protocol === "tcp" && (target.connection === peer.connection || isSamePeer(target, peer))) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  /** A broken connection took with it what the peer has not answered at all (RFC 3261 §18.4). */
+  #onBroken(peer: { readonly address: string; readonly port: number; readonly connection: object }): void {
+    for (const machine of this.#clients.values()) {
+      const { target } = machine;
+      const lost = target.protocol === "tcp" && (target.connection === peer.connection || isSamePeer(target, peer));
+      if (lost && machine.isUnanswered) {
+        machine.fail(new Error("the connection broke"));
+      }
+    }
+  }
+
+  #guard(run: () => void): void {
+    try {
+      run();
+    } catch (error) {
+      this.#counts.faults += 1;
+      this.#options.log.error("a transaction callback failed", { error });
+    }
+  }
+}
+
+interface AttemptParts {
+  readonly start: (request: SipRequest, target: Target, on: ClientEvents) => ClientMachine;
+  readonly guard: (run: () => void) => void;
+}
+
+const noTarget: Target = { protocol: "udp", address: "", port: 0 };
+
+/** One request of the user over as many client transactions as targets have to be tried. */
+class RequestAttempts implements ClientTransaction {
+  readonly #request: SipRequest;
+  readonly #on: ClientEvents;
+  readonly #parts: AttemptParts;
+  readonly #left: Target[];
+  #machine: ClientMachine | undefined;
+  #cancel: Headers | undefined;
+  #cancelSent = false;
+  #over = false;
+
+  constructor(request: SipRequest, targets: readonly Target[], on: ClientEvents, parts: AttemptParts) {
+    this.#request = request;
+    this.#on = on;
+    this.#parts = parts;
+    this.#left = [...targets];
+    if (!this.#next()) {
+      queueMicrotask(() => {
+        this.#end(() => {
+          on.transportError(new Error("there is no target to send to"));
+        });
+      });
+    }
+  }
+
+  get key(): string {
+    return this.#machine?.key ?? "";
+  }
+
+  get request(): SipRequest {
+    return this.#machine?.request ?? this.#request;
+  }
+
+  get target(): Target {
+    return this.#machine?.target ?? noTarget;
+  }
+
+  get state(): string {
+    return this.#machine?.state ?? "terminated";
+  }
+
+  cancel(extra: Headers = new Headers()): void {
+    // RFC 3261 §9.1: CANCEL has no effect on a request that has its final response, and makes sense for INVITE only.
+    if (this.#cancel !== undefined || this.#over || this.request.method !== "INVITE") {
+      return;
+    }
+    this.#cancel = extra;
+    if (this.#machine?.state === "proceeding") {
+      this.#sendCancel();
+    }
+  }
+
+  abandon(): void {
+    this.#over = true;
+    this.#machine?.abandon();
+  }
+
+  #next(): boolean {
+    const target = this.#left.shift();
+    if (target === undefined) {
+      return false;
+    }
+    this.#machine = this.#parts.start(this.#request, target, {
+      response: (response, source) => {
+        this.#onResponse(response, source);
+      },
+      timeout: () => {
+        this.#end(() => {
+          this.#on.timeout();
+        });
+      },
+      transportError: (error) => {
+        // A cancelled request is not tried anywhere else.
+        if (this.#over || (this.#cancel === undefined && this.#next())) {
+          return;
+        }
+        this.#end(() => {
+          this.#on.transportError(error);
+        });
+      },
+    });
+    return true;
+  }
+
+  #onResponse(response: SipResponse, source: Source): void {
+    if (response.status < 200) {
+      // RFC 3261 §9.1: only now may a CANCEL go out, or it could overtake its INVITE.
+      this.#sendCancel();
+    } else {
+      this.#over = true;
+    }
+    this.#on.response(response, source);
+  }
+
+  #sendCancel(): void {
+    const machine = this.#machine;
+    if (this.#cancel === undefined || this.#cancelSent || machine === undefined) {
+      return;
+    }
+    this.#cancelSent = true;
+    this.#parts.start(cancelFor(machine.request, this.#cancel), machine.target, {
+      // What matters is the final response of the INVITE.
+      response: () => undefined,
+      timeout: () => undefined,
+      transportError: () => undefined,
+    });
+  }
+
+  #end(report: () => void): void {
+    if (!this.#over) {
+      this.#over = true;
+      this.#parts.guard(report);
+    }
+  }
+}
+
+function isTargetList(targets: Target | readonly Target[]): targets is readonly Target[] {
+  return Array.isArray(targets);
+}
+
+function isSamePeer(target: Target, peer: { readonly address: string; readonly port: number }): boolean {
+  return target.address === peer.address && target.port === peer.port;
+}
+
+function topVia(message: SipMessage): Via | undefined {
+  return parseVias(message.headers.get("Via") ?? "")?.[0];
+}
+
+/** RFC 3261 §17.1.3: branch of the topmost Via and method of the CSeq. */
+function responseKey(response: SipResponse): string | undefined {
+  const branch = topVia(response)?.branch;
+  const cseq = parseCSeq(response.headers.get("CSeq") ?? "");
+  return branch === undefined || cseq === undefined ? undefined : `${branch}|${cseq.method}`;
+}
+
+function identify(request: SipRequest): RequestIdentity | undefined {
+  const { headers } = request;
+  const via = topVia(request);
+  const cseq = parseCSeq(headers.get("CSeq") ?? "");
+  if (via === undefined || cseq === undefined) {
+    return undefined;
+  }
+  const fromTag = parseNameAddr(headers.get("From") ?? "")?.tag;
+  const callId = headers.get("Call-ID") ?? "";
+  const sentBy = `${via.host.toLowerCase()}:${via.port ?? ""}`;
+  // RFC 3261 §17.2.3: an ACK belongs to its INVITE's transaction; a CANCEL has one of its own.
+  const method = request.method === "ACK" ? "INVITE" : request.method;
+  const dialogPart = `${callId}|${cseq.number}|${fromTag ?? ""}`;
+  const modern = via.branch?.toLowerCase().startsWith(magicCookie) === true;
+  // RFC 3261 §17.2.3: without the cookie the branch is not unique, and URI, tags, Call-ID, CSeq and Via decide together.
+  const branchPart = modern ? (via.branch ?? "") : `2543|${request.uri}|${via.branch ?? ""}|${dialogPart}`;
+  const toTag = parseNameAddr(headers.get("To") ?? "")?.tag;
+  const merges = toTag === undefined && fromTag !== undefined && method !== "CANCEL" && request.method !== "ACK";
+  return {
+    key: `${branchPart}|${sentBy}|${method}`,
+    looseKey: `${branchPart}|${dialogPart}`,
+    mergeKey: merges ? `${dialogPart}|${method}` : undefined,
+  };
+}
