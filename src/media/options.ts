@@ -1,0 +1,139 @@
+import type { Post } from "../call/ports.ts";
+import type { Tone } from "./audio/tones.ts";
+
+/** What media/ needs of a logger; a pino logger fits. Fields never hold phone numbers or what a bot said. */
+export interface MediaLog {
+  debug(fields: object, message: string): void;
+  info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+  error(fields: object, message: string): void;
+}
+
+export interface MediaClock {
+  /** Milliseconds since 1970 by the wall clock, which is also what rtpengine stamps its packets with. */
+  now(): number;
+  /** Runs `run` once after `ms` milliseconds. */
+  after(ms: number, run: () => void): { cancel(): void };
+}
+
+export const systemMediaClock: MediaClock = {
+  now: () => performance.timeOrigin + performance.now(),
+  after(ms, run) {
+    const timer = setTimeout(run, ms);
+    return {
+      cancel() {
+        clearTimeout(timer);
+      },
+    };
+  },
+};
+
+/** One rtpengine, reached by its ng protocol over UDP. */
+export interface RtpengineInstance {
+  readonly host: string;
+  readonly port: number;
+  /** Its `--recording-dir` as this machine sees it, when it is not `recording.spoolFolder`. */
+  readonly spoolFolder?: string;
+}
+
+export interface PromptOptions {
+  /** `file:` URLs may name files below this folder and nothing else; null refuses all of them. */
+  readonly folder: string | null;
+  /** Converted prompts lie here; rtpengine must be able to read it. */
+  readonly cacheFolder: string;
+  /** The same folder as rtpengine sees it, when it runs in another container. */
+  readonly cacheFolderSeenByRtpengine?: string;
+  /** Least recently used prompts are removed above this. */
+  readonly cacheBytes: number;
+  /** Largest prompt before conversion, downloaded or not. */
+  readonly mostBytes: number;
+  readonly mostSeconds: number;
+  /** For one download with all its redirects, and for one conversion. */
+  readonly timeoutMs: number;
+  /** How long a downloaded prompt is used without asking again when its server says nothing about that. */
+  readonly freshMs: number;
+  /** Hosts that prompts may be downloaded from, `any` or exact names with or without a port. */
+  readonly hosts: readonly string[] | "any";
+  /** Downloads at once over all calls; further ones wait. */
+  readonly mostDownloads: number;
+}
+
+/** How text becomes speech. */
+export type SpeechOptions =
+  | { readonly kind: "none" }
+  | {
+      readonly kind: "command";
+      /**
+       * Program and arguments; never given to a shell. `{lang}`, `{voice}` and `{out}` are replaced, and `{text}` too when it
+       * is there, else the text goes to standard input. Without `{out}` the WAV is read from standard output.
+       */
+      readonly command: readonly [string, ...string[]];
+      readonly lang: string;
+      readonly voice: string;
+      readonly timeoutMs: number;
+      /** Programs at once over all calls. */
+      readonly mostAtOnce: number;
+    }
+  | {
+      readonly kind: "http";
+      readonly url: string;
+      readonly headers: Readonly<Record<string, string>>;
+      /** `json` posts `{"text","lang","voice"}`, `text` the bare text. The answer is a WAV file. */
+      readonly body: "json" | "text";
+      readonly lang: string;
+      readonly voice: string;
+      readonly timeoutMs: number;
+      readonly mostAtOnce: number;
+    };
+
+export interface RecordingOptions {
+  /** Finished recordings and their sidecars. */
+  readonly folder: string;
+  /** rtpengine's `--recording-dir` as this machine sees it; packets and the log of what was played wait here. */
+  readonly spoolFolder: string;
+  /** Recordings rendered at once. */
+  readonly mostRenders: number;
+  /** Recordings that may wait for rendering; what comes on top stays in the spool for the next start. */
+  readonly mostWaiting: number;
+}
+
+export interface MediaLimits {
+  readonly mostCalls: number;
+  /** Commands of one call that wait for the one before. */
+  readonly mostQueuedPerCall: number;
+  readonly mostLegsPerCall: number;
+}
+
+export const defaultMediaLimits: MediaLimits = { mostCalls: 2_000, mostQueuedPerCall: 64, mostLegsPerCall: 64 };
+
+/** ETSI TS 101 041 and most of Europe: 425 Hz, one second on, four off. */
+export const defaultRingback: readonly Tone[] = [
+  { frequenciesHz: [425], ms: 1_000 },
+  { frequenciesHz: [], ms: 4_000 },
+];
+
+export interface MediaOptions {
+  readonly instances: readonly [RtpengineInstance, ...RtpengineInstance[]];
+  /** For one ng command before it is repeated or given up. */
+  readonly commandTimeoutMs: number;
+  /** Between two health checks of an instance. */
+  readonly pingMs: number;
+  /** Between two checks that rtpengine still holds a call. */
+  readonly watchMs: number;
+  /** An instance that answers nothing for so long has lost its calls. */
+  readonly lostAfterMs: number;
+  /** Where rtpengine's `--dtmf-log-dest` points; port 0 takes a free one. */
+  readonly dtmf: { readonly address: string; readonly port: number };
+  /** Far end of a parked caller: an address that swallows packets. RFC 5737's 192.0.2.1 is never routed. */
+  readonly parkingAddress: string;
+  /** One cycle of what a caller hears while an operator's phone rings. */
+  readonly ringback: readonly Tone[];
+  readonly prompts: PromptOptions;
+  readonly speech: SpeechOptions;
+  /** Null: no recordings; asking for one is answered by `recording.changed` failed. */
+  readonly recording: RecordingOptions | null;
+  readonly limits: MediaLimits;
+  readonly post: Post;
+  readonly log: MediaLog;
+  readonly clock: MediaClock;
+}

@@ -1,0 +1,129 @@
+import { appendFile, link, copyFile, mkdir } from "node:fs/promises";
+import { basename, join } from "node:path";
+import type { TalkPhase } from "../../call/effect.ts";
+import type { G711Law } from "../audio/g711.ts";
+import { codeOf } from "../media-error.ts";
+
+/**
+ * One line of a recording's log: what the packets alone do not tell. Times (`at`) are milliseconds since 1970. The log is
+ * all that a later start needs to render what a crash has left.
+ */
+export type JournalLine =
+  | {
+      readonly type: "open";
+      readonly v: 1;
+      readonly callId: string;
+      readonly botId: string;
+      readonly caller: string;
+      readonly called: string;
+      /** Name of the finished files without their ending. */
+      readonly name: string;
+    }
+  /** From here on packets to `port` are this leg's: rtpengine gives a freed port to the next one. `laws` are its payload types. */
+  | {
+      readonly type: "leg";
+      readonly at: number;
+      readonly leg: string;
+      readonly port: number;
+      readonly laws: readonly (readonly [number, G711Law])[];
+    }
+  /** From here on the caller hears the leg, or no longer. */
+  | { readonly type: "join" | "leave"; readonly at: number; readonly leg: string }
+  | { readonly type: "run" | "hold"; readonly at: number }
+  | { readonly type: "capture"; readonly file: string }
+  | { readonly type: "phase"; readonly at: number; readonly phase: TalkPhase }
+  /** The caller hears the prompt `file` of the journal's own folder, `times` times, until its end or a `cut`. */
+  | {
+      readonly type: "play";
+      readonly at: number;
+      readonly id: number;
+      readonly file: string;
+      readonly times: number;
+    }
+  | { readonly type: "cut"; readonly at: number; readonly id: number }
+  | { readonly type: "end"; readonly at: number };
+
+/** Folder of the logs below rtpengine's recording folder. */
+export const journalFolderName = "patchbay";
+export const journalEnding = ".jsonl";
+
+function asError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error));
+}
+
+/** Writes lines in order, without making anyone wait: lines that come while one write is under way go out together. */
+export class JournalWriter {
+  readonly path: string;
+  readonly #promptFolder: string;
+  readonly #kept = new Set<string>();
+  #pending: string[] = [];
+  #writing: Promise<void> | undefined;
+  #keeping: Promise<void> = Promise.resolve();
+  #failure: Error | undefined;
+
+  /** `folder` exists already. */
+  constructor(folder: string, id: string) {
+    this.path = join(folder, id + journalEnding);
+    this.#promptFolder = join(folder, id);
+  }
+
+  write(line: JournalLine): void {
+    this.#pending.push(`${JSON.stringify(line)}\n`);
+    this.#writing ??= this.#drain();
+  }
+
+  async #drain(): Promise<void> {
+    while (this.#pending.length > 0) {
+      const text = this.#pending.join("");
+      this.#pending = [];
+      try {
+        await appendFile(this.path, text, { mode: 0o640 });
+      } catch (error) {
+        this.#failure ??= asError(error);
+      }
+    }
+    this.#writing = undefined;
+  }
+
+  /** Keeps a prompt for rendering, under its own name: as a second link where that works, else as a copy. */
+  keepPrompt(file: string): void {
+    const name = basename(file);
+    if (this.#kept.has(name)) return;
+    this.#kept.add(name);
+    this.#keeping = this.#keeping.then(() => this.#keep(file, name));
+  }
+
+  async #keep(file: string, name: string): Promise<void> {
+    const target = join(this.#promptFolder, name);
+    try {
+      await mkdir(this.#promptFolder, { recursive: true });
+      await link(file, target).catch(async (error: unknown) => {
+        if (codeOf(error, "") !== "EEXIST") await copyFile(file, target);
+      });
+    } catch (error) {
+      this.#failure ??= asError(error);
+    }
+  }
+
+  /** Resolves when everything is on the disk; rejects with the first thing that could not be written. */
+  async flush(): Promise<void> {
+    await this.#keeping;
+    while (this.#writing !== undefined) await this.#writing;
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+}
+
+/** The lines of a log. A last line that was cut off by a crash is left out, and so is what is not of this version. */
+export function parseJournal(text: string): readonly JournalLine[] {
+  const lines: JournalLine[] = [];
+  for (const line of text.split("\n")) {
+    if (line === "") continue;
+    try {
+      lines.push(JSON.parse(line) as JournalLine);
+    } catch {
+      break;
+    }
+  }
+  const first = lines[0];
+  return first?.type === "open" && first.v === 1 ? lines : [];
+}
