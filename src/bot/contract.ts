@@ -366,6 +366,7 @@ export const rejectionCodes = {
   transfer_in_progress: "A `switch` while another transfer is under way.",
   taken: "Another worker has the call.",
   rate_limited: "More than 20 commands a second for one bot.",
+  internal: "The service failed to read the command; its log says why.",
 } as const;
 
 /** Codes of `warning`. */
