@@ -1,5 +1,5 @@
-import { formatHostPort, isToken, param, parseCSeq, parseNameAddr } from "../sip/grammar.ts";
-import { Headers, SipRequest } from "../sip/message.ts";
+import { formatHostPort, isToken, param, parseNameAddr } from "../sip/grammar.ts";
+import type { Headers } from "../sip/message.ts";
 import type { HeaderLine, SipMessage } from "../sip/message.ts";
 
 /** A SIP message as an application wrote it over the wire protocol: no Via, no tags, a Content-Length nobody may trust. */
@@ -20,7 +20,8 @@ export type AppMessage =
     };
 
 export type AppOutcome =
-  { readonly ok: true; readonly message: AppMessage } | { readonly ok: false; readonly text: string };
+  | { readonly ok: true; readonly message: AppMessage }
+  | { readonly ok: false; readonly text: string };
 
 const headEndMark = Buffer.from("\r\n\r\n");
 // Tabs are blanks in SIP; every other control character could end a line or a string somewhere behind us.
@@ -177,7 +178,9 @@ function spell(name: string): string {
   if (known !== undefined) {
     return known;
   }
-  return /^x-/i.test(name) ? name : name.replaceAll(/-([a-z])/g, (_match, letter: string) => `-${letter.toUpperCase()}`);
+  return /^x-/i.test(name)
+    ? name
+    : name.replaceAll(/-([a-z])/g, (_match, letter: string) => `-${letter.toUpperCase()}`);
 }
 
 /** `<sip:localhost>` without a user stays as it is, as with drachtio-server. */
@@ -252,23 +255,6 @@ export function contactTarget(headers: Headers): string | undefined {
   const first = headers.list("Contact")[0];
   const address = first === undefined ? undefined : parseNameAddr(first);
   return address?.sip === undefined ? undefined : address.uri;
-}
-
-/** RFC 3261 §9.1: the CANCEL equals its INVITE in everything that identifies it. */
-export function cancelRequest(invite: SipRequest, extra: Headers): SipRequest {
-  const headers = new Headers();
-  for (const name of ["Via", "Route", "From", "To", "Call-ID"]) {
-    const values = invite.headers.all(name);
-    for (const value of name === "Via" ? values.slice(0, 1) : values) {
-      headers.add(name, value);
-    }
-  }
-  headers.add("CSeq", `${parseCSeq(invite.headers.get("CSeq") ?? "")?.number ?? 1} CANCEL`);
-  headers.add("Max-Forwards", "70");
-  for (const { name, value } of extra.lines) {
-    headers.add(name, value);
-  }
-  return new SipRequest("CANCEL", invite.uri, headers);
 }
 
 /** A Contact written with `@localhost` means "reach me where this goes out", and that includes the transport. */

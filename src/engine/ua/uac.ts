@@ -2,21 +2,23 @@ import { Dialog, dialogIdOf, uacDialogState } from "../dialog/dialog.ts";
 import type { DialogRoute } from "../dialog/dialog.ts";
 import type { ClientId, SipCommand } from "../events.ts";
 import type { SipUri } from "../sip/grammar.ts";
-import {
-  formatHostPort,
-  isCallId,
-  isUri,
-  parseDecimal,
-  parseNameAddr,
-  parseUri,
-  uriScheme,
-} from "../sip/grammar.ts";
+import { formatHostPort, isCallId, isUri, parseDecimal, parseNameAddr, parseUri, uriScheme } from "../sip/grammar.ts";
 import type { HeaderLine } from "../sip/message.ts";
 import type { SipResponse } from "../sip/message.ts";
 import { Headers, SipRequest } from "../sip/message.ts";
 import { TimerSet } from "../timers.ts";
+import { cancelFor } from "../txn/client.ts";
 import type { Core, NextHop, Origin, Outbound, Resolution } from "./core.ts";
-import { cancelRequest, cleanAppHeaders, contactForHop, contactTarget, ensureContentType, parseAppMessage, tagOf, textForApp, withTag } from "./headers.ts";
+import {
+  cleanAppHeaders,
+  contactForHop,
+  contactTarget,
+  ensureContentType,
+  parseAppMessage,
+  tagOf,
+  textForApp,
+  withTag,
+} from "./headers.ts";
 import type { AppMessage } from "./headers.ts";
 
 /** What a UAC needs of the server half. */
@@ -308,7 +310,11 @@ export class Uac {
     }
     if (method === "INVITE") {
       // RFC 3261 §14.1: no new INVITE while another is in progress in either direction.
-      if (dialog.localInvite !== undefined || dialog.unacknowledged !== undefined || dialog.remoteInvite !== undefined) {
+      if (
+        dialog.localInvite !== undefined ||
+        dialog.unacknowledged !== undefined ||
+        dialog.remoteInvite !== undefined
+      ) {
         this.#core.refuse(command, "Server error: another INVITE is in progress in this dialog");
         return;
       }
@@ -554,7 +560,7 @@ export class Uac {
       peer: outgoing.hop,
       txnId: this.#core.parts.random.uuid(),
       dialogId: undefined,
-      message: textForApp(cancelRequest(outgoing.request, extra)),
+      message: textForApp(cancelFor(outgoing.request, extra)),
     });
   }
 
@@ -940,6 +946,14 @@ export class Uac {
    */
   onStrayResponse(): void {
     this.#core.parts.counters.add("responsesUnmatched");
+  }
+
+  /** Stops every timer. */
+  close(): void {
+    for (const outgoing of [...this.#outgoing.values()]) {
+      this.#forget(outgoing);
+    }
+    this.#outboxes.clear();
   }
 
   /** INVITEs of a connection that is gone are cancelled: nobody is left who could acknowledge their 2xx. */

@@ -5,8 +5,17 @@ import { parseCSeq, parseVias, uriScheme } from "../sip/grammar.ts";
 import { Headers, standardMethods } from "../sip/message.ts";
 import type { SipRequest, SipResponse } from "../sip/message.ts";
 import { TimerSet } from "../timers.ts";
+import { cancelFor } from "../txn/client.ts";
 import type { Core, Inbound, Origin } from "./core.ts";
-import { cancelRequest, cleanAppHeaders, contactForHop, contactTarget, ensureContentType, parseAppMessage, tagOf, textForApp } from "./headers.ts";
+import {
+  cleanAppHeaders,
+  contactForHop,
+  contactTarget,
+  ensureContentType,
+  parseAppMessage,
+  tagOf,
+  textForApp,
+} from "./headers.ts";
 import type { AppMessage } from "./headers.ts";
 
 /** What a UAS needs of the client half, for requests and responses that concern the dialog as a whole. */
@@ -258,7 +267,7 @@ export class Uas {
       // application learns of it as of a CANCEL, which is what it means.
       this.#answer(transaction, 200);
       if (invite !== undefined) {
-        this.#deliverCancel(invite, cancelRequest(invite.request, new Headers()), transaction.source);
+        this.#deliverCancel(invite, cancelFor(invite.request, new Headers()), transaction.source);
       }
       return;
     }
@@ -406,6 +415,13 @@ export class Uas {
       // RFC 5057 §5: 500 leaves the dialog standing for an application that comes back; a BYE is served in any case.
       const status = incoming.request.method === "BYE" ? 200 : incoming.inDialog ? 500 : 503;
       this.#finish(incoming, responseTo(incoming.request, status, { toTag: incoming.localTag }));
+    }
+  }
+
+  /** Stops every timer. */
+  close(): void {
+    for (const incoming of [...this.#incoming.values()]) {
+      this.#forget(incoming);
     }
   }
 

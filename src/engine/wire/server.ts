@@ -67,7 +67,12 @@ export class WireServer implements EngineEvents {
     this.#core = core;
     this.#secretDigest = createHash("sha256").update(parts.secret).digest();
     this.#server = createServer({ allowHalfOpen: false, noDelay: true, keepAlive: true }, (socket) => {
-      this.#accept(socket);
+      try {
+        this.#accept(socket);
+      } catch (error) {
+        parts.log.error("a control connection could not be accepted", { error });
+        socket.destroy();
+      }
     });
   }
 

@@ -1,0 +1,275 @@
+import { isIP } from "node:net";
+
+import { Counters } from "./counters.ts";
+import type { CounterValues } from "./counters.ts";
+import { defaultLimits, silentLog } from "./options.ts";
+import type { EngineLimits, EngineLog, EngineOptions } from "./options.ts";
+import { formatHostPort, param, parseUri } from "./sip/grammar.ts";
+import type { SipUri } from "./sip/grammar.ts";
+import type { SipRequest } from "./sip/message.ts";
+import { createSystemClock, sipTimers, systemRandom } from "./timers.ts";
+import type { Clock, Random } from "./timers.ts";
+import { TransportLayer } from "./transport/index.ts";
+import type { Listener, Protocol, TransportStats } from "./transport/index.ts";
+import { resolveTargets } from "./transport/resolve.ts";
+import { TransactionLayer } from "./txn/index.ts";
+import type { TransactionStats } from "./txn/index.ts";
+import { UserAgent } from "./ua/agent.ts";
+import type { AgentStats } from "./ua/agent.ts";
+import type { Network, NextHop, Outbound, OutboundEvents, Resolution } from "./ua/core.ts";
+import type { LocalHost } from "./ua/headers.ts";
+import { WireServer } from "./wire/server.ts";
+import type { WireStats } from "./wire/server.ts";
+
+export type { CounterName, CounterValues } from "./counters.ts";
+export { defaultLimits } from "./options.ts";
+export type { EngineLimits, EngineLog, EngineOptions, ListenOption } from "./options.ts";
+
+/** Sizes of every map and number of every timer: all zero at rest, but for the sockets and the connected applications. */
+export interface EngineStats {
+  readonly agent: AgentStats;
+  readonly transactions: TransactionStats;
+  readonly transport: TransportStats;
+  readonly wire: WireStats;
+  readonly counters: CounterValues;
+}
+
+export interface Engine {
+  /** The port that drachtio-srf connects to. */
+  readonly controlPort: number;
+  /** The SIP addresses really listened on. */
+  readonly listening: readonly Listener[];
+  /** Replaces the list of who may send requests, from the next message on. Throws `SourceError`. */
+  setSources(sources: readonly string[] | "any"): void;
+  stats(): EngineStats;
+  /** Whether nothing is left of any call: no dialog, no transaction, no timer, no pending request. */
+  isIdle(): boolean;
+  /** Ends the calls there are by BYE, waits shortly for the answers, closes everything. Idempotent, never rejects. */
+  close(): Promise<void>;
+}
+
+/** How long `close` waits for the answers to its BYEs, in units of T1. */
+const closingWaitT1 = 4;
+const closingCheckMs = 10;
+const defaultOrphanGraceMs = 30_000;
+const defaultRingingLimitMs = 600_000;
+
+/**
+ * Starts the embedded SIP engine: a SIP stack that speaks drachtio-server's wire protocol on its control port.
+ * Rejects with `ListenError` when an address is taken, `SourceError` for a bad source list.
+ */
+export async function startEngine(options: EngineOptions): Promise<Engine> {
+  const log: EngineLog = options.log ?? silentLog;
+  const clock: Clock =
+    options.clock ??
+    createSystemClock((error) => {
+      log.error("a timer callback failed", { error });
+    });
+  const random: Random = options.random ?? systemRandom;
+  const timers = sipTimers(options.t1Ms);
+  const limits: EngineLimits = { ...defaultLimits, ...options.limits };
+  const counters = new Counters();
+  const outboundProxy = options.outboundProxy === undefined ? undefined : parseUri(options.outboundProxy);
+  if (options.outboundProxy !== undefined && outboundProxy === undefined) {
+    throw new Error("outboundProxy is not a SIP URI");
+  }
+
+  const transport = new TransportLayer({
+    listen: options.listen,
+    externalAddress: options.externalAddress,
+    sources: options.sources,
+    clock,
+    log,
+  });
+  const transactions = new TransactionLayer({ transport, timers, clock, random, log });
+  const network = new EngineNetwork(transport, transactions, clock, random);
+
+  const agent: UserAgent = new UserAgent({
+    clock,
+    random,
+    timers,
+    log,
+    counters,
+    limits,
+    settings: {
+      orphanGraceMs: options.orphanGraceMs ?? defaultOrphanGraceMs,
+      ringingLimitMs: options.ringingLimitMs ?? defaultRingingLimitMs,
+      outboundProxy,
+      userAgent: options.userAgent,
+    },
+    network,
+    events: {
+      choose: (verb) => wire.choose(verb),
+      isConnected: (client) => wire.isConnected(client),
+      deliver: (client, delivery) => wire.deliver(client, delivery),
+      reply: (client, requestId, reply) => {
+        wire.reply(client, requestId, reply);
+      },
+    },
+  });
+  const wire = new WireServer(
+    { ...options.control, limits, clock, random, log, counters, hostports: () => hostports(transport.listeners()) },
+    agent,
+  );
+
+  transactions.onRequest = (transaction, request) => {
+    if (request.method === "CANCEL") {
+      agent.onCancel(transaction, transaction.cancels);
+    } else {
+      agent.onRequest(transaction);
+    }
+  };
+  transactions.onAck = (request, source) => {
+    agent.onAck(request, source);
+  };
+  transactions.onStrayResponse = () => {
+    agent.onStrayResponse();
+  };
+  // A request from a stranger is served when it belongs to something of ours, else it gets no answer at all.
+  transport.isKnown = (message) => transactions.knows(message) || agent.isKnown(message);
+
+  await transport.start();
+  let controlPort: number;
+  try {
+    controlPort = await wire.start();
+  } catch (error) {
+    await transport.close();
+    throw error;
+  }
+
+  const isIdle = (): boolean => {
+    const { dialogs, incoming, invites, outgoing, lookups, timers: agentTimers } = agent.stats();
+    const { client, server, timers: transactionTimers } = transactions.stats();
+    return dialogs + incoming + invites + outgoing + lookups + agentTimers + client + server + transactionTimers === 0;
+  };
+
+  let closing: Promise<void> | undefined;
+  const close = async (): Promise<void> => {
+    agent.endAll();
+    const deadline = clock.now() + closingWaitT1 * timers.t1Ms;
+    while (agent.stats().outgoing > 0 && clock.now() < deadline) {
+      await new Promise<void>((resolve) => {
+        clock.after(closingCheckMs, resolve);
+      });
+    }
+    await wire.close();
+    agent.close();
+    transactions.close();
+    await transport.close();
+  };
+
+  return {
+    controlPort,
+    listening: [...transport.listeners()],
+    setSources: (sources) => {
+      transport.setSources(sources);
+    },
+    stats: () => ({
+      agent: agent.stats(),
+      transactions: transactions.stats(),
+      transport: transport.stats(),
+      wire: wire.stats(),
+      counters: counters.values(),
+    }),
+    isIdle,
+    close: async () => {
+      closing ??= close();
+      await closing;
+    },
+  };
+}
+
+/** What drachtio-srf emits with `connect`: `proto/host:port` as advertised and as listened on. */
+function hostports(listeners: readonly Listener[]): { advertised: readonly string[]; local: readonly string[] } {
+  return {
+    advertised: listeners.map((one) => `${one.protocol}/${formatHostPort(one.external ?? one.address, one.port)}`),
+    local: listeners.map((one) => `${one.protocol}/${formatHostPort(one.address, one.port)}`),
+  };
+}
+
+/** The layers below the user agent, in the words of the user agent. */
+class EngineNetwork implements Network {
+  readonly #transport: TransportLayer;
+  readonly #transactions: TransactionLayer;
+  readonly #clock: Clock;
+  readonly #random: Random;
+
+  constructor(transport: TransportLayer, transactions: TransactionLayer, clock: Clock, random: Random) {
+    this.#transport = transport;
+    this.#transactions = transactions;
+    this.#clock = clock;
+    this.#random = random;
+  }
+
+  localFor(hop: NextHop): LocalHost {
+    const [first] = this.#transport.listeners();
+    return (
+      this.#transport.sentBy(hop) ?? {
+        host: first?.external ?? first?.address ?? "127.0.0.1",
+        port: first?.port ?? 5060,
+      }
+    );
+  }
+
+  resolve(uri: SipUri, done: (resolution: Resolution) => void): void {
+    const protocol = this.#protocolOf(uri);
+    if (protocol === undefined) {
+      done({ type: "noTransport" });
+      return;
+    }
+    // `maddr` is not followed: it would take a request past whoever judged the host of its URI.
+    const { host, port } = uri;
+    if (isIP(host) !== 0) {
+      const hop: NextHop = { protocol, address: host, port: port ?? 5060 };
+      done(this.#transport.listenerFor(hop) === undefined ? { type: "noTransport" } : { type: "hops", hops: [hop] });
+      return;
+    }
+    resolveTargets(
+      { host, protocol, families: this.#transport.families(protocol), ...(port === undefined ? {} : { port }) },
+      { clock: this.#clock, random: this.#random },
+    ).then(
+      (outcome) => {
+        if (!outcome.ok) {
+          done({ type: "failed", reason: outcome.reason === "timeout" ? "name lookup timed out" : "name not found" });
+          return;
+        }
+        const [first, ...rest] = outcome.addresses.map((found): NextHop => ({ protocol, ...found }));
+        done(
+          first === undefined ? { type: "failed", reason: "name not found" } : { type: "hops", hops: [first, ...rest] },
+        );
+      },
+      () => {
+        done({ type: "failed", reason: "name lookup failed" });
+      },
+    );
+  }
+
+  /** RFC 3263 §4.1: the transport parameter decides, else UDP; TCP where we have no UDP at all. */
+  #protocolOf(uri: SipUri): Protocol | undefined {
+    const asked = param(uri.params, "transport")?.toLowerCase();
+    const offered = new Set(this.#transport.listeners().map((listener) => listener.protocol));
+    if (uri.scheme === "sips" || (asked !== undefined && asked !== "udp" && asked !== "tcp")) {
+      return undefined;
+    }
+    if (asked !== undefined) {
+      return offered.has(asked) ? asked : undefined;
+    }
+    return offered.has("udp") ? "udp" : offered.has("tcp") ? "tcp" : undefined;
+  }
+
+  isOwn(host: string, port: number): boolean {
+    return this.#transport.isOwnAddress(host, port);
+  }
+
+  request(request: SipRequest, hops: readonly NextHop[], on: OutboundEvents): Outbound {
+    return this.#transactions.request(request, hops, on);
+  }
+
+  send(message: SipRequest, hop: NextHop): void {
+    this.#transactions.send(message, hop);
+  }
+
+  viaFor(hop: NextHop): string {
+    return this.#transactions.viaFor(hop);
+  }
+}

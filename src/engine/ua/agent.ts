@@ -1,0 +1,123 @@
+import type { SipCommand, SipCommands, ClientId } from "../events.ts";
+import type { SipMessage, SipRequest } from "../sip/message.ts";
+import { Core } from "./core.ts";
+import type { CoreParts, Inbound, Origin } from "./core.ts";
+import { tagOf } from "./headers.ts";
+import { Uac } from "./uac.ts";
+import { Uas } from "./uas.ts";
+
+export interface AgentStats {
+  readonly dialogs: number;
+  readonly incoming: number;
+  readonly invites: number;
+  readonly outgoing: number;
+  readonly lookups: number;
+  readonly timers: number;
+}
+
+/** The user agent: both halves over one table of dialogs, between the transactions and the wire server. */
+export class UserAgent implements SipCommands {
+  readonly #core: Core;
+  readonly #uas: Uas;
+  readonly #uac: Uac;
+
+  constructor(parts: CoreParts) {
+    this.#core = new Core(parts);
+    this.#uac = new Uac(this.#core, {
+      endPending: (dialog) => {
+        this.#uas.endPending(dialog);
+      },
+    });
+    this.#uas = new Uas(this.#core, this.#uac);
+    this.#core.endOrphan = (dialog) => {
+      this.#uac.byeFromEngine(dialog, 'SIP;cause=503;text="application gone"');
+    };
+  }
+
+  // From the network
+
+  onRequest(transaction: Inbound): void {
+    this.#uas.onRequest(transaction);
+  }
+
+  onCancel(transaction: Inbound, cancels: Inbound | undefined): void {
+    this.#uas.onCancel(transaction, cancels);
+  }
+
+  onAck(request: SipRequest, source: Origin): void {
+    this.#uas.onAck(request, source);
+  }
+
+  onStrayResponse(): void {
+    this.#uac.onStrayResponse();
+  }
+
+  /** Whether a request belongs to a dialog of ours: such a one is served whoever sent it. */
+  isKnown(message: SipMessage): boolean {
+    const { headers } = message;
+    const callId = headers.get("Call-ID") ?? "";
+    const from = tagOf(headers.get("From"));
+    const to = tagOf(headers.get("To"));
+    return (
+      message.kind === "request" &&
+      from !== undefined &&
+      to !== undefined &&
+      this.#core.dialogs.byTags(callId, to, from) !== undefined
+    );
+  }
+
+  // From the applications
+
+  respond(command: SipCommand, txnId: string): void {
+    this.#uas.respond(command, txnId);
+  }
+
+  cancel(command: SipCommand, txnId: string): void {
+    this.#uac.cancel(command, txnId);
+  }
+
+  requestInDialog(command: SipCommand, dialogId: string): void {
+    this.#uac.requestInDialog(command, dialogId);
+  }
+
+  requestOutOfDialog(command: SipCommand, proxyUri: string | undefined): void {
+    this.#uac.requestOutOfDialog(command, proxyUri);
+  }
+
+  clientGone(client: ClientId): void {
+    this.#uas.clientGone(client);
+    this.#uac.clientGone(client);
+    this.#core.clientGone(client);
+  }
+
+  /** Ends every dialog by BYE, because the engine is about to close. */
+  endAll(): void {
+    for (const dialog of this.#core.dialogs.all()) {
+      if (dialog.phase === "confirmed") {
+        this.#uac.byeFromEngine(dialog, 'SIP;cause=503;text="engine closing"');
+      }
+    }
+  }
+
+  /** Stops every timer and forgets everything, without telling anybody. */
+  close(): void {
+    this.#uas.close();
+    this.#uac.close();
+    for (const dialog of this.#core.dialogs.all()) {
+      this.#core.endDialog(dialog);
+    }
+  }
+
+  stats(): AgentStats {
+    const uas = this.#uas.stats();
+    const uac = this.#uac.stats();
+    return {
+      dialogs: this.#core.dialogs.size,
+      incoming: uas.incoming,
+      invites: uas.invites,
+      outgoing: uac.outgoing,
+      lookups: uac.lookups,
+      timers: uas.timers + uac.timers + this.#core.dialogs.timers,
+    };
+  }
+}

@@ -1,0 +1,419 @@
+import { connect } from "node:net";
+import type { Socket } from "node:net";
+
+import { afterEach, describe, expect, it } from "vitest";
+
+import { Counters } from "../../src/engine/counters.ts";
+import type { SipCommand, SipCommands } from "../../src/engine/events.ts";
+import { defaultLimits, silentLog } from "../../src/engine/options.ts";
+import type { EngineLimits } from "../../src/engine/options.ts";
+import { systemClock, systemRandom } from "../../src/engine/timers.ts";
+import { encodeFrame, FrameDecoder } from "../../src/engine/wire/frame.ts";
+import type { WireMessage } from "../../src/engine/wire/frame.ts";
+import { WireServer } from "../../src/engine/wire/server.ts";
+
+const peer = { protocol: "udp", address: "192.0.2.9", port: 5070 } as const;
+
+type Called =
+  | { readonly type: "respond" | "cancel"; readonly command: SipCommand; readonly id: string }
+  | { readonly type: "inDialog"; readonly command: SipCommand; readonly id: string }
+  | { readonly type: "outOfDialog"; readonly command: SipCommand; readonly id: string | undefined }
+  | { readonly type: "gone"; readonly client: number };
+
+class FakeCore implements SipCommands {
+  readonly called: Called[] = [];
+  respond(command: SipCommand, id: string): void {
+    this.called.push({ type: "respond", command, id });
+  }
+  cancel(command: SipCommand, id: string): void {
+    this.called.push({ type: "cancel", command, id });
+  }
+  requestInDialog(command: SipCommand, id: string): void {
+    this.called.push({ type: "inDialog", command, id });
+  }
+  requestOutOfDialog(command: SipCommand, id: string | undefined): void {
+    this.called.push({ type: "outOfDialog", command, id });
+  }
+  clientGone(client: number): void {
+    this.called.push({ type: "gone", client });
+  }
+}
+
+/** A raw control connection: sends frames, keeps what came back. */
+class RawApp {
+  readonly socket: Socket;
+  readonly received: WireMessage[] = [];
+  closed = false;
+  readonly #decoder = new FrameDecoder();
+  #waiting: (() => void)[] = [];
+
+  constructor(port: number) {
+    this.socket = connect({ host: "127.0.0.1", port });
+    this.socket.on("data", (chunk: Buffer) => {
+      this.received.push(...this.#decoder.push(chunk).messages);
+      this.#wake();
+    });
+    this.socket.on("error", () => undefined);
+    this.socket.on("close", () => {
+      this.closed = true;
+      this.#wake();
+    });
+  }
+
+  #wake(): void {
+    for (const wake of this.#waiting.splice(0)) {
+      wake();
+    }
+  }
+
+  send(tokens: readonly string[], sip?: string): void {
+    this.socket.write(encodeFrame(tokens, sip === undefined ? undefined : Buffer.from(sip)));
+  }
+
+  async until(condition: () => boolean): Promise<void> {
+    const deadline = performance.now() + 5000;
+    while (!condition()) {
+      if (performance.now() > deadline) {
+        throw new Error(`waited too long; received ${JSON.stringify(this.received.map((one) => one.tokens))}`);
+      }
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, 500);
+        this.#waiting.push(() => {
+          clearTimeout(timer);
+          resolve();
+        });
+      });
+    }
+  }
+
+  /** The answer to a command, without its random first token. */
+  async answer(requestId: string): Promise<readonly string[]> {
+    const find = (): WireMessage | undefined =>
+      this.received.find((message) => message.tokens[1] === "response" && message.tokens[2] === requestId);
+    await this.until(() => find() !== undefined || this.closed);
+    return find()?.tokens.slice(1) ?? [];
+  }
+
+  async authenticate(secret = "cymru"): Promise<readonly string[]> {
+    this.send(["auth-1", "authenticate", secret, ""]);
+    return this.answer("auth-1");
+  }
+}
+
+const open: { close: () => Promise<void> | void }[] = [];
+
+afterEach(async () => {
+  for (const one of open.splice(0).toReversed()) {
+    await one.close();
+  }
+});
+
+async function start(limits: Partial<EngineLimits> = {}): Promise<{
+  server: WireServer;
+  core: FakeCore;
+  port: number;
+  app: () => RawApp;
+}> {
+  const core = new FakeCore();
+  const server = new WireServer(
+    {
+      address: "127.0.0.1",
+      port: 0,
+      secret: "cymru",
+      limits: { ...defaultLimits, ...limits },
+      clock: systemClock,
+      random: systemRandom,
+      log: silentLog,
+      counters: new Counters(),
+      hostports: () => ({ advertised: ["udp/203.0.113.1:5060"], local: ["udp/127.0.0.1:5060", "tcp/127.0.0.1:5060"] }),
+    },
+    core,
+  );
+  const port = await server.start();
+  open.push(server);
+  return {
+    server,
+    core,
+    port,
+    app: () => {
+      const app = new RawApp(port);
+      open.push({
+        close: () => {
+          app.socket.destroy();
+        },
+      });
+      return app;
+    },
+  };
+}
+
+describe("authentication on the control port", () => {
+  it("answers OK with advertised addresses, version and local addresses", async () => {
+    const { app } = await start();
+    expect(await app().authenticate()).toEqual([
+      "response",
+      "auth-1",
+      "OK",
+      "udp/203.0.113.1:5060",
+      "v0.9.9-patchbay",
+      "udp/127.0.0.1:5060,tcp/127.0.0.1:5060",
+    ]);
+  });
+
+  it("answers a wrong secret NO and closes", async () => {
+    const { app, server } = await start();
+    const one = app();
+    expect(await one.authenticate("wrong")).toEqual(["response", "auth-1", "NO", "incorrect secret"]);
+    await one.until(() => one.closed);
+    await expect.poll(() => server.stats().clients).toBe(0);
+  });
+
+  it.each([
+    ["route", ["r", "route", "invite"], undefined],
+    ["sip", ["r", "sip", "", "call;from-tag=x"], "BYE sip:placeholder SIP/2.0\r\n\r\n"],
+    ["ping", ["r", "ping"], undefined],
+  ])("obeys no %s before it succeeded", async (_name, tokens, sip) => {
+    const { app, core } = await start();
+    const one = app();
+    one.send(tokens, sip);
+    expect(await one.answer("r")).toEqual(["response", "r", "NO", "not authenticated"]);
+    await one.until(() => one.closed);
+    expect(core.called).toEqual([]);
+  });
+
+  it("ends a connection that stays silent", async () => {
+    const { app } = await start({ authenticationMs: 20 });
+    const one = app();
+    await one.until(() => one.closed);
+    expect(one.received).toEqual([]);
+  });
+
+  it("refuses an empty secret at the start", () => {
+    expect(
+      () =>
+        new WireServer(
+          {
+            address: "127.0.0.1",
+            port: 0,
+            secret: "",
+            limits: defaultLimits,
+            clock: systemClock,
+            random: systemRandom,
+            log: silentLog,
+            counters: new Counters(),
+            hostports: () => ({ advertised: [], local: [] }),
+          },
+          new FakeCore(),
+        ),
+    ).toThrow("secret");
+  });
+});
+
+describe("commands", () => {
+  it("answers ping, proxy and what it does not know", async () => {
+    const { app } = await start();
+    const one = app();
+    await one.authenticate();
+    one.send(["p", "ping"]);
+    expect(await one.answer("p")).toEqual(["response", "p", "OK", "pong"]);
+    one.send(["x", "proxy", "txn", "", "fullResponse"], "INVITE sip:a@b SIP/2.0\r\n\r\n");
+    expect(await one.answer("x")).toEqual(["response", "x", "NOK", "proxy not supported by embedded engine"]);
+    one.send(["u", "logging"]);
+    expect(await one.answer("u")).toEqual(["response", "u", "NO", "Unknown message type"]);
+    await one.until(() => one.closed);
+  });
+
+  it("hands each kind of SIP message to its command, with the bytes as they came", async () => {
+    const { app, core } = await start();
+    const one = app();
+    await one.authenticate();
+    const response = "SIP/2.0 200 OK\r\nX-A: é\r\n\r\nbody";
+    one.send(["1", "sip", "txn-1", ""], response);
+    one.send(["2", "sip", "txn-2", ""], "CANCEL sip:a@b SIP/2.0\r\n\r\n");
+    one.send(["3", "sip", "", "c1;from-tag=t"], "INFO sip:placeholder SIP/2.0\r\n\r\n");
+    one.send(["4", "sip", "", "", "sip:10.1.1.1:5060"], "INVITE sip:a@b SIP/2.0\r\n\r\n");
+    one.send(["5", "sip", "", ""], "OPTIONS sip:a@b SIP/2.0\r\n\r\n");
+    one.send(["6", "ping"]);
+    await one.answer("6");
+    expect(core.called.map((call) => [call.type, "id" in call ? call.id : undefined])).toEqual([
+      ["respond", "txn-1"],
+      ["cancel", "txn-2"],
+      ["inDialog", "c1;from-tag=t"],
+      ["outOfDialog", "sip:10.1.1.1:5060"],
+      ["outOfDialog", undefined],
+    ]);
+    const [first] = core.called;
+    expect(first?.type === "respond" && first.command.sip.toString("utf8")).toBe(response);
+  });
+
+  it("ends a connection that answers no transaction", async () => {
+    const { app } = await start();
+    const one = app();
+    await one.authenticate();
+    one.send(["1", "sip", "", ""], "SIP/2.0 200 OK\r\n\r\n");
+    expect(await one.answer("1")).toEqual(["response", "1", "NO", "transaction id missing"]);
+    await one.until(() => one.closed);
+  });
+
+  it("closes on a broken frame, whatever follows", async () => {
+    const { app, core } = await start();
+    const one = app();
+    await one.authenticate();
+    one.socket.write("nonsense#");
+    await expect.poll(() => core.called).toEqual([{ type: "gone", client: 1 }]);
+  });
+
+  it("takes a frame of a megabyte and closes above it", async () => {
+    const { app, core } = await start();
+    const one = app();
+    await one.authenticate();
+    const head = "sip||\r\n";
+    one.send(["big", "sip", "", ""], `MESSAGE sip:a@b SIP/2.0\r\n\r\n${"x".repeat(1024 * 1024 - 100)}`);
+    one.send(["p", "ping"]);
+    await one.answer("p");
+    expect(core.called).toHaveLength(1);
+    one.socket.write(`${1024 * 1024 + 1}#${head}`);
+    await one.until(() => one.closed);
+  });
+
+  it("serves frames that arrive one byte at a time", async () => {
+    const { app } = await start();
+    const one = app();
+    await one.authenticate();
+    for (const byte of encodeFrame(["p", "ping"])) {
+      one.socket.write(Buffer.from([byte]));
+    }
+    expect(await one.answer("p")).toEqual(["response", "p", "OK", "pong"]);
+  });
+});
+
+describe("routes", () => {
+  it("is a set per connection, and goes round over the connections", async () => {
+    const { app, server } = await start();
+    const [a, b] = [app(), app()];
+    await a.authenticate();
+    await b.authenticate();
+    for (const id of ["1", "2", "3"]) {
+      a.send([id, "route", "invite"]);
+      await a.answer(id);
+    }
+    b.send(["1", "route", "invite"]);
+    await b.answer("1");
+    expect(server.stats().routes).toBe(2);
+    const chosen = [1, 2, 3, 4].map(() => server.choose("invite"));
+    expect(chosen).toEqual([1, 2, 1, 2]);
+    expect(server.choose("options")).toBeUndefined();
+  });
+
+  it("removes the named verb only, and a connection with its end", async () => {
+    const { app, server, core } = await start();
+    const one = app();
+    await one.authenticate();
+    one.send(["1", "route", "invite"]);
+    one.send(["2", "route", "options"]);
+    one.send(["3", "remove_route", "invite"]);
+    await one.answer("3");
+    expect(server.choose("invite")).toBeUndefined();
+    const owner = server.choose("options");
+    expect(owner).toBe(1);
+    one.socket.destroy();
+    await expect.poll(() => server.choose("options")).toBeUndefined();
+    expect(server.isConnected(1)).toBe(false);
+    expect(core.called).toEqual([{ type: "gone", client: 1 }]);
+  });
+
+  it("bounds the verbs of a connection and the connections", async () => {
+    const { app, server } = await start({ verbsPerClient: 1, clients: 1 });
+    const one = app();
+    await one.authenticate();
+    one.send(["1", "route", "invite"]);
+    one.send(["2", "route", "options"]);
+    one.send(["3", "route", "bad verb|"]);
+    expect(await one.answer("2")).toEqual(["response", "2", "NOK", "too many verbs"]);
+    expect(await one.answer("3")).toEqual(["response", "3", "NOK", "invalid verb"]);
+    const two = app();
+    await two.until(() => two.closed);
+    expect(server.stats().clients).toBe(1);
+  });
+
+  it("looks verbs up in lower case, as drachtio-server does", async () => {
+    const { app, server } = await start();
+    const one = app();
+    await one.authenticate();
+    one.send(["1", "route", "INVITE"]);
+    await one.answer("1");
+    expect(server.choose("invite")).toBeUndefined();
+  });
+});
+
+describe("frames to applications", () => {
+  const message = Buffer.from("INVITE sip:é@b SIP/2.0\r\nCall-ID: 1\r\n\r\n");
+
+  it("writes a new request with thirteen columns", async () => {
+    const { app, server } = await start();
+    const one = app();
+    await one.authenticate();
+    server.deliver(1, {
+      source: "network",
+      peer,
+      txnId: "T1",
+      dialogId: undefined,
+      receivedOn: { address: "192.0.2.1", port: 5060 },
+      message,
+    });
+    await one.until(() => one.received.length === 2);
+    const [, delivered] = one.received;
+    expect(delivered?.tokens.slice(1)).toEqual([
+      "sip",
+      "network",
+      String(message.length),
+      "udp",
+      "192.0.2.9",
+      "5070",
+      expect.stringMatching(/^\d\d:\d\d:\d\d\.\d{6}$/),
+      "T1",
+      "",
+      "192.0.2.1",
+      "5060",
+      "",
+    ]);
+    expect(delivered?.sip?.equals(message)).toBe(true);
+  });
+
+  it("writes everything else with the dialog id in the tenth column", async () => {
+    const { app, server } = await start();
+    const one = app();
+    await one.authenticate();
+    server.deliver(1, { source: "application", peer, txnId: "unsolicited", dialogId: "c;from-tag=t", message });
+    await one.until(() => one.received.length === 2);
+    expect(one.received[1]?.tokens.slice(8)).toEqual(["unsolicited", "c;from-tag=t", ""]);
+  });
+
+  it("echoes a request with eight columns before `Msg sent:` and a response with ten", async () => {
+    const { app, server } = await start();
+    const one = app();
+    await one.authenticate();
+    server.reply(1, "q", { type: "sent", kind: "request", peer, txnId: "T1", dialogId: undefined, message });
+    server.reply(1, "r", { type: "sent", kind: "response", peer, txnId: "T2", dialogId: "c;from-tag=t", message });
+    server.reply(1, "n", { type: "refused", text: "no" });
+    const time = expect.stringMatching(/^\d\d:/) as string;
+    const common = ["OK", "application", String(message.length), "udp", "192.0.2.9", "5070", time];
+    expect(await one.answer("q")).toEqual(["response", "q", ...common, "T1", "Msg sent:", ""]);
+    expect(await one.answer("r")).toEqual(["response", "r", ...common, "T2", "c;from-tag=t", "", "Msg sent:", ""]);
+    expect(await one.answer("n")).toEqual(["response", "n", "NOK", "no"]);
+  });
+
+  it("drops an application that stopped reading", async () => {
+    const { app, server } = await start({ clientBacklogBytes: 64 * 1024 });
+    const one = app();
+    await one.authenticate();
+    one.socket.pause();
+    const big = Buffer.alloc(60_000, 65);
+    await expect
+      .poll(() => server.deliver(1, { source: "network", peer, txnId: "T", dialogId: undefined, message: big }), {
+        interval: 1,
+      })
+      .toBe(false);
+    await expect.poll(() => server.stats().clients).toBe(0);
+  });
+});
