@@ -26,7 +26,7 @@ export type AppOutcome =
 const headEndMark = Buffer.from("\r\n\r\n");
 // Tabs are blanks in SIP; every other control character could end a line or a string somewhere behind us.
 const controlCharacters = /[\0-\x08\x0a-\x1f\x7f\u0080-\u009f\u2028\u2029]/;
-const requestLine = /^(\S+) (\S+) SIP\/2\.0$/;
+const requestLine = /^(\S+) (.+) SIP\/2\.0$/;
 const statusLine = /^SIP\/2\.0 ([1-6]\d\d)(?: (.*))?$/;
 
 /** drachtio's spelling of the headers it knows; what an application writes in any case goes out like this. */
