@@ -410,11 +410,15 @@ const adminSchema = z
 const logSchema = z
   .strictObject({
     level: z
-      .enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"])
+      .enum(["error", "warn", "info", "debug", "silent"])
       .default("info")
       .describe("Lowest level that is written. Default info."),
+    showPersonal: z
+      .boolean()
+      .default(false)
+      .describe("Shows people's numbers and addresses in the log's fields. Default false."),
   })
-  .describe("The log on standard output.");
+  .describe("The log on standard error.");
 
 export const configSchema = z
   .strictObject({

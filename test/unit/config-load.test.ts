@@ -159,7 +159,7 @@ describe("what is refused", () => {
     ]);
     expect(problems("media: { tts: { kind: http, url: 'http://x/', comand: [x] } }")[0]).toContain("media.tts.comand");
     expect(problems("log: { colour: red }")).toEqual([
-      "log.colour: there is no such field: remove it, or use one of level",
+      "log.colour: there is no such field: remove it, or use one of level, showPersonal",
     ]);
   });
 

@@ -1,0 +1,279 @@
+import type { CallEvent } from "../call/event.ts";
+import type { CallId, ExchangeId, LegId, Sdp, TrunkId } from "../call/ids.ts";
+import type { CustomHeader, TransferRequest } from "../call/transfer.ts";
+import type { Cancellable } from "../lib/clock.ts";
+import { hangUp } from "./hang-up.ts";
+import { InDialog, allowedMethods } from "./in-dialog.ts";
+import type { CallFacts, Leg, LegContext } from "./leg.ts";
+import { parseReason } from "./reason.ts";
+import { ReferWatch } from "./refer.ts";
+import type { IncomingInvite, SipDialog } from "./srf.ts";
+import { formatSipUri, parseSipUri } from "./uri.ts";
+
+interface Goodbye {
+  readonly reason: string;
+  readonly headers: readonly CustomHeader[];
+}
+
+type State =
+  /** The INVITE waits for an answer. */
+  | { readonly phase: "offered" }
+  /** The engine was told to send a 200 and has not confirmed it. */
+  | { readonly phase: "accepting"; readonly goodbye: Goodbye | null }
+  /** 200 sent, no ACK yet. */
+  | {
+      readonly phase: "answered";
+      readonly dialog: SipDialog;
+      readonly inDialog: InDialog;
+      readonly goodbye: Goodbye | null;
+      readonly ackDeadline: Cancellable;
+    }
+  | {
+      readonly phase: "confirmed";
+      readonly dialog: SipDialog;
+      readonly inDialog: InDialog;
+      readonly refer: ReferWatch | null;
+    }
+  /** Our BYE is out, or nothing is left to do. */
+  | { readonly phase: "over" };
+
+/** The caller's side of a call: we are the UAS of its INVITE. */
+export class CallerLeg implements Leg {
+  readonly id: LegId;
+  readonly call: CallId;
+  readonly trunk: TrunkId;
+  readonly #invite: IncomingInvite;
+  readonly #facts: CallFacts;
+  readonly #context: LegContext;
+  #state: State = { phase: "offered" };
+
+  constructor(id: LegId, facts: CallFacts, invite: IncomingInvite, context: LegContext) {
+    this.id = id;
+    this.call = facts.call;
+    this.trunk = facts.trunk;
+    this.#facts = facts;
+    this.#invite = invite;
+    this.#context = context;
+  }
+
+  /** From now on a CANCEL ends the leg; called once the call exists, because it may have arrived already. */
+  begin(): void {
+    this.#invite.onCancel((cancel) => {
+      const { q850, text } = parseReason(cancel.headerLines("reason"));
+      // RFC 3261 §9.2: the engine has answered the INVITE with 487.
+      this.#ended({ status: 487, reason: text ?? "Request Terminated", q850 });
+    });
+  }
+
+  ring(): void {
+    if (this.#state.phase === "offered") {
+      this.#invite.respond(180);
+    }
+  }
+
+  accept(answer: Sdp): void {
+    if (this.#state.phase !== "offered") {
+      return;
+    }
+    this.#state = { phase: "accepting", goodbye: null };
+    this.#invite.accept(answer, [{ name: "Allow", value: allowedMethods }], {
+      accepted: (dialog) => {
+        this.#accepted(dialog);
+      },
+      failed: (fault) => {
+        // A CANCEL that overtook our 200 has been told already.
+        if (this.#state.phase === "accepting") {
+          this.#ended({ status: fault.code === "cancelled" ? 487 : null, reason: fault.message, q850: null });
+        }
+      },
+    });
+  }
+
+  reject(status: number, reason: string): void {
+    if (this.#state.phase === "offered") {
+      this.#invite.respond(status, reason);
+      this.#over();
+    }
+  }
+
+  /** Only an INVITE of ours can be cancelled. */
+  cancel(reason: string): void {
+    this.bye(reason, []);
+  }
+
+  bye(reason: string, headers: readonly CustomHeader[]): void {
+    const state = this.#state;
+    switch (state.phase) {
+      case "offered":
+        this.reject(480, reason);
+        break;
+      case "accepting":
+      case "answered":
+        // RFC 3261 §15: no BYE on a dialog whose 200 has not been acknowledged.
+        this.#state = { ...state, goodbye: { reason, headers } };
+        break;
+      case "confirmed":
+        this.#hangUp(state.dialog, { reason, headers });
+        break;
+      case "over":
+        break;
+    }
+  }
+
+  refer(request: TransferRequest): void {
+    const state = this.#state;
+    if (state.phase !== "confirmed") {
+      const failure = { status: null, reason: "the caller's dialog is not confirmed", q850: null, redirect: null };
+      this.#post({ type: "refer.done", leg: this.id, ...failure });
+      return;
+    }
+    state.refer?.close();
+    const refer = new ReferWatch({
+      leg: this.id,
+      dialog: state.dialog,
+      referTo: this.#referTarget(request, state.dialog),
+      referredBy: this.#ownAddress(),
+      timeoutMs: this.#context.times.requestMs,
+      post: (event) => this.#post(event),
+    });
+    this.#state = { ...state, refer };
+  }
+
+  reanswer(exchange: ExchangeId, answer: Sdp): void {
+    this.#inDialog()?.reanswer(exchange, answer);
+  }
+
+  refuse(exchange: ExchangeId, status: number): void {
+    this.#inDialog()?.refuse(exchange, status);
+  }
+
+  end(): void {
+    if (this.#state.phase === "offered") {
+      this.reject(503, "Service Unavailable");
+    } else {
+      this.bye("service stops", []);
+    }
+  }
+
+  #accepted(dialog: SipDialog): void {
+    const { clock, times } = this.#context;
+    const inDialog = new InDialog({
+      leg: this.id,
+      dialog,
+      clock,
+      exchangeMs: times.exchangeMs,
+      post: (event) => this.#post(event),
+      onNotify: (request) => this.#state.phase === "confirmed" && (this.#state.refer?.notified(request) ?? false),
+    });
+    const goodbye = this.#state.phase === "accepting" ? this.#state.goodbye : null;
+    // RFC 3261 §13.3.1.4: without an ACK the engine ends the dialog after 64*T1; if it does not, we do.
+    const ackDeadline = clock.after(times.cancelMs, () => {
+      this.#hangUp(dialog, { reason: "no ACK", headers: [] });
+      this.#post({ type: "leg.ended", leg: this.id, status: 408, reason: "no ACK", q850: null });
+    });
+    this.#state = { phase: "answered", dialog, inDialog, goodbye, ackDeadline };
+    dialog.listen({
+      acknowledged: () => {
+        this.#acknowledged();
+      },
+      ended: ({ byPeer, text, headers }) => {
+        const { q850, sip, text: reason } = parseReason(headers.headerLines("reason"));
+        this.#ended({ status: byPeer ? sip : null, reason: byPeer ? reason : text, q850: byPeer ? q850 : null });
+      },
+      offered: (request) => {
+        inDialog.offered(request);
+      },
+      asked: (request) => {
+        inDialog.asked(request);
+      },
+    });
+  }
+
+  #acknowledged(): void {
+    const state = this.#state;
+    if (state.phase !== "answered") {
+      return;
+    }
+    const { dialog, inDialog, goodbye, ackDeadline } = state;
+    ackDeadline.cancel();
+    this.#state = { phase: "confirmed", dialog, inDialog, refer: null };
+    if (goodbye !== null) {
+      this.#hangUp(dialog, goodbye);
+    } else if (!this.#post({ type: "leg.confirmed", leg: this.id })) {
+      this.#hangUp(dialog, { reason: "no such call", headers: [] });
+    }
+  }
+
+  #hangUp(dialog: SipDialog, { reason, headers }: Goodbye): void {
+    this.#leave();
+    // A challenge from the caller's side is not answered: these credentials are for the gateways (RFC 3261 §22.3).
+    const timeoutMs = this.#context.times.requestMs;
+    void hangUp(dialog, { reason, headers, timeoutMs, credentials: null }).finally(() => {
+      this.#context.release(this.id);
+    });
+  }
+
+  #ended(end: { readonly status: number | null; readonly reason: string | null; readonly q850: number | null }): void {
+    if (this.#state.phase === "over") {
+      return;
+    }
+    this.#over();
+    this.#post({ type: "leg.ended", leg: this.id, ...end });
+  }
+
+  #over(): void {
+    this.#leave();
+    this.#context.release(this.id);
+  }
+
+  /** Whatever the state held is let go; what follows is somebody else's business. */
+  #leave(): void {
+    const state = this.#state;
+    this.#state = { phase: "over" };
+    if (state.phase === "answered") {
+      state.ackDeadline.cancel();
+      state.inDialog.close();
+    } else if (state.phase === "confirmed") {
+      state.refer?.close();
+      state.inDialog.close();
+    }
+  }
+
+  #inDialog(): InDialog | undefined {
+    return this.#state.phase === "confirmed" || this.#state.phase === "answered" ? this.#state.inDialog : undefined;
+  }
+
+  #post(event: CallEvent): boolean {
+    return this.#context.post(this.call, event);
+  }
+
+  /** The caller's side must be able to call it, so a number is put at its own trunk (RFC 5589 §6). */
+  #referTarget({ target }: TransferRequest, dialog: SipDialog): string {
+    if (target.kind === "uri") {
+      return target.uri;
+    }
+    const { directory } = this.#context;
+    const [gateway] = directory.trunk(this.trunk)?.gateways ?? [];
+    const peer = parseSipUri(dialog.remoteUri);
+    return formatSipUri({
+      scheme: "sip",
+      user: directory.dialled(this.trunk, target.digits),
+      host: gateway?.host ?? peer?.host ?? "invalid",
+      port: gateway === undefined ? (peer?.port ?? null) : (gateway.port ?? null),
+      params: new Map(),
+    });
+  }
+
+  #ownAddress(): string {
+    const { directory, link } = this.#context;
+    const { botId, calledNumber } = this.#facts;
+    const own = link.listening().find(({ protocol }) => protocol === this.#invite.protocol) ?? link.listening()[0];
+    return formatSipUri({
+      scheme: "sip",
+      user: directory.botNumber(botId, this.trunk, calledNumber),
+      host: own?.address ?? "invalid",
+      port: own?.port ?? null,
+      params: new Map(),
+    });
+  }
+}

@@ -1,0 +1,54 @@
+import type { GatewayId, TrunkId } from "../call/ids.ts";
+
+// What this side must know of trunks and channels. `trunk/table.ts` has it; adapters do not import each other, so only
+// the shape stands here.
+
+export interface SipGateway {
+  readonly id: GatewayId;
+  readonly trunk: TrunkId;
+  readonly host: string;
+  /** Undefined: the transport's default port, and for a host name what DNS says. */
+  readonly port: number | undefined;
+  readonly transport: "udp" | "tcp";
+}
+
+export interface SipTrunk {
+  readonly id: TrunkId;
+  readonly gateways: readonly SipGateway[];
+  readonly inbound: { readonly username: string; readonly realm: string } | null;
+  readonly outbound: { readonly username: string; readonly realm: string | null } | null;
+  readonly fixedNumber: string | null;
+  readonly assertedIdentity: boolean;
+  readonly diversion: boolean;
+  readonly identityHeaders: "allow" | "drop";
+  readonly trustIdentity: boolean;
+  readonly fromHost: string | null;
+  readonly sipUriVia: "direct" | "gateway";
+  readonly maxCalls: number;
+}
+
+export interface SipChannel {
+  readonly botId: string;
+  readonly trunk: TrunkId;
+  readonly answer: "immediately" | "on-command";
+  readonly passHeaders: readonly string[];
+  readonly recording: { readonly enabled: boolean; readonly resumeOnReturn: boolean };
+}
+
+export type SipAdmission =
+  | { readonly type: "trunk"; readonly trunk: SipTrunk }
+  | { readonly type: "challenge"; readonly realm: string; readonly trunks: readonly SipTrunk[] }
+  | { readonly type: "unknown" };
+
+export interface TrunkDirectory {
+  /** Whose call an INVITE from this address is. */
+  admit(address: string): SipAdmission;
+  /** True for a gateway given as this IP address: it may ask whether we are there, but not call. */
+  isGateway(address: string): boolean;
+  trunk(id: TrunkId): SipTrunk | undefined;
+  gateway(id: GatewayId): SipGateway | undefined;
+  channelFor(trunk: TrunkId, called: string): SipChannel | undefined;
+  dialled(trunk: TrunkId, digits: string): string;
+  hostAllowed(botId: string, host: string): boolean;
+  botNumber(botId: string, trunk: TrunkId, called: string): string;
+}

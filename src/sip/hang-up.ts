@@ -1,0 +1,67 @@
+import { randomBytes } from "node:crypto";
+
+import type { CustomHeader } from "../call/transfer.ts";
+import { authorization, chooseChallenge } from "./digest.ts";
+import type { Credentials } from "./digest.ts";
+import type { HeaderLine } from "./message.ts";
+import { formatReason } from "./reason.ts";
+import { SipFault } from "./srf.ts";
+import type { Reply, SipDialog } from "./srf.ts";
+
+/** A trunk's own credentials, and where they may be given. */
+export interface TrunkCredentials extends Credentials {
+  /** Only challenges of this realm are answered; null for any. */
+  readonly realm: string | null;
+}
+
+/**
+ * Sends BYE and resolves when it is over, whatever came: after a BYE nothing can be done about a dialog (RFC 3261
+ * §15.1.1). A gateway that challenges it gets the trunk's credentials, once; without them nobody does.
+ */
+export async function hangUp(
+  dialog: SipDialog,
+  options: {
+    readonly reason: string;
+    readonly headers: readonly CustomHeader[];
+    readonly timeoutMs: number;
+    readonly credentials: TrunkCredentials | null;
+  },
+): Promise<void> {
+  const { reason, headers, timeoutMs, credentials } = options;
+  const given = headers.some(({ name }) => name.toLowerCase() === "reason");
+  const own = given ? [] : [{ name: "Reason", value: formatReason("Q.850", 16, reason) }];
+  const lines = [...own, ...headers];
+  const result = await dialog.send("BYE", { headers: lines, timeoutMs });
+  if (credentials !== null && !(result instanceof SipFault)) {
+    // The dialog's remote target is what the request line names, and so what the hash must cover (RFC 3261 §22.4).
+    const answer = answerChallenge(result, credentials, { method: "BYE", uri: dialog.remoteUri });
+    if (answer !== undefined) {
+      await dialog.send("BYE", { headers: [...lines, answer], timeoutMs });
+    }
+  }
+  dialog.forget();
+}
+
+/** The header that answers a 401 or 407, undefined when it cannot be answered with what we have. */
+export function answerChallenge(
+  reply: Reply,
+  credentials: TrunkCredentials,
+  request: { readonly method: string; readonly uri: string },
+): HeaderLine | undefined {
+  const [asked, answered] =
+    reply.status === 401
+      ? ["www-authenticate", "Authorization"]
+      : reply.status === 407
+        ? ["proxy-authenticate", "Proxy-Authorization"]
+        : [];
+  if (asked === undefined || answered === undefined) {
+    return undefined;
+  }
+  const challenge = chooseChallenge(reply.headerLines(asked), credentials.realm);
+  if (challenge === undefined) {
+    return undefined;
+  }
+  // Every request gets a fresh nonce count of 1, because each challenge is answered once with the nonce it brought.
+  const count = { nonceCount: 1, cnonce: randomBytes(16).toString("hex") };
+  return { name: answered, value: authorization(challenge, credentials, request, count) };
+}

@@ -1,0 +1,238 @@
+import type { CallId, LegId, Sdp } from "../call/ids.ts";
+import type { CallSetup } from "../call/setup.ts";
+import type { DigestGate, GateUser } from "./digest-gate.ts";
+import type { SipAdmission, SipChannel, SipTrunk, TrunkDirectory } from "./directory.ts";
+import { allowedMethods, answerOptions } from "./in-dialog.ts";
+import type { CallFacts } from "./leg.ts";
+import type { HeaderLine } from "./message.ts";
+import type { IncomingInvite, IncomingRequest } from "./srf.ts";
+import { parseNameAddr, splitOutsideQuotes, userOf } from "./uri.ts";
+
+export interface DoorOptions {
+  readonly directory: TrunkDirectory;
+  readonly gate: DigestGate;
+  /** Password that callers of a trunk must know; undefined when the trunk asks for none. */
+  readonly inboundPassword: (trunk: SipTrunk) => string | undefined;
+  /** Legs on a trunk now. */
+  readonly legsOf: (trunk: SipTrunk) => number;
+  readonly draining: () => boolean;
+  readonly mintCallId: () => CallId;
+}
+
+/** An INVITE that was let in. */
+export interface Admitted {
+  readonly setup: CallSetup;
+  readonly facts: CallFacts;
+}
+
+interface Refusal {
+  readonly status: number;
+  readonly reason?: string;
+  readonly headers?: readonly HeaderLine[];
+}
+
+/**
+ * Judges requests outside of dialogs. Whoever is not let in gets the same answer whatever he asked for, so that nothing
+ * can be found out by asking. Unknown sources are dropped by the embedded engine before they come here.
+ */
+export class Door {
+  readonly #options: DoorOptions;
+
+  constructor(options: DoorOptions) {
+    this.#options = options;
+  }
+
+  /** Lets an INVITE in, or answers it and returns undefined. */
+  admit(invite: IncomingInvite): Admitted | undefined {
+    const result = this.#judge(invite);
+    if ("status" in result) {
+      const { status, reason, headers } = result;
+      invite.respond(status, reason, headers === undefined ? {} : { headers });
+      return undefined;
+    }
+    return result;
+  }
+
+  /** Answers any other request that belongs to no dialog of ours. */
+  answer(request: IncomingRequest, inDialog: boolean): void {
+    const { directory } = this.#options;
+    if (inDialog) {
+      // RFC 3261 §12.2.2: a dialog that does not exist here.
+      request.respond(481);
+    } else if (directory.admit(request.sourceAddress).type !== "trunk" && !directory.isGateway(request.sourceAddress)) {
+      request.respond(403);
+    } else if (request.method === "OPTIONS") {
+      answerOptions(request);
+    } else {
+      request.respond(405, undefined, { headers: [{ name: "Allow", value: allowedMethods }] });
+    }
+  }
+
+  #judge(invite: IncomingInvite): Admitted | Refusal {
+    const { directory, draining, legsOf } = this.#options;
+    const trunk = this.#identify(invite, directory.admit(invite.sourceAddress));
+    if ("status" in trunk) {
+      return trunk;
+    }
+    const refusal = checkRequest(invite);
+    if (refusal !== undefined) {
+      return refusal;
+    }
+    const called = userOf(invite.uri);
+    const channel = directory.channelFor(trunk.id, called);
+    if (channel === undefined) {
+      return { status: 404 };
+    }
+    const content = checkBody(invite);
+    if (typeof content !== "string") {
+      return content;
+    }
+    if (draining() || legsOf(trunk) >= trunk.maxCalls) {
+      return { status: 503, headers: [{ name: "Retry-After", value: "10" }] };
+    }
+    return this.#setUp(invite, trunk, channel, { called, offer: content as Sdp });
+  }
+
+  /** The trunk whose call this is, after asking for credentials where it wants them. */
+  #identify(invite: IncomingInvite, admission: SipAdmission): SipTrunk | Refusal {
+    switch (admission.type) {
+      case "unknown":
+        return { status: 403 };
+      case "trunk": {
+        const { trunk } = admission;
+        return trunk.inbound === null ? trunk : this.#authenticate(invite, trunk.inbound.realm, [trunk]);
+      }
+      case "challenge":
+        return this.#authenticate(invite, admission.realm, admission.trunks);
+    }
+  }
+
+  #authenticate(invite: IncomingInvite, realm: string, trunks: readonly SipTrunk[]): SipTrunk | Refusal {
+    const { gate, inboundPassword } = this.#options;
+    const users = trunks.flatMap((trunk): GateUser[] => {
+      const password = inboundPassword(trunk);
+      return password === undefined || trunk.inbound === null ? [] : [{ ...trunk.inbound, password }];
+    });
+    const source = invite.sourceAddress;
+    const verdict = gate.check({ headerLines: invite.headerLines("authorization"), method: "INVITE", source, users });
+    if (verdict.type === "accepted") {
+      return trunks.find(({ inbound }) => inbound?.username === verdict.username) ?? { status: 403 };
+    }
+    if (verdict.type === "banned") {
+      return { status: 403 };
+    }
+    // RFC 8760 §2.3: one header line per algorithm, the strongest first.
+    const headers = gate.challenges(realm, source, verdict.stale).map((value) => ({ name: "WWW-Authenticate", value }));
+    return { status: 401, headers };
+  }
+
+  #setUp(
+    invite: IncomingInvite,
+    trunk: SipTrunk,
+    channel: SipChannel,
+    { called, offer }: { readonly called: string; readonly offer: Sdp },
+  ): Admitted {
+    const call = this.#options.mintCallId();
+    const caller = callerOf(invite, trunk);
+    return {
+      facts: { call, botId: channel.botId, trunk: trunk.id, calledNumber: called, caller },
+      setup: {
+        call,
+        caller: `${call}/caller` as LegId,
+        offer,
+        botId: channel.botId,
+        trunk: trunk.id,
+        callerNumber: caller.withheld ? "" : caller.number,
+        calledNumber: called,
+        sipCallId: invite.header("call-id") ?? "",
+        headers: passedHeaders(invite, channel.passHeaders),
+        policy: { answer: channel.answer, recording: channel.recording },
+      },
+    };
+  }
+}
+
+/** RFC 3261 §8.2.2: the request line, then Require. */
+function checkRequest(invite: IncomingInvite): Refusal | undefined {
+  if (!/^(?:sips?|tel):/i.test(invite.uri)) {
+    return { status: 416 };
+  }
+  if (invite.header("contact") === undefined) {
+    return { status: 400, reason: "Missing Contact" };
+  }
+  const required = invite
+    .headerLines("require")
+    .flatMap((line) => line.split(","))
+    .map((tag) => tag.trim())
+    .filter((tag) => /^[A-Za-z0-9!%'*+.^_`~-]{1,64}$/.test(tag));
+  // RFC 3261 §8.2.2.3: no extension is supported that a peer could demand.
+  return required.length === 0
+    ? undefined
+    : { status: 420, headers: [{ name: "Unsupported", value: required.join(", ") }] };
+}
+
+/** RFC 3261 §8.2.3: the offer, or why there is none that can be used. */
+function checkBody(invite: IncomingInvite): string | Refusal {
+  if (invite.body === "") {
+    const text = "an INVITE without an offer is not supported";
+    return { status: 488, headers: [{ name: "Warning", value: `399 patchbay "${text}"` }] };
+  }
+  const type = (invite.header("content-type") ?? "").split(";")[0]?.trim().toLowerCase();
+  if (type === "application/sdp") {
+    return invite.body;
+  }
+  const part = type === "multipart/mixed" ? sdpPart(invite) : undefined;
+  return part ?? { status: 415, headers: [{ name: "Accept", value: "application/sdp" }] };
+}
+
+/** RFC 2046 §5.1: the SDP in a multipart body, as SIP-I and some PBXs send it beside other parts. */
+function sdpPart(invite: IncomingInvite): string | undefined {
+  const boundary = /;\s*boundary=(?:"([^"]{1,70})"|([^\s;]{1,70}))/i.exec(invite.header("content-type") ?? "");
+  const mark = boundary?.[1] ?? boundary?.[2];
+  if (mark === undefined) {
+    return undefined;
+  }
+  for (const part of `\r\n${invite.body}`.split(`\r\n--${mark}`).slice(1, 17)) {
+    const blank = part.indexOf("\r\n\r\n");
+    if (blank >= 0 && /^content-type:[ \t]*application\/sdp\b/im.test(part.slice(0, blank))) {
+      return `${part.slice(blank + 4)}\r\n`;
+    }
+  }
+  return undefined;
+}
+
+function callerOf(invite: IncomingInvite, trunk: SipTrunk): CallFacts["caller"] {
+  const from = parseNameAddr(invite.header("from") ?? "");
+  // RFC 3325 §5: an asserted identity counts only from a peer that is trusted to have checked it.
+  const asserted = trunk.trustIdentity
+    ? invite
+        .headerLines("p-asserted-identity")
+        .flatMap((line) => splitOutsideQuotes(line, ","))
+        .slice(0, 4)
+        .flatMap((text) => parseNameAddr(text) ?? [])
+        .find(({ uri }) => userOf(uri) !== "")
+    : undefined;
+  const shown = asserted ?? from;
+  const fromUser = userOf(from?.uri ?? "");
+  const privacy = invite
+    .headerLines("privacy")
+    .flatMap((line) => line.split(/[;,]/))
+    .map((value) => value.trim().toLowerCase());
+  // RFC 3323 §4.2 and RFC 3325 §7: any of these asks that nobody behind us learns who calls.
+  const asked = privacy.some((value) => value === "id" || value === "user" || value === "header");
+  const anonymous = fromUser.toLowerCase() === "anonymous" || /@anonymous\.invalid\b/i.test(from?.uri ?? "");
+  return {
+    number: (shown === undefined ? "" : userOf(shown.uri)).slice(0, 128),
+    display: shown?.display?.slice(0, 128) ?? null,
+    withheld: asked || anonymous,
+  };
+}
+
+function passedHeaders(invite: IncomingInvite, names: readonly string[]): Readonly<Record<string, string>> {
+  return Object.fromEntries(
+    names.flatMap((name) => {
+      const lines = invite.headerLines(name);
+      return lines.length === 0 ? [] : [[name, lines.join(", ").slice(0, 2048)]];
+    }),
+  );
+}

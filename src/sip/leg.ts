@@ -1,0 +1,64 @@
+import type { CallId, ExchangeId, LegId, Sdp, TrunkId } from "../call/ids.ts";
+import type { Post } from "../call/ports.ts";
+import type { CustomHeader, TransferRequest } from "../call/transfer.ts";
+import type { Clock } from "../lib/clock.ts";
+import type { Log } from "../telemetry/log.ts";
+import type { Credentials } from "./digest.ts";
+import type { TrunkDirectory } from "./directory.ts";
+import type { EngineLink } from "./srf.ts";
+
+/** What is known of a call on this side while one of its legs lives. */
+export interface CallFacts {
+  readonly call: CallId;
+  readonly botId: string;
+  readonly trunk: TrunkId;
+  readonly calledNumber: string;
+  readonly caller: {
+    /** As the trunk gave it, also when it was withheld: it is shown to nobody then. */
+    readonly number: string;
+    readonly display: string | null;
+    readonly withheld: boolean;
+  };
+}
+
+/** How long things may take, in milliseconds; all follow from T1, so that tests can run them fast. */
+export interface LegTimes {
+  /** 64*T1: the life of a transaction (RFC 3261 §17.1.1.2). */
+  readonly transactionMs: number;
+  /** For a final response to an INVITE we cancelled; the engine should have given one after 64*T1. */
+  readonly cancelMs: number;
+  /** For the response to our BYE or REFER. */
+  readonly requestMs: number;
+  /** For the call's answer to an offer inside the dialog. */
+  readonly exchangeMs: number;
+}
+
+/** What a leg needs from the side it lives in. */
+export interface LegContext {
+  readonly link: EngineLink;
+  readonly directory: TrunkDirectory;
+  readonly credentials: (trunk: TrunkId) => Credentials | undefined;
+  readonly post: Post;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly times: LegTimes;
+  /** The leg is over: it is forgotten and nothing is posted for it any more. */
+  readonly release: (leg: LegId) => void;
+}
+
+/** One SIP side of a call. A request that does not fit the leg's state is no mistake, only late, and does nothing. */
+export interface Leg {
+  readonly id: LegId;
+  readonly call: CallId;
+  readonly trunk: TrunkId;
+  ring(): void;
+  accept(answer: Sdp): void;
+  reject(status: number, reason: string): void;
+  cancel(reason: string): void;
+  bye(reason: string, headers: readonly CustomHeader[]): void;
+  refer(request: TransferRequest): void;
+  reanswer(exchange: ExchangeId, answer: Sdp): void;
+  refuse(exchange: ExchangeId, status: number): void;
+  /** Ends the leg in whatever state it is, without a word to the call: the service stops. */
+  end(): void;
+}

@@ -1,0 +1,430 @@
+import { escapeUser, identityHeaders } from "../call/identity.ts";
+import type { InviteOrder } from "../call/effect.ts";
+import type { CallEvent, SipFailure } from "../call/event.ts";
+import type { CallId, ExchangeId, LegId, Sdp, TrunkId } from "../call/ids.ts";
+import type { CustomHeader } from "../call/transfer.ts";
+import { addressBits } from "../lib/ip-network.ts";
+import type { Cancellable } from "../lib/clock.ts";
+import type { SipGateway, SipTrunk } from "./directory.ts";
+import { answerChallenge, hangUp } from "./hang-up.ts";
+import type { TrunkCredentials } from "./hang-up.ts";
+import { InDialog, allowedMethods } from "./in-dialog.ts";
+import type { CallFacts, Leg, LegContext } from "./leg.ts";
+import type { HeaderLine } from "./message.ts";
+import { formatReason, parseReason } from "./reason.ts";
+import { SipFault } from "./srf.ts";
+import type { OutgoingInvite, Reply, SentInvite, SipDialog } from "./srf.ts";
+import { formatNameAddr, formatSipUri, parseNameAddr, parseSipUri, splitOutsideQuotes } from "./uri.ts";
+
+/** Challenges that are answered for one INVITE: proxy and peer may both ask, and a nonce may be stale once. */
+const maxChallenges = 3;
+
+type State =
+  | { readonly phase: "inviting"; readonly invite: OutgoingInvite; readonly sent: SentInvite | null }
+  /** CANCEL is out; a 200 that still comes is ended by BYE (RFC 3261 §9.1, §15). */
+  | { readonly phase: "cancelled"; readonly invite: OutgoingInvite; readonly deadline: Cancellable }
+  | { readonly phase: "confirmed"; readonly dialog: SipDialog; readonly inDialog: InDialog }
+  /** Our BYE is out, or nothing is left to do. */
+  | { readonly phase: "over" };
+
+/** An operator's side of a call: we are the UAC of its INVITE. */
+export class OperatorLeg implements Leg {
+  readonly id: LegId;
+  readonly call: CallId;
+  readonly trunk: TrunkId;
+  readonly #order: InviteOrder;
+  readonly #facts: CallFacts;
+  readonly #peer: SipTrunk;
+  readonly #gateway: SipGateway;
+  readonly #context: LegContext;
+  readonly #route: { readonly uri: string; readonly proxy: string | null; readonly viaGateway: boolean };
+  readonly #credentials: TrunkCredentials | null;
+  #state: State;
+  #challenges = 0;
+  /** Answers to challenges so far, by header name: a proxy's and the peer's are sent together. */
+  readonly #answers = new Map<string, HeaderLine>();
+
+  private constructor(
+    order: InviteOrder,
+    facts: CallFacts,
+    peer: SipTrunk,
+    gateway: SipGateway,
+    route: { readonly uri: string; readonly proxy: string | null; readonly viaGateway: boolean },
+    context: LegContext,
+  ) {
+    this.id = order.leg;
+    this.call = facts.call;
+    this.trunk = peer.id;
+    this.#order = order;
+    this.#facts = facts;
+    this.#peer = peer;
+    this.#gateway = gateway;
+    this.#context = context;
+    this.#route = route;
+    const known = context.credentials(peer.id);
+    // Credentials leave us only towards the trunk's own gateway, never to a URI somewhere else.
+    this.#credentials =
+      known === undefined || !route.viaGateway ? null : { ...known, realm: peer.outbound?.realm ?? null };
+    this.#state = { phase: "inviting", invite: this.#send([]), sent: null };
+  }
+
+  /** Sends the INVITE. A text is returned when there is nowhere to send it to. */
+  static start(order: InviteOrder, facts: CallFacts, context: LegContext): OperatorLeg | string {
+    const peer = context.directory.trunk(order.trunk);
+    const gateway = context.directory.gateway(order.gateway);
+    if (peer === undefined || gateway === undefined) {
+      return "the trunk or its gateway does not exist";
+    }
+    const route = routeOf(order, peer, gateway, context);
+    return route === undefined
+      ? "the target is no SIP URI"
+      : new OperatorLeg(order, facts, peer, gateway, route, context);
+  }
+
+  ring(): void {
+    // Only an incoming INVITE rings.
+  }
+
+  accept(): void {
+    // Only an incoming INVITE is accepted.
+  }
+
+  reject(_status: number, reason: string): void {
+    this.cancel(reason);
+  }
+
+  refer(): void {
+    // A REFER goes to the caller's side only.
+  }
+
+  cancel(reason: string): void {
+    const state = this.#state;
+    switch (state.phase) {
+      case "inviting": {
+        const { clock, times } = this.#context;
+        state.invite.cancel([{ name: "Reason", value: formatReason("SIP", 487, reason) }]);
+        // drachtio-server forgets a cancelled INVITE after 32 s without a word, so the leg needs an end of its own.
+        const deadline = clock.after(times.cancelMs, () => {
+          state.invite.abandon();
+          this.#failed({ status: 487, reason: "no final response after CANCEL", q850: null, redirect: null });
+        });
+        this.#state = { phase: "cancelled", invite: state.invite, deadline };
+        break;
+      }
+      case "confirmed":
+        // It answered before our CANCEL could be sent.
+        this.#hangUp(state.dialog, reason, []);
+        break;
+      case "cancelled":
+      case "over":
+        break;
+    }
+  }
+
+  bye(reason: string, headers: readonly CustomHeader[]): void {
+    if (this.#state.phase === "confirmed") {
+      this.#hangUp(this.#state.dialog, reason, headers);
+    } else {
+      this.cancel(reason);
+    }
+  }
+
+  reanswer(exchange: ExchangeId, answer: Sdp): void {
+    if (this.#state.phase === "confirmed") {
+      this.#state.inDialog.reanswer(exchange, answer);
+    }
+  }
+
+  refuse(exchange: ExchangeId, status: number): void {
+    if (this.#state.phase === "confirmed") {
+      this.#state.inDialog.refuse(exchange, status);
+    }
+  }
+
+  end(): void {
+    this.bye("service stops", []);
+  }
+
+  #send(extra: readonly HeaderLine[]): OutgoingInvite {
+    const { uri, proxy } = this.#route;
+    return this.#context.link.invite(
+      { uri, proxy, sdp: this.#order.offer, headers: [...this.#headers(extra), ...extra] },
+      {
+        sent: (sent) => {
+          if (this.#state.phase === "inviting") {
+            this.#state = { ...this.#state, sent };
+          }
+        },
+        provisional: ({ status, body }) => {
+          if (this.#state.phase === "inviting") {
+            this.#post({ type: "leg.progress", leg: this.id, status, earlyMedia: body !== "" });
+          }
+        },
+        answered: (dialog, reply) => {
+          this.#answered(dialog, reply);
+        },
+        failed: (result) => {
+          if (!this.#answeredChallenge(result)) {
+            this.#failed(this.#failureOf(result));
+          }
+        },
+      },
+    );
+  }
+
+  #headers(extra: readonly HeaderLine[]): readonly HeaderLine[] {
+    const { from, headers } = this.#shown();
+    const host = from.host ?? this.#fromHost() ?? "localhost";
+    // A repeated INVITE keeps From and its tag, given in `extra` (RFC 3261 §8.1.3.5).
+    const given = new Set(extra.map(({ name }) => name.toLowerCase()));
+    return [
+      { name: "From", value: formatNameAddr(from.display, addressOf(from.user, host)) },
+      { name: "Allow", value: allowedMethods },
+      ...headers,
+    ].filter(({ name }) => !given.has(name.toLowerCase()));
+  }
+
+  #shown(): ReturnType<typeof identityHeaders> {
+    const { directory } = this.#context;
+    const { caller, botId, calledNumber } = this.#facts;
+    return identityHeaders({
+      identity: this.#order.identity,
+      caller,
+      botNumber: directory.botNumber(botId, this.trunk, calledNumber),
+      fixedNumber: this.#peer.fixedNumber,
+      assertedIdentity: this.#peer.assertedIdentity,
+      diversion: this.#peer.diversion,
+      identityHeaders: this.#peer.identityHeaders,
+      host: this.#fromHost() ?? this.#ownHost(),
+      custom: this.#order.headers,
+    });
+  }
+
+  /** Providers with passwords want their own name in From; elsewhere the engine puts our address for `localhost`. */
+  #fromHost(): string | null {
+    return this.#peer.fromHost ?? (this.#peer.outbound === null ? null : hostText(this.#gateway.host));
+  }
+
+  #ownHost(): string {
+    const listening = this.#context.link.listening();
+    return (
+      (listening.find(({ protocol }) => protocol === this.#gateway.transport) ?? listening[0])?.address ?? "localhost"
+    );
+  }
+
+  #answered(dialog: SipDialog, reply: Reply): void {
+    const state = this.#state;
+    if (state.phase !== "inviting") {
+      // RFC 3261 §9.1: a 200 that crossed our CANCEL. It was acknowledged and is ended; the call never hears of it.
+      if (state.phase === "cancelled") {
+        state.deadline.cancel();
+      }
+      this.#state = { phase: "over" };
+      void this.#bye(dialog, "answered after CANCEL", []).finally(() => {
+        this.#context.release(this.id);
+        this.#post({
+          type: "leg.failed",
+          leg: this.id,
+          status: 487,
+          reason: "answered after CANCEL",
+          q850: null,
+          redirect: null,
+        });
+      });
+      return;
+    }
+    const { clock, times } = this.#context;
+    const inDialog = new InDialog({
+      leg: this.id,
+      dialog,
+      clock,
+      exchangeMs: times.exchangeMs,
+      post: (event) => this.#post(event),
+      onNotify: () => false,
+    });
+    this.#state = { phase: "confirmed", dialog, inDialog };
+    dialog.listen({
+      acknowledged: () => undefined,
+      ended: ({ byPeer, text, headers }) => {
+        if (this.#state.phase === "over") {
+          // Crossing BYEs: ours has ended the leg already.
+          return;
+        }
+        const { q850, sip, text: reason } = parseReason(headers.headerLines("reason"));
+        this.#over();
+        this.#post({
+          type: "leg.ended",
+          leg: this.id,
+          status: byPeer ? sip : null,
+          reason: byPeer ? reason : text,
+          q850: byPeer ? q850 : null,
+        });
+      },
+      offered: (request) => {
+        inDialog.offered(request);
+      },
+      asked: (request) => {
+        inDialog.asked(request);
+      },
+    });
+    if (!this.#post({ type: "leg.answered", leg: this.id, answer: reply.body as Sdp })) {
+      this.#hangUp(dialog, "no such call", []);
+    }
+  }
+
+  /**
+   * RFC 3261 §22.2: the INVITE once more, with credentials, the same Call-ID and From tag and the next CSeq. Done here,
+   * because drachtio-srf knows only MD5 and merges two challenges into one.
+   */
+  #answeredChallenge(result: Reply | SipFault): boolean {
+    const state = this.#state;
+    const credentials = this.#credentials;
+    if (
+      result instanceof SipFault ||
+      state.phase !== "inviting" ||
+      state.sent === null ||
+      credentials === null ||
+      this.#challenges >= maxChallenges ||
+      !this.#fromGateway(result)
+    ) {
+      return false;
+    }
+    const answer = answerChallenge(result, credentials, { method: "INVITE", uri: state.sent.uri });
+    // The same server asking again has refused the password, unless it says that only its nonce was too old.
+    if (answer === undefined || (this.#answers.has(answer.name) && !saysStale(result))) {
+      return false;
+    }
+    this.#challenges += 1;
+    this.#answers.set(answer.name, answer);
+    const { callId, cseq, from } = state.sent;
+    const invite = this.#send([
+      { name: "From", value: from },
+      { name: "Call-ID", value: callId },
+      { name: "CSeq", value: `${cseq + 1} INVITE` },
+      ...this.#answers.values(),
+    ]);
+    this.#state = { phase: "inviting", invite, sent: null };
+    return true;
+  }
+
+  /** A challenge that did not come from the gateway is a trap; host names cannot be compared, the route is trusted. */
+  #fromGateway(reply: Reply): boolean {
+    const expected = addressBits(this.#gateway.host);
+    return expected === undefined || addressBits(reply.sourceAddress)?.prefix === expected.prefix;
+  }
+
+  #failureOf(result: Reply | SipFault): SipFailure {
+    if (result instanceof SipFault) {
+      const status = result.code === "cancelled" ? 487 : null;
+      return { status, reason: result.message, q850: null, redirect: null };
+    }
+    return {
+      status: result.status,
+      reason: result.reason,
+      q850: parseReason(result.headerLines("reason")).q850,
+      redirect: result.status >= 300 && result.status < 400 ? this.#redirectOf(result) : null,
+    };
+  }
+
+  /** RFC 3261 §8.1.3.4: the first Contact of a 3xx that the bot's destinations or the trunk's gateways allow, built anew. */
+  #redirectOf(reply: Reply): string | null {
+    const { directory } = this.#context;
+    const contacts = reply
+      .headerLines("contact")
+      .flatMap((line) => splitOutsideQuotes(line, ","))
+      .slice(0, 10);
+    for (const contact of contacts) {
+      const uri = parseSipUri(parseNameAddr(contact)?.uri ?? "");
+      if (uri === undefined || uri.scheme !== "sip" || uri.user === null) {
+        continue;
+      }
+      const { host } = uri;
+      const known = this.#peer.gateways.some((gateway) => hostText(gateway.host).toLowerCase() === host);
+      if (known || directory.hostAllowed(this.#facts.botId, host)) {
+        const transport = uri.params.get("transport")?.toLowerCase();
+        const params =
+          transport === "tcp" || transport === "udp" ? new Map([["transport", transport]]) : new Map<string, string>();
+        return formatSipUri({ ...uri, params });
+      }
+    }
+    return null;
+  }
+
+  #failed(failure: SipFailure): void {
+    if (this.#state.phase === "over") {
+      return;
+    }
+    this.#over();
+    this.#post({ type: "leg.failed", leg: this.id, ...failure });
+  }
+
+  #hangUp(dialog: SipDialog, reason: string, headers: readonly CustomHeader[]): void {
+    this.#leave();
+    void this.#bye(dialog, reason, headers).finally(() => {
+      this.#context.release(this.id);
+    });
+  }
+
+  async #bye(dialog: SipDialog, reason: string, headers: readonly CustomHeader[]): Promise<void> {
+    const timeoutMs = this.#context.times.requestMs;
+    await hangUp(dialog, { reason, headers, timeoutMs, credentials: this.#credentials });
+  }
+
+  #over(): void {
+    this.#leave();
+    this.#context.release(this.id);
+  }
+
+  #leave(): void {
+    const state = this.#state;
+    this.#state = { phase: "over" };
+    if (state.phase === "cancelled") {
+      state.deadline.cancel();
+    } else if (state.phase === "confirmed") {
+      state.inDialog.close();
+    }
+  }
+
+  #post(event: CallEvent): boolean {
+    return this.#context.post(this.call, event);
+  }
+}
+
+/** Where the INVITE goes: a number to the gateway, a URI to itself or with the gateway as next hop. */
+function routeOf(
+  { target }: InviteOrder,
+  trunk: SipTrunk,
+  gateway: SipGateway,
+  { directory }: LegContext,
+): { readonly uri: string; readonly proxy: string | null; readonly viaGateway: boolean } | undefined {
+  if (target.kind === "phone") {
+    const uri = gatewayUri(gateway, directory.dialled(trunk.id, target.digits));
+    return { uri, proxy: null, viaGateway: true };
+  }
+  const uri = parseSipUri(target.uri);
+  if (uri === undefined) {
+    return undefined;
+  }
+  const viaGateway = trunk.sipUriVia === "gateway";
+  return { uri: formatSipUri(uri), proxy: viaGateway ? gatewayUri(gateway, null) : null, viaGateway };
+}
+
+function gatewayUri({ host, port, transport }: SipGateway, user: string | null): string {
+  const params = transport === "tcp" ? new Map([["transport", "tcp"]]) : new Map<string, string>();
+  return formatSipUri({ scheme: "sip", user, host: hostText(host), port: port ?? null, params });
+}
+
+/** RFC 3261 §25.1 `IPv6reference`: an IPv6 address stands in brackets. */
+function hostText(host: string): string {
+  return host.includes(":") && !host.startsWith("[") ? `[${host}]` : host;
+}
+
+function addressOf(user: string, host: string): string {
+  return user === "" ? `sip:${host}` : `sip:${escapeUser(user)}@${host}`;
+}
+
+function saysStale(reply: Reply): boolean {
+  return [...reply.headerLines("www-authenticate"), ...reply.headerLines("proxy-authenticate")].some((line) =>
+    /\bstale\s*=\s*"?true\b/i.test(line),
+  );
+}

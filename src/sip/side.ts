@@ -1,0 +1,386 @@
+import type { InviteOrder } from "../call/effect.ts";
+import type { CallId, ExchangeId, LegId, Sdp, TrunkId } from "../call/ids.ts";
+import type { Post, Signalling } from "../call/ports.ts";
+import type { CallSetup } from "../call/setup.ts";
+import type { CustomHeader, TransferRequest } from "../call/transfer.ts";
+import type { Cancellable, Clock } from "../lib/clock.ts";
+import type { Log } from "../telemetry/log.ts";
+import { CallerLeg } from "./caller-leg.ts";
+import { DigestGate } from "./digest-gate.ts";
+import type { TrunkDirectory } from "./directory.ts";
+import { Door } from "./inbound.ts";
+import type { CallFacts, Leg, LegContext } from "./leg.ts";
+import { OperatorLeg } from "./outbound.ts";
+import { EngineLink } from "./srf.ts";
+import type { IncomingInvite, ListenAddress } from "./srf.ts";
+
+export interface SipSideOptions {
+  /** Control port and secret of the embedded engine or of drachtio-server. */
+  readonly engine: { readonly host: string; readonly port: number; readonly secret: string };
+  readonly directory: TrunkDirectory;
+  /** Passwords by trunk and direction; undefined where the configuration names none. */
+  readonly password: (trunk: TrunkId, direction: "inbound" | "outbound") => string | undefined;
+  readonly post: Post;
+  /** A call was let in; the call answers it through this object's methods. */
+  readonly onCall: (setup: CallSetup) => void;
+  readonly mintCallId: () => CallId;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** T1 of the engine, from which the deadlines here follow. Default 500. */
+  readonly t1Ms?: number;
+  /** How long `start` waits for the engine. Default 10000. */
+  readonly connectTimeoutMs?: number;
+  /** Interval of the check that a remote engine still answers; 0 for an engine in this process. Default 0. */
+  readonly pingMs?: number;
+  /** How long a call may take to answer an offer inside a dialog. Default 10000. */
+  readonly exchangeMs?: number;
+  /** The connection to the engine came or went; `ready()` says which. */
+  readonly onState?: (ready: boolean) => void;
+}
+
+export interface SipSideStats {
+  readonly legs: number;
+  readonly calls: number;
+  readonly timers: number;
+  readonly dialogs: number;
+  /** INVITEs of ours without a final response. */
+  readonly invites: number;
+  /** Other requests of ours without a final response. */
+  readonly requests: number;
+  /** Requests from the network without a final answer. */
+  readonly unanswered: number;
+}
+
+/** SIP towards callers and operators, on drachtio-srf. */
+export class SipSide implements Signalling {
+  readonly #options: SipSideOptions;
+  readonly #clock: CountingClock;
+  readonly #link: EngineLink;
+  readonly #door: Door;
+  readonly #gate: DigestGate;
+  readonly #context: LegContext;
+  readonly #legs = new Map<LegId, Leg>();
+  /** With the number of the call's legs here: what is known of it goes with the last one. */
+  readonly #calls = new Map<CallId, { readonly facts: CallFacts; legs: number }>();
+  readonly #legsByTrunk = new Map<TrunkId, number>();
+  #draining = false;
+  #closing: Promise<void> | undefined;
+  #atRest: (() => void) | undefined;
+
+  constructor(options: SipSideOptions) {
+    const { directory, engine, password, post, log, mintCallId, t1Ms = 500 } = options;
+    this.#options = options;
+    this.#clock = new CountingClock(options.clock);
+    const transactionMs = 64 * t1Ms;
+    // drachtio-server and the engine end everything after 64*T1; the time added lets their word come first.
+    const spareMs = Math.max(250, 6 * t1Ms);
+    this.#link = new EngineLink({
+      ...engine,
+      connectTimeoutMs: options.connectTimeoutMs ?? 10_000,
+      pingMs: options.pingMs ?? 0,
+      replyTimeoutMs: transactionMs + spareMs,
+      clock: this.#clock,
+      log,
+      onInvite: (invite) => {
+        this.#invited(invite);
+      },
+      onRequest: (request, inDialog) => {
+        this.#door.answer(request, inDialog);
+      },
+      onState: (ready) => options.onState?.(ready),
+    });
+    this.#gate = new DigestGate({ now: () => this.#clock.now() });
+    this.#door = new Door({
+      directory,
+      gate: this.#gate,
+      inboundPassword: ({ id }) => password(id, "inbound"),
+      legsOf: ({ id }) => this.#legsByTrunk.get(id) ?? 0,
+      draining: () => this.#draining,
+      mintCallId,
+    });
+    this.#context = {
+      link: this.#link,
+      directory,
+      credentials: (id) => {
+        const username = directory.trunk(id)?.outbound?.username;
+        const secret = password(id, "outbound");
+        return username === undefined || secret === undefined ? undefined : { username, password: secret };
+      },
+      post,
+      clock: this.#clock,
+      log,
+      times: {
+        transactionMs,
+        cancelMs: transactionMs + spareMs,
+        requestMs: transactionMs + spareMs,
+        exchangeMs: options.exchangeMs ?? 10_000,
+      },
+      release: (leg) => {
+        this.#release(leg);
+      },
+    };
+  }
+
+  /** Connects to the engine. Rejects with a SipFault when it cannot be reached or refuses the secret. */
+  async start(): Promise<void> {
+    await this.#link.start();
+  }
+
+  /** True while the engine is connected and new calls are taken. */
+  ready(): boolean {
+    return this.#link.ready() && !this.#draining;
+  }
+
+  /** Where the engine listens, as peers see it. */
+  listening(): readonly ListenAddress[] {
+    return this.#link.listening();
+  }
+
+  /** New calls are refused with 503 from now on; those that are here stay. */
+  drain(): void {
+    this.#draining = true;
+  }
+
+  /** Ends every leg, waits for that at most `timeoutMs`, and disconnects. May be called twice. */
+  async close(timeoutMs = 2000): Promise<void> {
+    this.#closing ??= this.#close(timeoutMs);
+    await this.#closing;
+  }
+
+  stats(): SipSideStats {
+    return { legs: this.#legs.size, calls: this.#calls.size, timers: this.#clock.running, ...this.#link.stats() };
+  }
+
+  ring(_call: CallId, leg: LegId): void {
+    this.#with(leg, (found) => {
+      found.ring();
+    });
+  }
+
+  accept(_call: CallId, leg: LegId, answer: Sdp): void {
+    this.#with(leg, (found) => {
+      found.accept(answer);
+    });
+  }
+
+  reject(_call: CallId, leg: LegId, status: number, reason: string): void {
+    this.#with(leg, (found) => {
+      found.reject(status, reason);
+    });
+  }
+
+  invite(call: CallId, order: InviteOrder): void {
+    const facts = this.#calls.get(call)?.facts;
+    const trunk = this.#context.directory.trunk(order.trunk);
+    if (facts === undefined) {
+      this.#inviteFailed(call, order.leg, null, "the call has no caller any more");
+      return;
+    }
+    if (this.#legs.has(order.leg)) {
+      this.#options.log.error({ call, leg: order.leg }, "a leg was invited twice");
+      return;
+    }
+    if (trunk !== undefined && (this.#legsByTrunk.get(trunk.id) ?? 0) >= trunk.maxCalls) {
+      this.#inviteFailed(call, order.leg, 503, "the trunk is full");
+      return;
+    }
+    try {
+      const leg = OperatorLeg.start(order, facts, this.#context);
+      if (typeof leg === "string") {
+        this.#inviteFailed(call, order.leg, null, leg);
+      } else {
+        this.#hold(leg, facts);
+      }
+    } catch (error) {
+      this.#options.log.error({ err: error, call }, "an INVITE could not be built");
+      this.#inviteFailed(call, order.leg, null, "the INVITE could not be built");
+    }
+  }
+
+  cancel(_call: CallId, leg: LegId, reason: string): void {
+    this.#with(leg, (found) => {
+      found.cancel(reason);
+    });
+  }
+
+  bye(_call: CallId, leg: LegId, reason: string, headers: readonly CustomHeader[]): void {
+    this.#with(leg, (found) => {
+      found.bye(reason, headers);
+    });
+  }
+
+  refer(call: CallId, leg: LegId, request: TransferRequest): void {
+    const found = this.#legs.get(leg);
+    if (found === undefined) {
+      const failure = { status: null, reason: "the caller is gone", q850: null, redirect: null };
+      this.#later(() => this.#options.post(call, { type: "refer.done", leg, ...failure }));
+    } else {
+      this.#with(leg, () => {
+        found.refer(request);
+      });
+    }
+  }
+
+  reanswer(_call: CallId, leg: LegId, exchange: ExchangeId, answer: Sdp): void {
+    this.#with(leg, (found) => {
+      found.reanswer(exchange, answer);
+    });
+  }
+
+  refuse(_call: CallId, leg: LegId, exchange: ExchangeId, status: number): void {
+    this.#with(leg, (found) => {
+      found.refuse(exchange, status);
+    });
+  }
+
+  #invited(invite: IncomingInvite): void {
+    const admitted = this.#door.admit(invite);
+    if (admitted === undefined) {
+      return;
+    }
+    const { setup, facts } = admitted;
+    const leg = new CallerLeg(setup.caller, facts, invite, this.#context);
+    this.#hold(leg, facts);
+    try {
+      this.#options.onCall(setup);
+    } catch (error) {
+      this.#options.log.error({ err: error, call: setup.call }, "a call could not be begun");
+      leg.reject(500, "Server Internal Error");
+      return;
+    }
+    leg.begin();
+  }
+
+  /** A leg that is gone already is no mistake: its end and this order have crossed. */
+  #with(leg: LegId, run: (found: Leg) => void): void {
+    const found = this.#legs.get(leg);
+    if (found === undefined) {
+      return;
+    }
+    try {
+      run(found);
+    } catch (error) {
+      this.#options.log.error({ err: error, leg }, "an order to a leg failed");
+    }
+  }
+
+  #inviteFailed(call: CallId, leg: LegId, status: number | null, reason: string): void {
+    const failure = { status, reason, q850: null, redirect: null };
+    this.#later(() => this.#options.post(call, { type: "leg.failed", leg, ...failure }));
+  }
+
+  /** Nothing is posted from within the call that ordered it, so that a call never meets itself. */
+  #later(run: () => unknown): void {
+    queueMicrotask(() => {
+      try {
+        run();
+      } catch (error) {
+        this.#options.log.error({ err: error }, "an event could not be posted");
+      }
+    });
+  }
+
+  #hold(leg: Leg, facts: CallFacts): void {
+    this.#legs.set(leg.id, leg);
+    const entry = this.#calls.get(leg.call);
+    if (entry === undefined) {
+      this.#calls.set(leg.call, { facts, legs: 1 });
+    } else {
+      entry.legs += 1;
+    }
+    this.#legsByTrunk.set(leg.trunk, (this.#legsByTrunk.get(leg.trunk) ?? 0) + 1);
+  }
+
+  #release(id: LegId): void {
+    const leg = this.#legs.get(id);
+    if (leg === undefined) {
+      return;
+    }
+    this.#legs.delete(id);
+    const entry = this.#calls.get(leg.call);
+    if (entry !== undefined) {
+      entry.legs -= 1;
+      if (entry.legs === 0) {
+        this.#calls.delete(leg.call);
+      }
+    }
+    const onTrunk = (this.#legsByTrunk.get(leg.trunk) ?? 1) - 1;
+    if (onTrunk === 0) {
+      this.#legsByTrunk.delete(leg.trunk);
+    } else {
+      this.#legsByTrunk.set(leg.trunk, onTrunk);
+    }
+    if (this.#legs.size === 0) {
+      this.#atRest?.();
+    }
+  }
+
+  async #close(timeoutMs: number): Promise<void> {
+    this.#draining = true;
+    for (const leg of this.#legs.values()) {
+      this.#with(leg.id, () => {
+        leg.end();
+      });
+    }
+    if (this.#legs.size > 0 && this.#link.ready()) {
+      await new Promise<void>((resolve) => {
+        const deadline = this.#clock.after(timeoutMs, () => {
+          this.#options.log.warn({ legs: this.#legs.size }, "legs did not end in time");
+          resolve();
+        });
+        this.#atRest = () => {
+          deadline.cancel();
+          resolve();
+        };
+      });
+    }
+    this.#link.close();
+    this.#legs.clear();
+    this.#calls.clear();
+    this.#legsByTrunk.clear();
+    this.#clock.clear();
+  }
+}
+
+/** Counts its timers, so that a leak is seen, and lets none run after the end. */
+class CountingClock implements Clock {
+  readonly #clock: Clock;
+  readonly #running = new Set<Cancellable>();
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  get running(): number {
+    return this.#running.size;
+  }
+
+  now(): number {
+    return this.#clock.now();
+  }
+
+  wallMs(): number {
+    return this.#clock.wallMs();
+  }
+
+  after(ms: number, run: () => void): Cancellable {
+    const timer = this.#clock.after(ms, () => {
+      this.#running.delete(timer);
+      run();
+    });
+    this.#running.add(timer);
+    return {
+      cancel: () => {
+        this.#running.delete(timer);
+        timer.cancel();
+      },
+    };
+  }
+
+  clear(): void {
+    for (const timer of this.#running) {
+      timer.cancel();
+    }
+    this.#running.clear();
+  }
+}
