@@ -19,7 +19,7 @@ import { defaultMessageLimits, Headers, parseMessage, SipRequest, SipResponse } 
 import { StreamFramer, type StreamPiece } from "../../src/engine/sip/stream.ts";
 
 const limits = defaultMessageLimits;
-const tokenCharacters = [..."abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.!%*_+`'~"];
+const tokenCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.!%*_+`'~".split("");
 const token = fc.string({ unit: fc.constantFrom(...tokenCharacters), minLength: 1, maxLength: 20 });
 const label = fc.stringMatching(/^[a-z](?:[a-z0-9-]{0,8}[a-z0-9])?$/);
 const host = fc.oneof(
@@ -55,7 +55,7 @@ const uri: fc.Arbitrary<SipUri> = fc
 // Any text: what stands in a quoted display name (control characters only come as quoted pairs, which tests of their own cover).
 const display = fc
   .string({ unit: "grapheme", minLength: 1, maxLength: 20 })
-  .filter((text) => !/[\u0000-\u001f\u007f]/.test(text) && text.isWellFormed());
+  .filter((text) => !/\p{Cc}|\p{Cs}/u.test(text));
 
 describe("grammar", () => {
   it("reads every URI that it writes as what it was", () => {
@@ -108,7 +108,7 @@ describe("grammar", () => {
   it("never throws, whatever text it gets", () => {
     const text = fc.oneof(
       fc.string({ maxLength: 200 }),
-      fc.string({ unit: fc.constantFrom(...'<>"\\;,:=@[]%? \tsip/2.0UDPa1'), maxLength: 60 }),
+      fc.string({ unit: fc.constantFrom(...'<>"\\;,:=@[]%? \tsip/2.0UDPa1'.split("")), maxLength: 60 }),
     );
     fc.assert(
       fc.property(text, (one) => {
@@ -290,11 +290,11 @@ describe("time is linear in the size of the input", () => {
           .toString()
           .replace("From: ", `From: "${" ".repeat(size)}" `),
       ),
-    "blanks in an unknown header": (size) => head(`X: a${" \t".repeat(size / 2)}b\r\n`),
-    "an open quote": (size) => head(`X: "${"a ".repeat(size / 2)}\r\n`),
-    "backslashes in quotes": (size) => head(`X: "${"\\".repeat(size)}\r\n`),
-    folds: (size) => head(`X: a${"\r\n b".repeat(size / 4)}\r\n`),
-    "header lines": (size) => head("X: a\r\n".repeat(size / 6)),
+    "blanks in an unknown header": (size) => head(`Xx: a${" \t".repeat(size / 2)}b\r\n`),
+    "an open quote": (size) => head(`Xx: "${"a ".repeat(size / 2)}\r\n`),
+    "backslashes in quotes": (size) => head(`Xx: "${"\\".repeat(size)}\r\n`),
+    folds: (size) => head(`Xx: a${"\r\n b".repeat(size / 4)}\r\n`),
+    "header lines": (size) => head("Xx: a\r\n".repeat(size / 6)),
     Vias: (size) => head("Via: SIP/2.0/UDP h;branch=z9hG4bK2\r\n".repeat(size / 36)),
     "Vias on one line": (size) => head(`Via: ${"SIP/2.0/UDP h;branch=z9hG4bK2,".repeat(size / 30)}SIP/2.0/UDP h\r\n`),
     "contacts on one line": (size) => head(`Contact: ${"<sip:a@b>,".repeat(size / 10)}<sip:a@b>\r\n`),

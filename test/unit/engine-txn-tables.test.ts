@@ -80,7 +80,7 @@ function check(name: string, table: Table<string, string>, lines: string): void 
 
 check(
   "INVITE client transaction (RFC 3261 figure 5, RFC 6026 figure 8)",
-  inviteClientTable as Table<string, string>,
+  inviteClientTable,
   `
   initial --start--> calling: start A 500, start B 32000, send
   initial --start on TCP--> calling: start B 32000, send
@@ -109,7 +109,7 @@ check(
 
 check(
   "non-INVITE client transaction (RFC 3261 figure 6)",
-  clientTable as Table<string, string>,
+  clientTable,
   `
   initial --start--> trying: start E 500, start F 32000, send
   initial --start on TCP--> trying: start F 32000, send
@@ -136,7 +136,7 @@ check(
 
 check(
   "INVITE server transaction (RFC 3261 figure 7, RFC 6026 figure 5)",
-  inviteServerTable as Table<string, string>,
+  inviteServerTable,
   `
   proceeding --request--> proceeding: send
   proceeding --answer 1xx--> proceeding: send
@@ -165,7 +165,7 @@ check(
 
 check(
   "non-INVITE server transaction (RFC 3261 figure 8)",
-  serverTable as Table<string, string>,
+  serverTable,
   `
   trying --request--> trying: -
   trying --answer 1xx--> proceeding: send

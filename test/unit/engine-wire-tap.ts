@@ -2,7 +2,7 @@ import { silentLog } from "../../src/engine/options.ts";
 import {
   defaultMessageLimits,
   parseMessage,
-  SipRequest,
+  type SipRequest,
   SipResponse,
   type SipMessage,
 } from "../../src/engine/sip/message.ts";

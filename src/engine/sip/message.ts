@@ -483,7 +483,8 @@ function readStartLine(line: string): SipMessage | Refusal {
 function readHeaders(lines: readonly string[], message: SipMessage): Refusal | undefined {
   for (const line of lines) {
     const colon = line.indexOf(":");
-    const name = colon === -1 ? "" : trimBlanks(line.slice(0, colon));
+    // A blank before the name would be a fold of the start line, which there is not (RFC 3261 §7.3.1).
+    const name = colon === -1 || isBlank(line.charCodeAt(0)) ? "" : trimBlanks(line.slice(0, colon));
     if (!isToken(name)) {
       // A response is not worth a lost call for one odd line; a request with one is refused.
       if (message.kind === "response") {
