@@ -19,6 +19,8 @@ export interface HeardDigit {
   readonly digit: string;
   readonly atMs: number;
   readonly durationMs: number;
+  /** Whether a packet with the end bit came. */
+  readonly ended: boolean;
 }
 
 const digitNames = "0123456789*#ABCD";
@@ -180,7 +182,7 @@ export class Capture {
   digits(eventPayloadType = 101): readonly HeardDigit[] {
     const events = new Map<string, HeardDigit>();
     for (const packet of this.packets) {
-      const [event, , high, low] = packet.payload;
+      const [event, flags = 0, high, low] = packet.payload;
       if (packet.payloadType !== eventPayloadType || event === undefined || high === undefined || low === undefined)
         continue;
       const key = `${packet.ssrc}/${packet.timestamp}`;
@@ -190,6 +192,7 @@ export class Capture {
         digit: digitNames[event] ?? `event ${event}`,
         atMs: earlier?.atMs ?? packet.atMs,
         durationMs: Math.max(durationMs, earlier?.durationMs ?? 0),
+        ended: earlier?.ended === true || (flags & 0x80) !== 0,
       });
     }
     return [...events.values()];

@@ -43,7 +43,7 @@ export type Answering =
     })
   | (RingOptions & { readonly type: "ring" })
   /** Asks for a password first (407), then goes on. */
-  | { readonly type: "challenge"; readonly realm: string; readonly credentials: Credentials; readonly then: Answering }
+  | { readonly type: "challenge"; readonly realm: string; readonly credentials: Credentials; readonly next: Answering }
   /** As if the host were off: nothing at all. */
   | { readonly type: "silent" }
   /** The test answers, by the methods of the call. */
@@ -819,7 +819,7 @@ export class Phone implements AsyncDisposable {
       const authentic =
         authorization !== undefined && isAuthentic(authorization, answering.credentials, "INVITE", this.#nonce);
       if (!authentic) break;
-      answering = answering.then;
+      answering = answering.next;
     }
     return answering;
   }
