@@ -1,0 +1,155 @@
+import { once } from "node:events";
+import { EventEmitter } from "node:events";
+
+import { expect } from "vitest";
+
+import type { InviteOrder } from "../../src/call/effect.ts";
+import type { CallEvent } from "../../src/call/event.ts";
+import type { CallId, GatewayId, LegId, Sdp, TrunkId } from "../../src/call/ids.ts";
+import type { CallSetup } from "../../src/call/setup.ts";
+import { parseConfig } from "../../src/config/load.ts";
+import { systemClock } from "../../src/lib/clock.ts";
+import { SipSide } from "../../src/sip/side.ts";
+import type { SipSideOptions } from "../../src/sip/side.ts";
+import { silentLog } from "../../src/telemetry/log.ts";
+import { TrunkTable } from "../../src/trunk/table.ts";
+import { secret, startTestEngine } from "./engine-support.ts";
+import type { Closings, TestEngine } from "./engine-support.ts";
+
+type EventOf<T extends CallEvent["type"]> = Extract<CallEvent, { type: T }>;
+
+/** The signalling side on a real engine, with a call that does nothing but remember what it is told. */
+export class TestSide {
+  readonly side: SipSide;
+  readonly engine: TestEngine;
+  readonly calls: CallSetup[] = [];
+  readonly events: { readonly call: CallId; readonly event: CallEvent }[] = [];
+  /** What `post` answers: false for a call that is not held any more. */
+  held = true;
+  readonly #arrivals = new EventEmitter();
+  readonly #taken = new Set<unknown>();
+
+  constructor(engine: TestEngine, table: TrunkTable, options: Partial<SipSideOptions>) {
+    this.engine = engine;
+    let count = 0;
+    this.side = new SipSide({
+      engine: { host: "127.0.0.1", port: engine.engine.controlPort, secret },
+      directory: table,
+      password: () => undefined,
+      post: (call, event) => {
+        this.events.push({ call, event });
+        this.#arrivals.emit("change");
+        return this.held;
+      },
+      onCall: (setup) => {
+        this.calls.push(setup);
+        this.#arrivals.emit("change");
+      },
+      mintCallId: () => {
+        count += 1;
+        return `01TEST${count}` as CallId;
+      },
+      clock: systemClock,
+      log: silentLog,
+      t1Ms: engine.t1Ms,
+      ...options,
+    });
+  }
+
+  /** The next call that no earlier `call` took. */
+  async call(): Promise<CallSetup> {
+    return this.#take("a call", () => this.calls.find((setup) => !this.#taken.has(setup)));
+  }
+
+  /** The next event of this kind that no earlier `event` took. */
+  async event<T extends CallEvent["type"]>(type: T): Promise<EventOf<T>> {
+    const { event } = await this.#take(type, () =>
+      this.events.find((entry) => entry.event.type === type && !this.#taken.has(entry)),
+    );
+    return event as EventOf<T>;
+  }
+
+  seen(type: CallEvent["type"]): number {
+    return this.events.filter(({ event }) => event.type === type).length;
+  }
+
+  async #take<T>(what: string, find: () => T | undefined): Promise<T> {
+    const deadline = performance.now() + 5000;
+    for (;;) {
+      const found = find();
+      if (found !== undefined) {
+        this.#taken.add(found);
+        return found;
+      }
+      const left = deadline - performance.now();
+      if (left <= 0) {
+        throw new Error(`no ${what}; events: ${JSON.stringify(this.events.map(({ event }) => event))}`);
+      }
+      await once(this.#arrivals, "change", { signal: AbortSignal.timeout(Math.ceil(left)) }).catch(() => undefined);
+    }
+  }
+}
+
+/**
+ * Starts an engine and a side on a configuration with `trunks` and `channels`. When the test ends everything of both has
+ * to become empty by itself.
+ */
+export async function startSide(
+  closings: Closings,
+  yaml: string,
+  options: Partial<SipSideOptions> & { readonly t1Ms?: number } = {},
+): Promise<TestSide> {
+  const parsed = parseConfig(yaml, {}, ".");
+  if (!parsed.ok) {
+    throw new Error(JSON.stringify(parsed.problems));
+  }
+  const table = new TrunkTable(parsed.config);
+  const engine = await startTestEngine(closings, {
+    sources: table.allowedSources(),
+    ...(options.t1Ms === undefined ? {} : { t1Ms: options.t1Ms }),
+  });
+  const test = new TestSide(engine, table, options);
+  await test.side.start();
+  closings.add(async () => {
+    try {
+      await expect
+        .poll(() => test.side.stats(), { timeout: 64 * engine.t1Ms * 2 + 2000, interval: 10 })
+        .toEqual(nothing);
+    } finally {
+      await test.side.close();
+    }
+    expect(test.side.stats()).toEqual(nothing);
+  });
+  return test;
+}
+
+export const nothing = { legs: 0, calls: 0, timers: 0, dialogs: 0, invites: 0, requests: 0, unanswered: 0 };
+
+/** One trunk `t` that 127.0.0.1 calls in on, with a gateway `g`, and a bot `b` on all its numbers. */
+export function oneTrunk(gatewayPort: number, more = "", channel = ""): string {
+  return `
+trunks:
+  - id: t
+    sources: [127.0.0.1]
+    gateways: [{ id: g, host: 127.0.0.1, port: ${gatewayPort} }]
+    ${more}
+channels:
+  - botId: b
+    trunk: t
+    numbers: ["100", "7495*"]
+    ${channel}
+`;
+}
+
+export function order(setup: CallSetup, over: Partial<InviteOrder> = {}): InviteOrder {
+  return {
+    leg: `${setup.call}/operator-1` as LegId,
+    target: { kind: "phone", digits: "79123456789" },
+    trunk: "t" as TrunkId,
+    gateway: "g" as GatewayId,
+    identity: "caller",
+    headers: [],
+    offer: "v=0\r\no=- 7 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 6000 RTP/AVP 8\r\n" as Sdp,
+    ...over,
+  };
+}
