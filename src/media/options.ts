@@ -39,7 +39,7 @@ export interface RtpengineInstance {
 export interface PromptOptions {
   /** `file:` URLs may name files below this folder and nothing else; null refuses all of them. */
   readonly folder: string | null;
-  /** Converted prompts lie here; rtpengine must be able to read it. */
+  /** Converted prompts lie here; it belongs to one running service, and rtpengine must be able to read it. */
   readonly cacheFolder: string;
   /** The same folder as rtpengine sees it, when it runs in another container. */
   readonly cacheFolderSeenByRtpengine?: string;

@@ -31,23 +31,19 @@ export class CallRecording {
   readonly file: string;
   readonly spoolFolder: string;
   readonly #journal: JournalWriter;
-  readonly #render: (recording: CallRecording) => Promise<RenderedRecording>;
+  readonly #render: (flushed: Promise<void>) => Promise<RenderedRecording>;
   #lastPlay = 0;
 
   constructor(
     file: string,
     spoolFolder: string,
     journal: JournalWriter,
-    render: (recording: CallRecording) => Promise<RenderedRecording>,
+    render: (flushed: Promise<void>) => Promise<RenderedRecording>,
   ) {
     this.file = file;
     this.spoolFolder = spoolFolder;
     this.#journal = journal;
     this.#render = render;
-  }
-
-  get journalPath(): string {
-    return this.#journal.path;
   }
 
   leg(at: number, leg: string, port: number, laws: ReadonlyMap<number, G711Law>): void {
@@ -93,8 +89,7 @@ export class CallRecording {
   /** Ends the recording and renders it. Rejects with a MediaError or the system's error. */
   async finish(at: number): Promise<RenderedRecording> {
     this.#journal.write({ type: "end", at });
-    await this.#journal.flush();
-    return this.#render(this);
+    return this.#render(this.#journal.flush());
   }
 }
 
@@ -160,9 +155,14 @@ export class Recorder {
     this.#active.add(journal.path);
     const { botId, caller, called } = order;
     journal.write({ type: "open", v: 1, callId, botId, caller, called, name });
-    return new CallRecording(join(folder, `${name}.wav`), spoolFolder, journal, (recording) =>
-      this.#render(recording.journalPath, recording.spoolFolder).finally(() => this.#active.delete(journal.path)),
-    );
+    return new CallRecording(join(folder, `${name}.wav`), spoolFolder, journal, async (flushed) => {
+      try {
+        await flushed;
+        return await this.#render(journal.path, spoolFolder);
+      } finally {
+        this.#active.delete(journal.path);
+      }
+    });
   }
 
   async #render(journal: string, spoolFolder: string): Promise<RenderedRecording> {

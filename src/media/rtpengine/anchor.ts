@@ -1,0 +1,284 @@
+import type { Prompt, TalkPhase } from "../../call/effect.ts";
+import type { CallEvent } from "../../call/event.ts";
+import type { CallId, ExchangeId, LegId, PlayId, Sdp } from "../../call/ids.ts";
+import type { MediaAnchor, RecordingOrder } from "../../call/ports.ts";
+import { CountingClock } from "../counting-clock.ts";
+import { messageOf } from "../media-error.ts";
+import type { MediaOptions } from "../options.ts";
+import { PromptLibrary } from "../prompts/library.ts";
+import type { ReadyPrompt } from "../prompts/library.ts";
+import { Recorder } from "../recording/recorder.ts";
+import type { RecoveredRecording } from "../recording/recorder.ts";
+import { createSpeech } from "../tts/speech.ts";
+import { WorkerPool } from "../worker/pool.ts";
+import { AnchoredCall } from "./anchored-call.ts";
+import { DtmfReceiver } from "./dtmf.ts";
+import { InstancePool } from "./instances.ts";
+import type { Instance } from "./instances.ts";
+import { NgClient } from "./ng.ts";
+
+const conversionWorkers = 2;
+const mostWaitingConversions = 256;
+const workerIdleMs = 60_000;
+/** Time for open calls to end when the service does. */
+const closingMs = 10_000;
+
+export interface MediaStats {
+  readonly calls: number;
+  /** Commands of all calls that wait or run. */
+  readonly queued: number;
+  /** Timers of calls; health checks of instances are not counted. */
+  readonly timers: number;
+  /** Replies that came late or twice. */
+  readonly strayReplies: number;
+  readonly preparingPrompts: number;
+  readonly promptsInUse: number;
+  readonly recordings: number;
+  readonly rendering: number;
+  readonly waitingForRendering: number;
+}
+
+/** The media anchor on rtpengine. Made by `startRtpengineAnchor`. */
+export class RtpengineAnchor implements MediaAnchor, AsyncDisposable {
+  readonly #options: MediaOptions;
+  readonly #clock: CountingClock;
+  readonly #ng: NgClient;
+  readonly #instances: InstancePool;
+  readonly #dtmf: DtmfReceiver;
+  readonly #library: PromptLibrary;
+  readonly #converters: WorkerPool;
+  readonly #recorder: Recorder | null;
+  readonly #calls = new Map<CallId, AnchoredCall>();
+  /** The same calls by their name in rtpengine. */
+  readonly #byNgCall = new Map<string, AnchoredCall>();
+  readonly #waitingForEnd = new Set<() => void>();
+  #ringback: ReadyPrompt | null = null;
+  #closed = false;
+
+  constructor(options: MediaOptions) {
+    this.#options = options;
+    const { log, clock } = options;
+    this.#clock = new CountingClock(clock, (error) => log.error({ error: messageOf(error) }, "a media timer failed"));
+    this.#ng = new NgClient(options.commandTimeoutMs, log);
+    this.#instances = new InstancePool({
+      instances: options.instances,
+      ng: this.#ng,
+      pingMs: options.pingMs,
+      lostAfterMs: options.lostAfterMs,
+      clock,
+      log,
+      onLost: (instance) => this.#callsOf(instance).forEach((call) => call.lose("rtpengine does not answer")),
+      onBack: (instance) => this.#callsOf(instance).forEach((call) => call.verify()),
+    });
+    this.#dtmf = new DtmfReceiver(log, ({ callId, tag, digit, durationMs }) => {
+      this.#byNgCall.get(callId)?.digit(tag, digit, durationMs);
+    });
+    this.#converters = new WorkerPool({
+      size: conversionWorkers,
+      mostWaiting: mostWaitingConversions,
+      jobTimeoutMs: options.prompts.timeoutMs,
+      idleMs: workerIdleMs,
+      clock,
+      log,
+    });
+    const speech = createSpeech(options.speech, log);
+    this.#library = new PromptLibrary({ ...options.prompts, speech, workers: this.#converters, clock, log });
+    this.#recorder = options.recording === null ? null : new Recorder({ ...options.recording, clock, log });
+  }
+
+  /** Rejects when the socket for key presses cannot be bound or the prompt cache cannot be used. */
+  async start(): Promise<void> {
+    const { dtmf, ringback } = this.#options;
+    await this.#recorder?.start();
+    await this.#library.start();
+    this.#ringback = await this.#library.prepareTones(ringback);
+    await this.#dtmf.start(dtmf.address, dtmf.port);
+    await this.#instances.start();
+  }
+
+  /** True when a new call can be anchored. */
+  ready(): boolean {
+    return !this.#closed && this.#ringback !== null && this.#instances.anyHealthy;
+  }
+
+  /** The port that key presses are expected on, for rtpengine's `--dtmf-log-dest`. */
+  get dtmfPort(): number {
+    return this.#dtmf.port;
+  }
+
+  /** Everything but `strayReplies` is zero when no call is open and nothing is being rendered. */
+  stats(): MediaStats {
+    const prompts = this.#library.stats();
+    const recordings = this.#recorder?.stats() ?? { active: 0, rendering: 0, waiting: 0 };
+    return {
+      calls: this.#calls.size,
+      queued: [...this.#calls.values()].reduce((sum, call) => sum + call.queued, 0),
+      timers: this.#clock.running,
+      strayReplies: this.#ng.strays,
+      preparingPrompts: prompts.preparing,
+      promptsInUse: prompts.inUse - (this.#ringback === null ? 0 : 1),
+      recordings: recordings.active,
+      rendering: recordings.rendering,
+      waitingForRendering: recordings.waiting,
+    };
+  }
+
+  /** Renders the recordings that a crash of an earlier run has left. Never rejects. */
+  async recoverSpool(): Promise<readonly RecoveredRecording[]> {
+    const recorder = this.#recorder;
+    if (recorder === null) return [];
+    const folders = new Set(this.#instances.all().map((instance) => this.#spoolFolderOf(instance)));
+    const recovered: RecoveredRecording[] = [];
+    for (const folder of folders) recovered.push(...(await recorder.recover(folder)));
+    return recovered;
+  }
+
+  #spoolFolderOf(instance: Instance): string {
+    return instance.spoolFolder ?? this.#options.recording?.spoolFolder ?? "";
+  }
+
+  #callsOf(instance: Instance): readonly AnchoredCall[] {
+    return [...this.#calls.values()].filter((call) => call.instance === instance);
+  }
+
+  /** Posts after the method that caused it has returned, as every other event does. */
+  #postSoon(call: CallId, event: CallEvent): void {
+    setImmediate(() => this.#post(call, event));
+  }
+
+  #post(call: CallId, event: CallEvent): boolean {
+    try {
+      return this.#options.post(call, event);
+    } catch (error) {
+      this.#options.log.error({ call, event: event.type, error: messageOf(error) }, "an event was not taken");
+      return false;
+    }
+  }
+
+  open(call: CallId, leg: LegId, offer: Sdp, recording: RecordingOrder): void {
+    const { limits, parkingAddress, watchMs, log } = this.#options;
+    const ringback = this.#ringback;
+    const reason = this.#calls.has(call) ? "open already" : this.#calls.size >= limits.mostCalls ? "overloaded" : null;
+    if (reason !== null || ringback === null || this.#closed) {
+      this.#postSoon(call, { type: "media.openFailed", incompatible: false, reason: reason ?? "not ready" });
+      return;
+    }
+    const anchored: AnchoredCall = new AnchoredCall({
+      call,
+      caller: leg,
+      order: recording,
+      ng: this.#ng,
+      chooseInstance: (except) => this.#instances.choose(except),
+      recorder: this.#recorder,
+      spoolFolder: this.#options.recording?.spoolFolder ?? "",
+      parkingAddress,
+      watchMs,
+      mostQueued: limits.mostQueuedPerCall,
+      mostLegs: limits.mostLegsPerCall,
+      clock: this.#clock,
+      log,
+      prepare: (prompt) => this.#library.prepare(prompt),
+      ringback,
+      post: (event) => this.#post(call, event),
+      onClosed: () => {
+        this.#calls.delete(call);
+        this.#byNgCall.delete(anchored.ngCall);
+        if (this.#calls.size === 0) for (const resolve of this.#waitingForEnd) resolve();
+      },
+    });
+    this.#calls.set(call, anchored);
+    this.#byNgCall.set(anchored.ngCall, anchored);
+    anchored.open(offer);
+  }
+
+  play(call: CallId, play: PlayId, leg: LegId, prompt: Prompt): void {
+    const anchored = this.#calls.get(call);
+    if (anchored !== undefined) anchored.play(play, leg, prompt);
+    else this.#postSoon(call, { type: "media.played", play, result: "failed", reason: "not_open" });
+  }
+
+  stop(call: CallId, leg: LegId): void {
+    this.#calls.get(call)?.stop(leg);
+  }
+
+  ringback(call: CallId, on: boolean): void {
+    this.#calls.get(call)?.ringback(on);
+  }
+
+  offer(call: CallId, leg: LegId): void {
+    const anchored = this.#calls.get(call);
+    if (anchored !== undefined) anchored.offer(leg);
+    else this.#postSoon(call, { type: "media.legFailed", leg, reason: "not_open" });
+  }
+
+  join(call: CallId, leg: LegId, answer: Sdp): void {
+    const anchored = this.#calls.get(call);
+    if (anchored !== undefined) anchored.join(leg, answer);
+    else this.#postSoon(call, { type: "media.legFailed", leg, reason: "not_open" });
+  }
+
+  drop(call: CallId, leg: LegId): void {
+    this.#calls.get(call)?.drop(leg);
+  }
+
+  update(call: CallId, leg: LegId, exchange: ExchangeId, offer: Sdp | null): void {
+    const anchored = this.#calls.get(call);
+    if (anchored !== undefined) anchored.update(leg, exchange, offer);
+    else this.#postSoon(call, { type: "media.updateFailed", leg, exchange });
+  }
+
+  phase(call: CallId, phase: TalkPhase): void {
+    this.#calls.get(call)?.phase(phase);
+  }
+
+  recording(call: CallId, to: "start" | "pause" | "resume" | "stop"): void {
+    this.#calls.get(call)?.recording(to);
+  }
+
+  close(call: CallId): void {
+    const anchored = this.#calls.get(call);
+    if (anchored !== undefined) anchored.close();
+    else this.#postSoon(call, { type: "media.closed" });
+  }
+
+  /**
+   * Ends every call, waits a while for their recordings and releases everything. Calls must not be left open in rtpengine:
+   * 10.5 crashes when it is stopped while it captures.
+   */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    for (const call of this.#calls.values()) call.close();
+    if (this.#calls.size > 0) await this.#end();
+    this.#instances.close();
+    this.#ringback?.release();
+    await this.#dtmf.close();
+    await this.#recorder?.close();
+    await this.#converters.close();
+    this.#ng.close();
+  }
+
+  async #end(): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const timer = this.#clock.after(closingMs, () => done());
+      const done = (): void => {
+        timer.cancel();
+        this.#waitingForEnd.delete(done);
+        resolve();
+      };
+      this.#waitingForEnd.add(done);
+    });
+  }
+}
+
+/** Makes a media anchor and starts it. Rejects when it cannot run at all; an rtpengine that is away is waited for. */
+export async function startRtpengineAnchor(options: MediaOptions): Promise<RtpengineAnchor> {
+  const anchor = new RtpengineAnchor(options);
+  try {
+    await anchor.start();
+    return anchor;
+  } catch (error) {
+    await anchor[Symbol.asyncDispose]();
+    throw error;
+  }
+}

@@ -1,0 +1,679 @@
+import { randomBytes, randomInt } from "node:crypto";
+import type { Prompt } from "../../call/effect.ts";
+import type { CallEvent } from "../../call/event.ts";
+import type { CallId, ExchangeId, LegId, PlayId, Sdp } from "../../call/ids.ts";
+import type { RecordingOrder } from "../../call/ports.ts";
+import type { G711Law } from "../audio/g711.ts";
+import { MediaError, messageOf } from "../media-error.ts";
+import type { MediaClock, MediaLog } from "../options.ts";
+import type { ReadyPrompt } from "../prompts/library.ts";
+import { safeName } from "../recording/recorder.ts";
+import type { Recorder } from "../recording/recorder.ts";
+import { callerLeg } from "../recording/timeline.ts";
+import { RecordingControl } from "./call-recording.ts";
+import type { Instance } from "./instances.ts";
+import { NgError } from "./ng.ts";
+import type { NgClient, NgReply, NgVerb } from "./ng.ts";
+import { Player } from "./player.ts";
+import { describeEnd, describePeer, mirrored, readAudio } from "./sdp.ts";
+import type { AudioCodec, AudioDescription, AudioFormats, Direction, LocalEnd } from "./sdp.ts";
+import { SerialQueue } from "./serial-queue.ts";
+
+export interface AnchoredCallOptions {
+  readonly call: CallId;
+  readonly caller: LegId;
+  readonly order: RecordingOrder;
+  readonly ng: NgClient;
+  /** Undefined when no instance answers; `except` have failed for this call already. */
+  readonly chooseInstance: (except: ReadonlySet<Instance>) => Instance | undefined;
+  readonly recorder: Recorder | null;
+  /** Spool of an instance that has none of its own. */
+  readonly spoolFolder: string;
+  readonly parkingAddress: string;
+  readonly watchMs: number;
+  readonly mostQueued: number;
+  readonly mostLegs: number;
+  readonly clock: MediaClock;
+  readonly log: MediaLog;
+  readonly prepare: (prompt: Prompt) => Promise<ReadyPrompt>;
+  readonly ringback: ReadyPrompt;
+  /** False when the call is not held any more. */
+  readonly post: (event: CallEvent) => boolean;
+  /** The call has ended and everything of it is released. */
+  readonly onClosed: () => void;
+}
+
+// Sent in every offer and answer. Port latching keeps the caller's port when the far party changes.
+const common = {
+  replace: ["origin", "session connection"],
+  ICE: "remove",
+  flags: ["trust address", "port latching"],
+};
+/** rtpengine's names of the legs: the caller, the far end of a parked caller, operators by number. */
+const callerTag = "A";
+const botTag = "bot";
+const parkingPort = 9;
+/** Packets are G.711 by their fixed types whatever else was agreed (RFC 3551 §6). */
+const fixedLaws: readonly (readonly [number, G711Law])[] = [
+  [0, "PCMU"],
+  [8, "PCMA"],
+];
+
+/** Someone behind the caller's leg: the parking place of the bot's side, or an operator. */
+interface FarEnd {
+  readonly tag: string;
+  /** The caller's description that it was last offered, by number: an older one is offered again before an answer. */
+  offered: number;
+}
+
+interface Operator extends FarEnd {
+  readonly leg: LegId;
+  readonly end: LocalEnd;
+  readonly formats: AudioFormats;
+  /** His latest description; null until he has answered. */
+  remote: AudioDescription | null;
+}
+
+interface CallerEnd {
+  remote: AudioDescription;
+  formats: AudioFormats & { readonly codecs: readonly [AudioCodec] };
+  end: LocalEnd;
+}
+
+/** The first codec of a description that we take; the one in use, when it is among them, so that nothing changes. */
+function chooseFormats(audio: AudioDescription, inUse: G711Law | null): CallerEnd["formats"] | undefined {
+  const codec = audio.codecs.find(({ law }) => law === inUse) ?? audio.codecs[0];
+  return codec === undefined ? undefined : { codecs: [codec], eventType: audio.eventType };
+}
+
+function newEnd(at: AudioDescription): LocalEnd {
+  const { family, address, port } = at;
+  return { originId: randomInt(2 ** 47), version: 1, family, address, port };
+}
+
+function lawsOf(codecs: readonly AudioCodec[]): ReadonlyMap<number, G711Law> {
+  return new Map([...fixedLaws, ...codecs.map(({ payloadType, law }) => [payloadType, law] as const)]);
+}
+
+/**
+ * One call in one rtpengine. The caller's leg is offered once; who is behind it changes by `answer`s of which his phone
+ * sees nothing. Commands run one after another in the order of the calls of the methods.
+ */
+export class AnchoredCall {
+  /** The call's name in rtpengine: no character of it is ever escaped, and it is never used twice. */
+  readonly ngCall: string;
+  readonly #options: AnchoredCallOptions;
+  readonly #queue: SerialQueue;
+  readonly #recording: RecordingControl;
+  readonly #callerPlayer: Player;
+  readonly #operatorPlayers = new Map<LegId, Player>();
+  readonly #operators = new Map<LegId, Operator>();
+  readonly #bot: FarEnd = { tag: botTag, offered: 0 };
+  /** Operators whose leg is deleted as soon as no prompt plays, because deleting it would cut the prompt off. */
+  readonly #leaving = new Set<Operator>();
+  #instance: Instance | undefined;
+  #callerEnd: CallerEnd | undefined;
+  /** Counts the caller's descriptions. */
+  #callerVersion = 1;
+  #current: FarEnd = this.#bot;
+  #operatorCount = 0;
+  #watch: { cancel(): void } | undefined;
+  #closing = false;
+  #lost = false;
+
+  constructor(options: AnchoredCallOptions) {
+    this.#options = options;
+    this.ngCall = `pb-${safeName(options.call)}-${randomBytes(6).toString("hex")}`;
+    this.#queue = new SerialQueue(options.mostQueued, (error) => {
+      options.log.warn({ call: options.call, error: messageOf(error) }, "a media command failed");
+    });
+    this.#callerPlayer = this.#newPlayer(callerTag, true);
+    const { call, order, recorder, clock, log } = options;
+    // The instance is chosen when the call opens, and recordings only begin after that.
+    const spoolFolder = (): string => this.#instance?.spoolFolder ?? options.spoolFolder;
+    this.#recording = new RecordingControl({
+      call,
+      order,
+      recorder,
+      get spoolFolder() {
+        return spoolFolder();
+      },
+      clock,
+      log,
+      startCapture: () => this.#startCapture(),
+      stopCapture: async () => void (await this.#ng("stopRecording", {})),
+      post: (event) => void options.post(event),
+    });
+  }
+
+  get queued(): number {
+    return this.#queue.length;
+  }
+
+  get instance(): Instance | undefined {
+    return this.#instance;
+  }
+
+  // The methods of the port: each returns at once.
+
+  open(offer: Sdp): void {
+    this.#step(
+      () => this.#open(offer),
+      () => this.#openFailed(false, "overloaded"),
+    );
+  }
+
+  play(play: PlayId, leg: LegId, prompt: Prompt): void {
+    const player = leg === this.#options.caller ? this.#callerPlayer : this.#operatorPlayers.get(leg);
+    if (player !== undefined) player.play(play, prompt);
+    else this.#post({ type: "media.played", play, result: "failed", reason: "no_such_leg" });
+  }
+
+  stop(leg: LegId): void {
+    if (leg === this.#options.caller) this.#callerPlayer.stop();
+    else this.#operatorPlayers.get(leg)?.stop();
+  }
+
+  ringback(on: boolean): void {
+    this.#callerPlayer.ringback(on ? this.#options.ringback : null);
+  }
+
+  offer(leg: LegId): void {
+    const failed = (reason: string): void => this.#post({ type: "media.legFailed", leg, reason });
+    this.#step(
+      () => this.#offer(leg),
+      () => failed("overloaded"),
+      (error) => failed(messageOf(error)),
+    );
+  }
+
+  join(leg: LegId, answer: Sdp): void {
+    const failed = (reason: string): void => this.#post({ type: "media.legFailed", leg, reason });
+    this.#step(
+      () => this.#join(leg, answer),
+      () => failed("overloaded"),
+      (error) => failed(messageOf(error)),
+    );
+  }
+
+  drop(leg: LegId): void {
+    // A leg that stays behind costs ports: a drop is never refused.
+    this.#queue.pushAlways(() => this.#unlessEnding(() => this.#drop(leg)));
+  }
+
+  update(leg: LegId, exchange: ExchangeId, offer: Sdp | null): void {
+    const failed = (): void => this.#post({ type: "media.updateFailed", leg, exchange });
+    this.#step(
+      async () => {
+        const answer =
+          leg === this.#options.caller ? await this.#updateCaller(offer) : await this.#updateOperator(leg, offer);
+        this.#post({ type: "media.updated", leg, exchange, answer });
+      },
+      failed,
+      failed,
+    );
+  }
+
+  recording(to: "start" | "pause" | "resume" | "stop"): void {
+    this.#step(
+      () => this.#recording[to](),
+      () => this.#options.log.warn({ call: this.#options.call, to }, "too many commands wait: recording unchanged"),
+    );
+  }
+
+  phase(phase: Parameters<RecordingControl["setPhase"]>[0]): void {
+    this.#recording.setPhase(phase);
+  }
+
+  /** A key press that rtpengine has detected. */
+  digit(tag: string, digit: string, durationMs: number): void {
+    const leg =
+      tag === callerTag
+        ? this.#options.caller
+        : [...this.#operators.values()].find((operator) => operator.tag === tag)?.leg;
+    if (leg !== undefined) this.#post({ type: "media.digit", leg, digit, durationMs });
+  }
+
+  close(): void {
+    if (this.#closing) return;
+    this.#watch?.cancel();
+    this.#callerPlayer.close();
+    for (const player of this.#operatorPlayers.values()) player.close();
+    this.#closing = true;
+    this.#queue.pushAlways(() => this.#close());
+  }
+
+  /** rtpengine does not have the call any more. Reported once. */
+  lose(reason: string): void {
+    if (this.#lost || this.#closing) return;
+    this.#lost = true;
+    this.#watch?.cancel();
+    this.#options.log.error({ call: this.#options.call, reason }, "the media of a call is lost");
+    this.#post({ type: "media.lost", reason });
+  }
+
+  /** Asks rtpengine at once whether it still holds the call, and starts again what a restart has silenced. */
+  verify(): void {
+    this.#step(
+      async () => {
+        await this.#query();
+        await this.#callerPlayer.restart(true);
+      },
+      () => {},
+    );
+  }
+
+  // The queue.
+
+  #step(run: () => Promise<void>, onFull: () => void, onError?: (error: unknown) => void): void {
+    const accepted = this.#queue.push(() =>
+      this.#unlessEnding(async () => {
+        try {
+          await run();
+        } catch (error) {
+          if (onError === undefined) throw error;
+          this.#options.log.warn({ call: this.#options.call, error: messageOf(error) }, "a media command failed");
+          onError(error);
+        }
+      }),
+    );
+    if (!accepted) onFull();
+  }
+
+  /** What waited when the call was closed is not done any more. */
+  async #unlessEnding(run: () => Promise<void>): Promise<void> {
+    if (!this.#closing) await run();
+  }
+
+  #post(event: CallEvent): void {
+    if (!this.#closing) this.#options.post(event);
+  }
+
+  // Commands.
+
+  async #ng(verb: NgVerb, parameters: object, once = false): Promise<NgReply> {
+    const instance = this.#instance;
+    if (instance === undefined) throw new MediaError("not_open", "the call is not anchored");
+    if (this.#lost) throw new MediaError("media_lost", "rtpengine has lost the call");
+    try {
+      return await this.#options.ng.request(instance, verb, { "call-id": this.ngCall, ...parameters }, once);
+    } catch (error) {
+      if (error instanceof NgError && error.unknownCall) this.lose("rtpengine does not know the call any more");
+      throw error;
+    }
+  }
+
+  #legParameters(tag: string): object {
+    return { "from-tag": callerTag, "to-tag": tag, "via-branch": `z9hG4bK-${tag}`, ...common };
+  }
+
+  async #describeByNg(verb: "offer" | "answer", tag: string, parameters: object): Promise<AudioDescription> {
+    const reply = await this.#ng(verb, { ...this.#legParameters(tag), ...parameters });
+    const sdp = reply["sdp"];
+    const outcome = readAudio(typeof sdp === "string" ? sdp : "");
+    if (!outcome.ok) throw new MediaError("bad_reply", `rtpengine's ${verb} reply: ${outcome.fault}`);
+    return outcome.audio;
+  }
+
+  #caller(): CallerEnd {
+    if (this.#callerEnd === undefined) throw new MediaError("not_open", "the call is not anchored");
+    return this.#callerEnd;
+  }
+
+  /** Offers the caller to a far end. */
+  async #offerTo(far: FarEnd): Promise<AudioDescription> {
+    const { remote, formats } = this.#caller();
+    const other: G711Law = formats.codecs[0].law === "PCMU" ? "PCMA" : "PCMU";
+    const audio = await this.#describeByNg("offer", far.tag, {
+      sdp: describePeer(remote, formats, remote.direction),
+      // Both laws are offered to operators; telephone events are accepted from the caller even when an operator has none.
+      ...(far.tag === botTag ? {} : { codec: { transcode: [other], accept: ["telephone-event"] } }),
+    });
+    far.offered = this.#callerVersion;
+    return audio;
+  }
+
+  /** Makes a far end the caller's partner; the reply is checked by whoever must have the caller's port unchanged. */
+  async #answerFrom(far: FarEnd): Promise<AudioDescription> {
+    if (far.offered !== this.#callerVersion) await this.#offerTo(far);
+    return this.#describeByNg("answer", far.tag, { sdp: this.#descriptionOf(far) });
+  }
+
+  #descriptionOf(far: FarEnd): string {
+    const { remote, formats } = this.#caller();
+    const operator = far === this.#bot ? undefined : (far as Operator);
+    if (operator === undefined) {
+      const place = {
+        family: "IP4",
+        address: this.#options.parkingAddress,
+        port: parkingPort,
+        rtcpPort: null,
+        ptimeMs: null,
+      } as const;
+      return describePeer(place, formats, mirrored(remote.direction));
+    }
+    if (operator.remote === null) throw new MediaError("not_answered", "the operator has not answered");
+    const { codecs, eventType, direction } = operator.remote;
+    return describePeer(operator.remote, { codecs, eventType }, direction);
+  }
+
+  /** The caller must not have to be told of a new port: that would take a re-INVITE. */
+  #checkCallerPort(audio: AudioDescription): void {
+    const { port } = this.#caller().end;
+    if (audio.port !== port) throw new MediaError("caller_port_changed", `from ${port} to ${audio.port}`);
+  }
+
+  async #blockMedia(verb: "blockMedia" | "unblockMedia", operator: Operator): Promise<void> {
+    await this.#ng(verb, { "from-tag": operator.tag, flags: ["directional"] });
+  }
+
+  async #deleteLeg(operator: Operator): Promise<void> {
+    await this.#ng("delete", {
+      "from-tag": callerTag,
+      "to-tag": operator.tag,
+      "via-branch": `z9hG4bK-${operator.tag}`,
+      flags: ["to-tag"],
+      "delete-delay": 0,
+    });
+  }
+
+  // The steps.
+
+  async #open(offer: Sdp): Promise<void> {
+    const outcome = readAudio(offer);
+    const formats = outcome.ok ? chooseFormats(outcome.audio, null) : undefined;
+    if (!outcome.ok || formats === undefined) {
+      this.#openFailed(true, outcome.ok ? "no_common_codec" : outcome.fault);
+      return;
+    }
+    const failed = new Set<Instance>();
+    let reason = "no rtpengine answers";
+    for (;;) {
+      const instance = this.#options.chooseInstance(failed);
+      if (instance === undefined || this.#closing) break;
+      try {
+        await this.#park(instance, outcome.audio, formats);
+        this.#opened(outcome.audio, formats);
+        return;
+      } catch (error) {
+        reason = messageOf(error);
+        this.#options.log.warn({ call: this.#options.call, host: instance.host, error: reason }, "a call did not open");
+        await this.#unpark();
+        failed.add(instance);
+      }
+    }
+    this.#openFailed(false, reason);
+  }
+
+  async #park(instance: Instance, remote: AudioDescription, formats: CallerEnd["formats"]): Promise<void> {
+    this.#instance = instance;
+    instance.calls += 1;
+    // Its own end is not known before the reply: what stands here meanwhile is never shown to anyone.
+    this.#callerEnd = { remote, formats, end: newEnd(remote) };
+    this.#callerVersion = 1;
+    await this.#offerTo(this.#bot);
+    const end = newEnd(await this.#answerFrom(this.#bot));
+    this.#callerEnd = { remote, formats, end };
+  }
+
+  async #unpark(): Promise<void> {
+    const instance = this.#instance;
+    await this.#ng("delete", { "from-tag": callerTag, "delete-delay": 0 }, true).catch(() => {});
+    if (instance !== undefined) instance.calls -= 1;
+    this.#instance = undefined;
+    this.#callerEnd = undefined;
+    this.#bot.offered = 0;
+  }
+
+  #opened(remote: AudioDescription, formats: CallerEnd["formats"]): void {
+    const { end } = this.#caller();
+    this.#recording.setLeg(callerLeg, end.port, lawsOf(formats.codecs));
+    this.#startWatch();
+    const answer = describeEnd(end, formats, mirrored(remote.direction), remote);
+    if (!this.#closing && !this.#options.post({ type: "media.opened", answer })) this.close();
+  }
+
+  /** Nothing is left of the call here: a later `close` is answered without it. */
+  #openFailed(incompatible: boolean, reason: string): void {
+    if (this.#closing) return;
+    this.#closing = true;
+    this.#callerPlayer.close();
+    this.#options.post({ type: "media.openFailed", incompatible, reason });
+    this.#options.onClosed();
+  }
+
+  async #offer(leg: LegId): Promise<void> {
+    if (this.#operators.has(leg)) throw new MediaError("offered_twice", "the leg has been offered already");
+    if (this.#operators.size >= this.#options.mostLegs) throw new MediaError("overloaded", "too many legs");
+    this.#operatorCount += 1;
+    const tag = `op${this.#operatorCount}`;
+    const far = { tag, offered: 0 };
+    const audio = await this.#offerTo(far);
+    const { formats } = this.#caller();
+    const operator: Operator = {
+      tag,
+      offered: far.offered,
+      leg,
+      end: newEnd(audio),
+      formats: { codecs: audio.codecs, eventType: formats.eventType === null ? null : audio.eventType },
+      remote: null,
+    };
+    this.#operators.set(leg, operator);
+    this.#operatorPlayers.set(leg, this.#newPlayer(tag, false));
+    try {
+      // rtpengine 10.5 cuts the caller off from his partner with the offer: the partner is answered once more at once.
+      await this.#answerFrom(this.#current);
+      // Early media would be mixed into what the caller hears, ringback above all.
+      await this.#blockMedia("blockMedia", operator);
+    } catch (error) {
+      await this.#remove(operator);
+      throw error;
+    }
+    this.#recording.setLeg(tag, operator.end.port, lawsOf(audio.codecs));
+    this.#post({
+      type: "media.offered",
+      leg,
+      offer: describeEnd(operator.end, operator.formats, "sendrecv", null),
+    });
+  }
+
+  async #join(leg: LegId, answer: Sdp): Promise<void> {
+    const operator = this.#operators.get(leg);
+    if (operator === undefined) throw new MediaError("no_such_leg", "the leg has not been offered");
+    const outcome = readAudio(answer);
+    if (!outcome.ok) throw new MediaError(outcome.fault, `the operator's answer: ${outcome.fault}`);
+    operator.remote = outcome.audio;
+    await this.#callerPlayer.silence();
+    this.#checkCallerPort(await this.#answerFrom(operator));
+    this.#current = operator;
+    await this.#blockMedia("unblockMedia", operator);
+    this.#recording.join(operator.tag);
+    this.#post({ type: "media.joined", leg });
+  }
+
+  async #drop(leg: LegId): Promise<void> {
+    const operator = this.#operators.get(leg);
+    if (operator === undefined) return;
+    const joined = this.#current === operator;
+    this.#operatorPlayers.get(leg)?.close();
+    this.#operatorPlayers.delete(leg);
+    if (joined) {
+      this.#recording.leave();
+      this.#current = this.#bot;
+    }
+    try {
+      // The new partner before the old one goes: rtpengine closes the caller's port with his last far leg.
+      await this.#answerFrom(this.#current);
+    } finally {
+      if (this.#callerPlayer.busy) await this.#removeLater(operator);
+      else await this.#remove(operator);
+    }
+    if (!joined) await this.#answerFrom(this.#current);
+    await this.#callerPlayer.restart(false);
+  }
+
+  async #removeLater(operator: Operator): Promise<void> {
+    this.#operators.delete(operator.leg);
+    this.#leaving.add(operator);
+    await this.#blockMedia("blockMedia", operator);
+  }
+
+  async #remove(operator: Operator): Promise<void> {
+    this.#operators.delete(operator.leg);
+    this.#operatorPlayers.delete(operator.leg);
+    this.#leaving.delete(operator);
+    try {
+      await this.#deleteLeg(operator);
+    } finally {
+      this.#recording.forgetLeg(operator.tag);
+    }
+  }
+
+  /** Deletes the legs that only waited for the prompt to end; before the next prompt starts, which it would cut off. */
+  async #removeLeaving(): Promise<void> {
+    for (const operator of this.#leaving) {
+      await this.#remove(operator).catch((error: unknown) => {
+        this.#options.log.warn({ call: this.#options.call, error: messageOf(error) }, "a leg could not be deleted");
+      });
+    }
+  }
+
+  async #updateCaller(offer: Sdp | null): Promise<Sdp> {
+    const caller = this.#caller();
+    caller.end.version += 1;
+    if (offer === null) return describeEnd(caller.end, caller.formats, "sendrecv", caller.remote);
+    const outcome = readAudio(offer);
+    if (!outcome.ok) throw new MediaError(outcome.fault, `the caller's offer: ${outcome.fault}`);
+    const formats = chooseFormats(outcome.audio, caller.formats.codecs[0].law);
+    if (formats === undefined) throw new MediaError("no_common_codec", "the caller offers no codec of ours");
+    const before = { remote: caller.remote, formats: caller.formats };
+    Object.assign(caller, { remote: outcome.audio, formats });
+    this.#callerVersion += 1;
+    try {
+      this.#checkCallerPort(await this.#answerFrom(this.#current));
+    } catch (error) {
+      // The exchange is refused, so that what was agreed before still holds (RFC 3264 §8).
+      Object.assign(caller, before);
+      this.#callerVersion += 1;
+      throw error;
+    }
+    this.#recording.setLeg(callerLeg, caller.end.port, lawsOf(formats.codecs));
+    if (outcome.audio.direction === "sendrecv") await this.#callerPlayer.restart(false);
+    return describeEnd(caller.end, formats, mirrored(outcome.audio.direction), outcome.audio);
+  }
+
+  async #updateOperator(leg: LegId, offer: Sdp | null): Promise<Sdp> {
+    const operator = this.#operators.get(leg);
+    if (operator === undefined || operator.remote === null) throw new MediaError("no_such_leg", "no such operator");
+    const { end, formats } = operator;
+    end.version += 1;
+    if (offer === null) return describeEnd(end, formats, "sendrecv", operator.remote);
+    const outcome = readAudio(offer);
+    if (!outcome.ok) throw new MediaError(outcome.fault, `the operator's offer: ${outcome.fault}`);
+    operator.remote = outcome.audio;
+    if (this.#current === operator) {
+      // An answer alone does not take a new codec over: the caller is offered again behind the scenes.
+      await this.#offerTo(operator);
+      this.#checkCallerPort(await this.#answerFrom(operator));
+    }
+    this.#recording.setLeg(operator.tag, end.port, lawsOf(outcome.audio.codecs));
+    const { codecs, eventType, direction } = outcome.audio;
+    const events = formats.eventType === null ? null : eventType;
+    return describeEnd(end, { codecs, eventType: events }, mirrored(direction), outcome.audio);
+  }
+
+  async #startCapture(): Promise<string | undefined> {
+    await this.#ng("startRecording", {});
+    // The path stands in no reply to `start recording`, but in that of every offer and answer after it.
+    const reply = await this.#ng("answer", {
+      ...this.#legParameters(this.#current.tag),
+      sdp: this.#descriptionOf(this.#current),
+    });
+    const paths = reply["recordings"];
+    const path: unknown = Array.isArray(paths) ? paths[0] : undefined;
+    return typeof path === "string" ? path : undefined;
+  }
+
+  #newPlayer(tag: string, isCaller: boolean): Player {
+    const { clock, prepare } = this.#options;
+    return new Player({
+      clock,
+      prepare,
+      enqueue: (step) => this.#queue.push(() => this.#unlessEnding(step)),
+      start: async (file, times) => {
+        if (isCaller) await this.#removeLeaving();
+        return this.#playFile(tag, file, times);
+      },
+      stop: async () => void (await this.#ng("stopMedia", { "from-tag": tag })),
+      onSound: (prompt, times) => {
+        if (isCaller) this.#recording.setSound(prompt?.file ?? null, times);
+      },
+      onPlayed: (play, result, reason) => this.#post({ type: "media.played", play, result, reason }),
+      onIdle: () => {
+        if (!isCaller || this.#leaving.size === 0) return;
+        this.#queue.pushAlways(() => this.#unlessEnding(() => this.#removeLeaving()));
+      },
+    });
+  }
+
+  async #playFile(tag: string, file: string, times: number): Promise<number> {
+    const repeat = times > 1 ? { "repeat-times": times } : {};
+    let reply: NgReply;
+    try {
+      reply = await this.#ng("playMedia", { "from-tag": tag, file, ...repeat });
+    } catch (error) {
+      const held = tag === callerTag && !mayHear(this.#callerEnd?.remote.direction);
+      const code = error instanceof MediaError ? error.code : held ? "on_hold" : "play_failed";
+      throw new MediaError(code, messageOf(error), { cause: error });
+    }
+    const duration = reply["duration"];
+    // rtpengine 10.5 says ok to formats it cannot play: only the length tells that it plays.
+    if (typeof duration !== "number" || duration <= 0)
+      throw new MediaError("play_failed", "rtpengine gave no duration");
+    return duration;
+  }
+
+  #startWatch(): void {
+    if (this.#closing) return;
+    const { clock, watchMs } = this.#options;
+    this.#watch = clock.after(watchMs, () => {
+      this.#step(
+        async () => {
+          await this.#query().finally(() => {
+            if (!this.#lost) this.#startWatch();
+          });
+        },
+        () => this.#startWatch(),
+      );
+    });
+  }
+
+  async #query(): Promise<void> {
+    await this.#ng("query", { "from-tag": callerTag, "to-tag": this.#current.tag });
+  }
+
+  async #close(): Promise<void> {
+    const { log, call } = this.#options;
+    const reachable = !this.#lost && this.#instance !== undefined;
+    await this.#recording.stop(reachable);
+    if (reachable) {
+      await this.#ng("delete", { "from-tag": callerTag, "delete-delay": 0 }, true).catch((error: unknown) => {
+        log.warn({ call, error: messageOf(error) }, "a call could not be deleted in rtpengine");
+      });
+    }
+    if (this.#instance !== undefined) this.#instance.calls -= 1;
+    this.#operators.clear();
+    this.#operatorPlayers.clear();
+    this.#leaving.clear();
+    // Rendering takes its time: it must not hold the queue, whose length says what rtpengine has still to do.
+    void this.#recording.finished().then(() => {
+      this.#options.post({ type: "media.closed" });
+      this.#options.onClosed();
+    });
+  }
+}
+
+/** Whether a side with this direction takes sound from us. */
+function mayHear(direction: Direction | undefined): boolean {
+  return direction === "sendrecv" || direction === "recvonly";
+}

@@ -1,0 +1,217 @@
+import { access } from "node:fs/promises";
+import { basename, join } from "node:path";
+import type { TalkPhase } from "../../call/effect.ts";
+import type { CallEvent } from "../../call/event.ts";
+import type { CallId } from "../../call/ids.ts";
+import type { RecordingOrder } from "../../call/ports.ts";
+import type { G711Law } from "../audio/g711.ts";
+import { codeOf, MediaError, messageOf } from "../media-error.ts";
+import type { MediaClock, MediaLog } from "../options.ts";
+import type { CallRecording, Recorder } from "../recording/recorder.ts";
+
+export interface RecordingControlOptions {
+  readonly call: CallId;
+  readonly order: RecordingOrder;
+  /** Null when no recordings are configured. */
+  readonly recorder: Recorder | null;
+  readonly spoolFolder: string;
+  readonly clock: MediaClock;
+  readonly log: MediaLog;
+  /** Starts capturing; resolves with the capture's path as rtpengine sees it, undefined when it names none. */
+  startCapture(): Promise<string | undefined>;
+  stopCapture(): Promise<void>;
+  post(event: CallEvent): void;
+}
+
+interface KnownLeg {
+  readonly leg: string;
+  readonly port: number;
+  readonly laws: ReadonlyMap<number, G711Law>;
+}
+
+interface Sound {
+  readonly file: string;
+  readonly times: number;
+  readonly at: number;
+}
+
+/**
+ * The recording of one call: tells the recorder what happens in the call, and what it must know of what happened before
+ * the recording began. Its asynchronous methods run as steps of the call's queue and never reject.
+ */
+export class RecordingControl {
+  readonly #options: RecordingControlOptions;
+  readonly #legs = new Map<string, KnownLeg>();
+  #joined: string | null = null;
+  #phase: { readonly phase: TalkPhase; readonly at: number } | null = null;
+  #sound: Sound | null = null;
+  #recording: CallRecording | null = null;
+  #play: number | null = null;
+  #running = false;
+  /** Recordings that are being rendered. */
+  readonly #finishing = new Set<Promise<void>>();
+
+  constructor(options: RecordingControlOptions) {
+    this.#options = options;
+  }
+
+  get #now(): number {
+    return this.#options.clock.now();
+  }
+
+  /** Packets to `port` are this leg's. */
+  setLeg(leg: string, port: number, laws: ReadonlyMap<number, G711Law>): void {
+    this.#legs.set(leg, { leg, port, laws });
+    this.#recording?.leg(this.#now, leg, port, laws);
+  }
+
+  join(leg: string): void {
+    if (this.#joined === leg) return;
+    this.leave();
+    this.#joined = leg;
+    this.#recording?.joined(this.#now, leg);
+  }
+
+  leave(): void {
+    if (this.#joined !== null) this.#recording?.left(this.#now, this.#joined);
+    this.#joined = null;
+  }
+
+  forgetLeg(leg: string): void {
+    if (this.#joined === leg) this.leave();
+    this.#legs.delete(leg);
+  }
+
+  setPhase(phase: TalkPhase): void {
+    this.#phase = { phase, at: this.#now };
+    this.#recording?.phase(this.#now, phase);
+  }
+
+  /** What the caller hears from us from now on: a prompt file, or nothing. */
+  setSound(file: string | null, times: number): void {
+    if (this.#play !== null) this.#recording?.cut(this.#now, this.#play);
+    this.#play = null;
+    this.#sound = file === null ? null : { file, times, at: this.#now };
+    if (file !== null) this.#play = this.#recording?.play(this.#now, file, times) ?? null;
+  }
+
+  async start(): Promise<void> {
+    const { recorder, call, order, spoolFolder, clock } = this.#options;
+    if (this.#recording !== null) {
+      await this.resume();
+      return;
+    }
+    if (recorder === null) {
+      this.#failed("not_configured");
+      return;
+    }
+    try {
+      const recording = await recorder.open(call, order, spoolFolder);
+      this.#recording = recording;
+      for (const { leg, port, laws } of this.#legs.values()) recording.leg(0, leg, port, laws);
+      if (this.#joined !== null) recording.joined(clock.now(), this.#joined);
+      await this.#capture(recording);
+      if (this.#phase !== null) recording.phase(this.#phase.at, this.#phase.phase);
+      const sound = this.#sound;
+      this.#play = sound === null ? null : recording.play(sound.at, sound.file, sound.times);
+      this.#options.post(changed("started", recording.file, null, null));
+    } catch (error) {
+      this.#failed(codeOf(error, "internal"), error);
+      await this.#discard();
+    }
+  }
+
+  async #capture(recording: CallRecording): Promise<void> {
+    const path = await this.#options.startCapture();
+    // Without a recording folder rtpengine 10.5 says that all is well and records nothing: the file is the only proof.
+    if (path === undefined) throw new MediaError("no_spool", "rtpengine names no capture file");
+    const file = basename(path);
+    await access(join(recording.spoolFolder, "pcaps", file)).catch((error: unknown) => {
+      throw new MediaError("no_spool", "rtpengine's capture is not in the spool folder", { cause: error });
+    });
+    recording.captured(file);
+    recording.run(this.#now);
+    this.#running = true;
+  }
+
+  /** Nothing was recorded: what had been begun is removed again. */
+  async #discard(): Promise<void> {
+    const recording = this.#recording;
+    this.#recording = null;
+    this.#running = false;
+    await recording?.finish(this.#now).catch(() => {});
+  }
+
+  async pause(): Promise<void> {
+    const recording = this.#recording;
+    if (recording === null || !this.#running) return;
+    await this.#hold(recording);
+    this.#options.post(changed("paused", recording.file, null, null));
+  }
+
+  async #hold(recording: CallRecording): Promise<void> {
+    this.#running = false;
+    recording.hold(this.#now);
+    try {
+      await this.#options.stopCapture();
+    } catch (error) {
+      // The log says when the pause began: packets that are captured in spite of it are not rendered.
+      this.#options.log.warn({ call: this.#options.call, error: messageOf(error) }, "a capture could not be stopped");
+    }
+  }
+
+  async resume(): Promise<void> {
+    const recording = this.#recording;
+    if (recording === null || this.#running) return;
+    try {
+      await this.#capture(recording);
+      this.#options.post(changed("resumed", recording.file, null, null));
+    } catch (error) {
+      // What was recorded before the pause is rendered at the end all the same.
+      this.#failed(codeOf(error, "internal"), error);
+    }
+  }
+
+  /** Ends the recording; it is rendered while the call goes on. `reachable`: rtpengine can still be asked to stop. */
+  async stop(reachable = true): Promise<void> {
+    const recording = this.#recording;
+    if (recording === null) return;
+    if (this.#running && reachable) await this.#hold(recording);
+    this.#recording = null;
+    this.#running = false;
+    this.#play = null;
+    const finishing = this.#finish(recording);
+    this.#finishing.add(finishing);
+    void finishing.finally(() => this.#finishing.delete(finishing));
+  }
+
+  async #finish(recording: CallRecording): Promise<void> {
+    try {
+      const { file, durationMs } = await recording.finish(this.#now);
+      this.#options.post(changed("finished", file, durationMs, null));
+    } catch (error) {
+      this.#failed(codeOf(error, "internal"), error);
+    }
+  }
+
+  /** Resolves when every recording of the call is rendered or has failed. */
+  async finished(): Promise<void> {
+    await Promise.all(this.#finishing);
+  }
+
+  #failed(reason: string, error?: unknown): void {
+    const { log, call } = this.#options;
+    const fields = { call, reason, ...(error === undefined ? {} : { error: messageOf(error) }) };
+    log.warn(fields, "a recording failed");
+    this.#options.post(changed("failed", null, null, reason));
+  }
+}
+
+function changed(
+  state: Extract<CallEvent, { readonly type: "recording.changed" }>["state"],
+  file: string | null,
+  durationMs: number | null,
+  reason: string | null,
+): CallEvent {
+  return { type: "recording.changed", state, file, durationMs, reason };
+}
