@@ -11,7 +11,7 @@ type Wire = Record<string, any>;
 let server: RedisServer;
 let raw: Redis;
 let listener: Redis;
-const stack: (() => Promise<void> | void)[] = [];
+const stack: (() => PromiseLike<void> | void)[] = [];
 
 beforeAll(async () => {
   server = await startRedis();

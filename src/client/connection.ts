@@ -1,0 +1,59 @@
+import { Redis } from "ioredis";
+import type { RedisOptions } from "ioredis";
+import type { ConnectionOptions } from "node:tls";
+
+/** Where the bot's Redis is, and its user there. */
+export interface RedisAddress {
+  readonly url: string;
+  readonly username?: string;
+  readonly password?: string;
+  readonly tls?: ConnectionOptions;
+}
+
+/** A connection that stays usable under the rights of a bot's ACL user: no INFO, no CLIENT SETINFO, no HELLO. */
+export function connectRedis(address: string | RedisAddress, name: string, onError: (error: Error) => void): Redis {
+  const { url, ...rest } = typeof address === "string" ? { url: address } : address;
+  const options = {
+    ...rest,
+    connectionName: name,
+    protocol: 2,
+    disableClientInfo: true,
+    // The ready check needs INFO. A Redis that is still loading answers with an error, and the caller tries again.
+    enableReadyCheck: false,
+    // What is safe to repeat is known above: reads go on from a position, commands have an id.
+    enableOfflineQueue: false,
+    autoResendUnfulfilledCommands: false,
+    maxRetriesPerRequest: 0,
+    retryStrategy: (times: number) => Math.min(50 * 2 ** Math.min(times - 1, 6), 2_000),
+  } satisfies RedisOptions;
+  const redis = new Redis(url, options);
+  redis.on("error", onError);
+  return redis;
+}
+
+/** Resolves when commands can be sent; false when the connection was closed for good or `timeoutMs` passed. */
+export async function whenConnected(redis: Redis, timeoutMs: number): Promise<boolean> {
+  if (redis.status === "ready") return true;
+  if (redis.status === "end") return false;
+  return new Promise((resolve) => {
+    const settle = (connected: boolean): void => {
+      clearTimeout(timer);
+      redis.off("ready", ready);
+      redis.off("end", ended);
+      resolve(connected);
+    };
+    const ready = (): void => settle(true);
+    const ended = (): void => settle(false);
+    const timer = setTimeout(() => settle(false), timeoutMs);
+    redis.on("ready", ready);
+    redis.on("end", ended);
+  });
+}
+
+/** Closes at once, also when the other end is gone and would never close its half. */
+export function dropConnection(redis: Redis): void {
+  redis.disconnect();
+  redis.stream?.destroy();
+}
+
+export type { Redis } from "ioredis";

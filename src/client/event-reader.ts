@@ -1,0 +1,182 @@
+import { dropConnection, whenConnected } from "./connection.ts";
+import type { Redis } from "./connection.ts";
+import { deferred, delay } from "./deferred.ts";
+import type { Deferred } from "./deferred.ts";
+
+export interface EventReaderOptions {
+  /** Used by nobody else: it is blocked most of the time. */
+  readonly redis: Redis;
+  readonly stream: string;
+  readonly field: string;
+  /** A consumer group remembers in Redis how far this worker has read. */
+  readonly group: { readonly name: string; readonly consumer: string } | null;
+  /** `new`, `beginning`, or the id of the last entry that was read. */
+  readonly startAt: string;
+  onEntry(id: string, body: string): void;
+  /** Entries that were trimmed away before they were read again; they can only be acknowledged. */
+  onTrimmed(id: string): void;
+  onError(error: unknown): void;
+}
+
+type Entry = readonly [id: string, fields: readonly string[] | null];
+
+const blockMs = 5_000;
+const silenceMs = 5_000;
+const pageMax = 200;
+const backoffMinMs = 100;
+const backoffMaxMs = 5_000;
+const lastSeq = "18446744073709551615";
+
+/**
+ * Reads a bot's stream in order, from where it was left, for ever. A lost connection loses nothing: reading goes on from the
+ * last entry that was handed over.
+ */
+export class EventReader {
+  readonly #options: EventReaderOptions;
+  readonly #started: Deferred<void> = deferred();
+  #position: string | null = null;
+  /** In a group: pending entries are read again before new ones, because a reply may have been lost on its way. */
+  #pending = true;
+  #closed = false;
+
+  constructor(options: EventReaderOptions) {
+    this.#options = options;
+    if (options.startAt !== "new") this.#position = options.startAt === "beginning" ? "0-0" : options.startAt;
+  }
+
+  /** Settles when no event from now on is missed. */
+  get started(): Promise<void> {
+    return this.#started.promise;
+  }
+
+  /** Id of the last entry that was handed over. */
+  get position(): string | null {
+    return this.#position;
+  }
+
+  async run(): Promise<void> {
+    let backoffMs = backoffMinMs;
+    while (!this.#closed) {
+      try {
+        if (!(await whenConnected(this.#options.redis, blockMs))) continue;
+        await this.#prepare();
+        this.#started.resolve();
+        for (const entry of await this.#read()) this.#hand(entry);
+        backoffMs = backoffMinMs;
+      } catch (error) {
+        if (this.#isClosed()) return;
+        this.#pending = true;
+        // A connection that broke is told by its own error event; what Redis answers with is told here.
+        if (this.#options.redis.status === "ready") this.#options.onError(error);
+        await delay(backoffMs);
+        backoffMs = Math.min(backoffMs * 2, backoffMaxMs);
+      }
+    }
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#started.resolve();
+    dropConnection(this.#options.redis);
+  }
+
+  #isClosed(): boolean {
+    return this.#closed;
+  }
+
+  async #prepare(): Promise<void> {
+    const { redis, stream, group } = this.#options;
+    if (group === null) {
+      this.#position ??= await this.#lastId();
+      return;
+    }
+    if (!this.#pending) return;
+    try {
+      await redis.xgroup("CREATE", stream, group.name, this.#position ?? "$", "MKSTREAM");
+    } catch (error) {
+      if (!(error instanceof Error) || !error.message.startsWith("BUSYGROUP")) throw error;
+    }
+    await this.#readPending(group);
+    this.#pending = false;
+  }
+
+  async #readPending(group: { readonly name: string; readonly consumer: string }): Promise<void> {
+    const { redis, stream } = this.#options;
+    for (let after = "0-0"; ;) {
+      const entries = page(
+        await redis.xreadgroup("GROUP", group.name, group.consumer, "COUNT", pageMax, "STREAMS", stream, after),
+      );
+      const last = entries.at(-1);
+      if (last === undefined) return;
+      for (const entry of entries) this.#hand(entry);
+      after = last[0];
+    }
+  }
+
+  async #read(): Promise<readonly Entry[]> {
+    const { redis, stream, group } = this.#options;
+    // A dead network answers nothing at all, while XREAD answers at the latest when its block ends.
+    const watchdog = setTimeout(() => redis.stream?.destroy(), blockMs + silenceMs);
+    try {
+      const reply =
+        group === null
+          ? await redis.xread("COUNT", pageMax, "BLOCK", blockMs, "STREAMS", stream, this.#position ?? "$")
+          : await redis.xreadgroup(
+              ...(["GROUP", group.name, group.consumer, "COUNT", pageMax, "BLOCK", blockMs, "STREAMS", stream, ">"] as [
+                "GROUP",
+                string,
+                string,
+                "COUNT",
+                number,
+                "BLOCK",
+                number,
+                "STREAMS",
+                ...string[],
+              ]),
+            );
+      return page(reply);
+    } finally {
+      clearTimeout(watchdog);
+    }
+  }
+
+  #hand([id, fields]: Entry): void {
+    if (this.#closed) return;
+    if (this.#options.group === null) this.#position = id;
+    if (fields === null) return this.#options.onTrimmed(id);
+    const at = fields.indexOf(this.#options.field);
+    const body = at >= 0 && at % 2 === 0 ? fields[at + 1] : undefined;
+    if (body !== undefined) this.#options.onEntry(id, body);
+    return undefined;
+  }
+
+  /**
+   * Id of the newest entry. `$` would do for one read, but what comes between that read and the next would be lost with a
+   * broken connection; XINFO and XREVRANGE are not among a bot's rights. So the time of the newest entry is bisected.
+   */
+  async #lastId(): Promise<string> {
+    if (!(await this.#anyAfter("0-0"))) return "0-0";
+    let low = 0;
+    let high = 2 ** 48;
+    while (low < high) {
+      const middle = Math.floor((low + high) / 2);
+      if (await this.#anyAfter(`${middle}-${lastSeq}`)) low = middle + 1;
+      else high = middle;
+    }
+    const before = low === 0 ? "0-0" : `${low - 1}-${lastSeq}`;
+    const { redis, stream } = this.#options;
+    const newest = page(await redis.xread("COUNT", pageMax, "STREAMS", stream, before));
+    return newest.findLast(([id]) => id.startsWith(`${low}-`))?.[0] ?? before;
+  }
+
+  async #anyAfter(id: string): Promise<boolean> {
+    const { redis, stream } = this.#options;
+    return page(await redis.xread("COUNT", 1, "STREAMS", stream, id)).length > 0;
+  }
+}
+
+/** The entries of the one stream that was asked for. */
+function page(reply: unknown): readonly Entry[] {
+  const streams = (reply ?? []) as readonly (readonly [string, readonly Entry[]])[];
+  return streams[0]?.[1] ?? [];
+}
