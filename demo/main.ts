@@ -1,0 +1,108 @@
+// `npm run demo`: one call from bot to operator and back on the real parts, shown while it happens and judged at its end.
+import { join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { nowMs } from "../test/support/clock.ts";
+import { type Evidence, judge } from "./expectations.ts";
+import { drawHeading } from "./ladder.ts";
+import { findingLines, jsonFailure, jsonReport, recordingLines } from "./report.ts";
+import { playStory, setStage, type Stage } from "./story.ts";
+import { Trace } from "./trace.ts";
+
+const usage = `Usage: npm run demo -- [--json] [--folder DIR]
+  --json        the last line of standard output is one JSON object
+  --folder DIR  where the recording is kept (default: .patchbay/demo)
+`;
+
+const defaultFolder = join(fileURLToPath(new URL("..", import.meta.url)), ".patchbay", "demo");
+
+const write = (line: string): void => void process.stdout.write(`${line}\n`);
+
+/** Rejects with a sentence at the first signal, so that what was started is stopped on the way out. */
+function interruption(): Promise<never> {
+  const interrupted = new Promise<never>((_resolve, reject) => {
+    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+      process.on(signal, () => reject(new Error(`interrupted by ${signal}; what it started is stopped`)));
+    }
+  });
+  // It may come when nobody waits for it any more.
+  interrupted.catch(() => undefined);
+  return interrupted;
+}
+
+/** Sets the stage; when a signal comes first, waits for what is being started and stops it. */
+async function setStageUnless(interrupted: Promise<never>, folder: string): Promise<Stage> {
+  const staging = setStage(folder);
+  try {
+    return await Promise.race([staging, interrupted]);
+  } catch (error) {
+    await staging.then(
+      (stage) => stage[Symbol.asyncDispose](),
+      () => undefined,
+    );
+    throw error;
+  }
+}
+
+async function watched(stage: Stage, interrupted: Promise<never>, colour: boolean): Promise<Evidence> {
+  await using trace = new Trace({ zeroMs: nowMs(), colour, write, now: nowMs });
+  return await Promise.race([playStory(stage, trace), interrupted]);
+}
+
+async function play(folder: string, json: boolean, interrupted: Promise<never>): Promise<boolean> {
+  const colour = process.stdout.isTTY && process.env["NO_COLOR"] === undefined;
+  write("Starting Redis, rtpengine, Patchbay with its embedded SIP engine, and three phones on loopback …");
+  await using stage = await setStageUnless(interrupted, folder);
+  const { service, exchange, silent, caller } = stage;
+  write(
+    `  Patchbay takes calls at 127.0.0.1:${service.sipPort} (SIP over UDP and TCP), Redis is at port ${service.redis.port}.`,
+  );
+  write(`  Phones: the caller's at port ${caller.port}, the operators' at ports ${exchange.port} and ${silent.port}.`);
+  write("");
+  write(drawHeading());
+  const evidence = await watched(stage, interrupted, colour);
+  const findings = judge(evidence, stage.plan);
+  const failed = findings.filter(({ held }) => !held);
+  write("");
+  if (evidence.recording !== undefined) for (const line of recordingLines(evidence.recording)) write(line);
+  write("");
+  write("What had to hold:");
+  for (const line of findingLines(findings, colour)) write(line);
+  write("");
+  if (failed.length === 0) write(`All ${findings.length} expectations held.`);
+  else complain(`${failed.length} of ${findings.length} expectations did not hold; the first: ${failed[0]?.expected}`);
+  if (json) write(JSON.stringify(jsonReport(evidence, findings)));
+  return failed.length === 0;
+}
+
+const complain = (sentence: string): void => void process.stderr.write(`demo: ${sentence}\n`);
+const sentenceOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+
+/** Exit status: 0 everything held, 1 something did not or could not be started, 2 wrong arguments. */
+async function main(): Promise<number> {
+  let values: { json?: boolean; folder?: string; help?: boolean };
+  try {
+    ({ values } = parseArgs({
+      options: { json: { type: "boolean" }, folder: { type: "string" }, help: { type: "boolean", short: "h" } },
+    }));
+  } catch (error) {
+    process.stderr.write(`demo: ${sentenceOf(error)}\n${usage}`);
+    return 2;
+  }
+  if (values.help === true) {
+    process.stdout.write(usage);
+    return 0;
+  }
+  const json = values.json === true;
+  const folder = values.folder === undefined ? defaultFolder : resolve(values.folder);
+  try {
+    return (await play(folder, json, interruption())) ? 0 : 1;
+  } catch (error) {
+    complain(sentenceOf(error));
+    if (json) write(JSON.stringify(jsonFailure(sentenceOf(error))));
+    return 1;
+  }
+}
+
+// A story that was interrupted may still wait for something that cannot come any more.
+process.exit(await main());
