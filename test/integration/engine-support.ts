@@ -115,7 +115,7 @@ export interface TestEngine {
 
 /** An engine on free loopback ports. When the test ends, every map of it has to become empty by itself. */
 export async function startTestEngine(closings: Closings, options: Partial<EngineOptions> = {}): Promise<TestEngine> {
-  const t1Ms = options.t1Ms ?? 15;
+  const t1Ms = options.t1Ms ?? 10;
   const engine = await startEngine({
     listen: [
       { protocol: "udp", address: "127.0.0.1", port: 0 },
@@ -275,9 +275,7 @@ export class RawPeer {
         const seen = this.received.map((packet) => `${packet.startLine} [${packet.header("CSeq")}]`).join("\n  ");
         throw new Error(`no ${what} within ${timeoutMs} ms; received:\n  ${seen}`);
       }
-      await Promise.race([
-        once(this.#arrivals, "packet", { signal: AbortSignal.timeout(Math.ceil(left)) }).catch(() => undefined),
-      ]);
+      await once(this.#arrivals, "packet", { signal: AbortSignal.timeout(Math.ceil(left)) }).catch(() => undefined);
     }
   }
 

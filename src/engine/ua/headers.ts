@@ -25,7 +25,6 @@ export type AppOutcome =
 
 const headEndMark = Buffer.from("\r\n\r\n");
 // Tabs are blanks in SIP; every other control character could end a line or a string somewhere behind us.
-const controlCharacters = /[\0-\x08\x0a-\x1f\x7f\u0080-\u009f\u2028\u2029]/;
 const requestLine = /^(\S+) (.+) SIP\/2\.0$/;
 const statusLine = /^SIP\/2\.0 ([1-6]\d\d)(?: (.*))?$/;
 
@@ -109,6 +108,23 @@ const knownNames: ReadonlyMap<string, string> = new Map(
 const neverFromApp: ReadonlySet<string> = new Set(["via", "route", "record-route", "rseq", "content-length"]);
 const addressHeaders: ReadonlySet<string> = new Set(["from", "contact", "to", "p-asserted-identity"]);
 
+/**
+ * Whether a character could end a line or a string somewhere behind us: controls of ASCII and Latin-1, and Unicode's own
+ * line ends. Tabs are blanks in SIP.
+ */
+function isControl(code: number): boolean {
+  return (code < 0x20 && code !== 0x09) || (code >= 0x7f && code <= 0x9f) || code === 0x20_28 || code === 0x20_29;
+}
+
+function hasControl(text: string): boolean {
+  for (let at = 0; at < text.length; at += 1) {
+    if (isControl(text.charCodeAt(at))) {
+      return true;
+    }
+  }
+  return false;
+}
+
 /** Reads what an application wrote. The body is everything behind the first empty line, whatever Content-Length says. */
 export function parseAppMessage(sip: Buffer): AppOutcome {
   const headEnd = sip.indexOf(headEndMark);
@@ -116,7 +132,7 @@ export function parseAppMessage(sip: Buffer): AppOutcome {
   const body = headEnd === -1 ? Buffer.alloc(0) : sip.subarray(headEnd + headEndMark.length);
   const [startLine = "", ...headerLines] = head.split("\r\n");
   const lines: HeaderLine[] = [];
-  if (controlCharacters.test(startLine)) {
+  if (hasControl(startLine)) {
     return { ok: false, text: "invalid character in start line" };
   }
   for (const line of headerLines) {
@@ -125,7 +141,7 @@ export function parseAppMessage(sip: Buffer): AppOutcome {
     }
     const colon = line.indexOf(":");
     const name = colon === -1 ? "" : line.slice(0, colon).trim();
-    if (controlCharacters.test(line)) {
+    if (hasControl(line)) {
       return { ok: false, text: `invalid character in header ${isToken(name) ? name : "line"}` };
     }
     // Like drachtio's makeTags: a line whose name is no token is left out, the rest of the message still counts.
@@ -247,7 +263,12 @@ export function textForApp(message: SipMessage): Buffer {
 }
 
 function cleanText(value: string): string {
-  return value.replaceAll(/[\0-\x1f\x7f]+/g, " ").trim();
+  if (!hasControl(value)) {
+    return value.trim();
+  }
+  return Array.from(value, (character) => (isControl(character.charCodeAt(0)) ? " " : character))
+    .join("")
+    .trim();
 }
 
 /** A Contact that requests can be sent to: a sip or sips URI with a host. `undefined` for `*` and anything else. */

@@ -950,7 +950,7 @@ export class Uac {
 
   /** Stops every timer. */
   close(): void {
-    for (const outgoing of [...this.#outgoing.values()]) {
+    for (const outgoing of this.#outgoing.values()) {
       this.#forget(outgoing);
     }
     this.#outboxes.clear();
@@ -958,7 +958,7 @@ export class Uac {
 
   /** INVITEs of a connection that is gone are cancelled: nobody is left who could acknowledge their 2xx. */
   clientGone(client: ClientId): void {
-    for (const outgoing of [...this.#outgoing.values()]) {
+    for (const outgoing of this.#outgoing.values()) {
       if (outgoing.client !== client || outgoing.method !== "INVITE") {
         continue;
       }

@@ -393,7 +393,7 @@ export class Uas {
 
   /** Answers what the peer still waits for in a dialog that is over, and stops our own retransmissions in it. */
   endPending(dialog: Dialog): void {
-    for (const txnId of [...dialog.awaitingAck]) {
+    for (const txnId of dialog.awaitingAck) {
       const incoming = this.#incoming.get(txnId);
       if (incoming !== undefined) {
         this.#forget(incoming);
@@ -408,7 +408,7 @@ export class Uas {
 
   /** Nobody will answer what that connection was given: drachtio-srf cannot do so over another one. */
   clientGone(client: ClientId): void {
-    for (const incoming of [...this.#incoming.values()]) {
+    for (const incoming of this.#incoming.values()) {
       if (incoming.owner !== client || incoming.phase === "accepted") {
         continue;
       }
@@ -420,7 +420,7 @@ export class Uas {
 
   /** Stops every timer. */
   close(): void {
-    for (const incoming of [...this.#incoming.values()]) {
+    for (const incoming of this.#incoming.values()) {
       this.#forget(incoming);
     }
   }
