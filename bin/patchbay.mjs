@@ -1,17 +1,18 @@
 #!/usr/bin/env node
-// The `patchbay` command. An installed copy runs the compiled service; a checkout that was not built runs the sources.
+// The `patchbay` command. A checkout runs its sources, so that a forgotten build is never what runs; an installed copy
+// has no sources and runs the compiled service.
 import { existsSync } from "node:fs";
 
-const compiled = new URL("../dist/main.js", import.meta.url);
 const source = new URL("../src/main.ts", import.meta.url);
+const compiled = new URL("../dist/main.js", import.meta.url);
 
-if (existsSync(compiled)) {
-  await import(compiled.href);
-} else if (existsSync(source)) {
+if (existsSync(source)) {
   const { register } = await import("tsx/esm/api");
   register();
   await import(source.href);
+} else if (existsSync(compiled)) {
+  await import(compiled.href);
 } else {
-  console.error("patchbay: neither dist/main.js nor src/main.ts is here; run `npm ci && npm run build` first.");
+  console.error("patchbay: neither src/main.ts nor dist/main.js is here; in a checkout run: npm ci");
   process.exitCode = 1;
 }

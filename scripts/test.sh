@@ -26,7 +26,7 @@ strays() { git ls-files --others --exclude=node_modules 2>/dev/null | sort || tr
 # Processes of this run that are still there.
 left_running() {
   local found
-  found=$(grep -lzsx "PATCHBAY_TEST_RUN=$run_id" /proc/[0-9]*/environ || true)
+  found=$(grep -lzsx "TEST_RUN_MARK=$run_id" /proc/[0-9]*/environ || true)
   sed 's#/proc/\([0-9]*\)/environ#\1#' <<<"$found" | grep . || true
 }
 
@@ -46,7 +46,7 @@ for project in pure real; do
   echo "== $project tests"
   summary="$own/$project.json"
   status=0
-  env TMPDIR="$scratch" PATCHBAY_TEST_RUN="$run_id" PATCHBAY_TEST_SUMMARY="$summary" NO_COLOR=1 \
+  env TMPDIR="$scratch" TEST_RUN_MARK="$run_id" TEST_SUMMARY_FILE="$summary" NO_COLOR=1 \
     timeout --foreground -k 15 1500 \
     node_modules/.bin/vitest run --project "$project" --reporter=default --reporter=./scripts/vitest-summary.ts </dev/null || status=$?
   if [ ! -s "$summary" ]; then

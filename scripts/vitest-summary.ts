@@ -35,7 +35,7 @@ export function summarise(modules: readonly TestModule[], unhandled: readonly Se
 
 export default class SummaryReporter implements Reporter {
   onTestRunEnd(modules: readonly TestModule[], unhandled: readonly SerializedError[]): void {
-    const path = process.env["PATCHBAY_TEST_SUMMARY"];
+    const path = process.env["TEST_SUMMARY_FILE"];
     if (path !== undefined) writeFileSync(path, JSON.stringify(summarise(modules, unhandled)));
   }
 }

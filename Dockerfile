@@ -1,0 +1,31 @@
+# Patchbay with the embedded SIP engine. Redis and rtpengine are containers of their own: see docker-compose.yml.
+
+FROM node:24-bookworm-slim AS build
+WORKDIR /app
+COPY package.json package-lock.json .npmrc ./
+RUN npm ci
+COPY tsconfig.json tsconfig.build.json ./
+COPY src ./src
+RUN npm run build && npm prune --omit=dev
+
+FROM node:24-bookworm-slim
+# espeak-ng is the text-to-speech of docker/patchbay.yaml; leave it out where another one is configured.
+RUN apt-get update \
+  && apt-get install --yes --no-install-recommends espeak-ng \
+  && rm -rf /var/lib/apt/lists/*
+ENV NODE_ENV=production
+WORKDIR /app
+COPY package.json ./
+COPY bin ./bin
+COPY --from=build /app/node_modules ./node_modules
+COPY --from=build /app/dist ./dist
+# The folders exist here with their owner, so that new volumes mounted on them are writable without root.
+RUN mkdir -p /etc/patchbay /var/lib/patchbay/prompts /var/lib/patchbay/recordings /var/cache/patchbay /var/spool/patchbay \
+  && chown -R node:node /var/lib/patchbay /var/cache/patchbay /var/spool/patchbay
+USER node
+# SIGTERM lets calls end by themselves; a second one ends them.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
+  CMD ["node", "-e", "fetch('http://127.0.0.1:9080/livez').then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
+ENTRYPOINT ["node", "--enable-source-maps", "dist/main.js", "--config"]
+CMD ["/etc/patchbay/patchbay.yaml"]
