@@ -82,7 +82,7 @@ export function targetOf(port: number, protocol: Protocol = "udp"): Target {
   return { protocol, address: "192.0.2.9", port };
 }
 
-export function parseText(text: string): SipMessage {
+function parseText(text: string): SipMessage {
   const outcome = parseMessage(Buffer.from(text), defaultMessageLimits, "datagram");
   if (!outcome.ok) {
     throw new Error(`the test's own message does not parse: ${outcome.reason}`);

@@ -106,7 +106,7 @@ export function responseTo(
 }
 
 /** A To value with a tag, unless it has one. */
-export function withToTag(value: string, tag: string): string {
+function withToTag(value: string, tag: string): string {
   const to = parseNameAddr(value);
   return to?.tag === undefined ? `${value};tag=${tag}` : value;
 }

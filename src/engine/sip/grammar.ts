@@ -163,7 +163,7 @@ function parseHost(text: string): string | undefined {
 }
 
 /** A host as it stands in a URI or Via: IPv6 in brackets. */
-export function formatHost(host: string): string {
+function formatHost(host: string): string {
   return host.includes(":") ? `[${host}]` : host;
 }
 
@@ -197,7 +197,7 @@ interface HostPort {
 }
 
 /** `host[:port]`, with blanks around the colon where `blanks` allows them (Via does, URIs do not). */
-export function parseHostPort(text: string, blanks = false): HostPort | undefined {
+function parseHostPort(text: string, blanks = false): HostPort | undefined {
   const bracket = text.startsWith("[") ? text.indexOf("]") : 0;
   if (bracket === -1) {
     return undefined;
@@ -240,7 +240,7 @@ export function withoutParam(params: Params, name: string): Params {
   return params.filter((one) => one.name.toLowerCase() !== wanted);
 }
 
-export function formatParams(params: Params): string {
+function formatParams(params: Params): string {
   let text = "";
   for (const { name, value } of params) {
     text += value === undefined ? `;${name}` : `;${name}=${value}`;

@@ -55,7 +55,7 @@ export interface TransportLimits {
   readonly tcp: TcpLimits;
 }
 
-export const defaultTransportLimits: TransportLimits = { message: defaultMessageLimits, tcp: defaultTcpLimits };
+const defaultTransportLimits: TransportLimits = { message: defaultMessageLimits, tcp: defaultTcpLimits };
 
 export interface TransportOptions {
   readonly listen: readonly { readonly protocol: Protocol; readonly address: string; readonly port: number }[];

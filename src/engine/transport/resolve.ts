@@ -55,7 +55,7 @@ const mostServices = 10;
 const mostAddresses = 20;
 
 /** The machine's DNS servers, asked without occupying Node's few file-system threads. */
-export function systemLookups(): Lookups {
+function systemLookups(): Lookups {
   const resolver = new Resolver({ timeout: defaultTimeoutMs, tries: 1 });
   return {
     ipv4: (name) => resolver.resolve4(name),

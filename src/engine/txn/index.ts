@@ -14,7 +14,7 @@ export interface TransactionLimits {
   readonly server: number;
 }
 
-export const defaultTransactionLimits: TransactionLimits = { client: 20_000, server: 20_000 };
+const defaultTransactionLimits: TransactionLimits = { client: 20_000, server: 20_000 };
 
 /** A request received, until its answer has done its work. */
 export interface ServerTransaction {
