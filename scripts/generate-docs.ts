@@ -74,7 +74,10 @@ function asyncApi(): string {
     return [name, { name, summary: payload.description ?? name, contentType: "application/json", payload }] as const;
   });
   const commandPayload = nested(schemaOf(commandSchema, "input"));
-  const parameter = (description: string) => ({ description });
+  const bot = {
+    description: "The botId in braces, which are part of the name: Redis Cluster's hash tag.",
+    examples: ["{237-test-237-VDQ-28334674}"],
+  };
   const document = {
     asyncapi: "3.0.0",
     info: {
@@ -88,16 +91,15 @@ function asyncApi(): string {
     },
     channels: {
       events: {
-        address: "pb:{{botId}}:events",
-        description:
-          "Pub/Sub channel and stream of one name. The inner braces mark the parameter, the outer ones are part of the name.",
-        parameters: { botId: parameter("The bot.") },
+        address: "pb:{bot}:events",
+        description: "Pub/Sub channel and stream of one name. The stream carries each event in the field `event`.",
+        parameters: { bot },
         messages: Object.fromEntries(messages.map(([name]) => [name, { $ref: `#/components/messages/${name}` }])),
       },
       commands: {
-        address: "pb:{{botId}}:call:{callId}:commands",
+        address: "pb:{bot}:call:{callId}:commands",
         description: "Pub/Sub channel for the commands of one call; its name is `replyTo` of every event of the call.",
-        parameters: { botId: parameter("The bot."), callId: parameter("The call.") },
+        parameters: { bot, callId: { description: "The call." } },
         messages: { command: { $ref: "#/components/messages/command" } },
       },
     },
@@ -229,22 +231,22 @@ interface ConfigRow {
   readonly required: boolean;
 }
 
-function configRows(schema: Schema, path: string, required: boolean): readonly ConfigRow[] {
+function configRows(schema: Schema, path: string): readonly ConfigRow[] {
   const shape = schema.properties ?? {};
   const own = Object.entries(shape).flatMap(([name, field]) => {
     const fieldPath = path === "" ? name : `${path}.${name}`;
     const row = { path: fieldPath, schema: field, required: schema.required?.includes(name) === true };
-    return [row, ...configRows(field, fieldPath, row.required)];
+    return [row, ...configRows(field, fieldPath)];
   });
-  const items = schema.items === undefined ? [] : configRows(schema.items, `${path}[]`, required);
-  const members = (schema.anyOf ?? schema.oneOf ?? []).flatMap((member) => configRows(member, path, required));
+  const items = schema.items === undefined ? [] : configRows(schema.items, `${path}[]`);
+  const members = (schema.anyOf ?? schema.oneOf ?? []).flatMap((member) => configRows(member, path));
   return [...own, ...items, ...members];
 }
 
 function configurationReference(): string {
   const schema = schemaOf(configSchema, "input");
   const sections = Object.entries(schema.properties ?? {}).map(([name, section]) => {
-    const rows = configRows(section, name, true);
+    const rows = configRows(section, name);
     const table = rows.map(
       (row) =>
         `| \`${row.path}\`${row.required ? " **required**" : ""} | ${cell(typeText(row.schema))} | ${cell(row.schema.description ?? "")} |`,

@@ -55,7 +55,7 @@ const envelopeTail = {
 
 function event<Name extends string, Fields extends z.ZodRawShape>(name: Name, about: string, fields: Fields) {
   return z
-    .looseObject({ ...envelope, event: z.literal(name), ...envelopeTail, ...fields })
+    .looseObject({ ...envelope, event: z.literal(name).describe("What happened."), ...envelopeTail, ...fields })
     .meta({ title: name, description: about });
 }
 
@@ -90,7 +90,7 @@ export const transferCauses = [
 const transferCause = z.enum(transferCauses).describe("Why the transfer ended as it did.");
 
 export const transferStatusSchema = z
-  .looseObject({
+  .object({
     status: z.enum(["SUCCESS", "FAIL"]).describe("SUCCESS: the operator and the caller talked."),
     hangup: z.boolean().describe("True when the caller's leg no longer exists after this event."),
     number: z.string().describe("What the bot asked for (`phoneNumber` or `sipUri`), unchanged."),
@@ -214,11 +214,9 @@ const noControls = /^[^\p{Cc}\u2028\u2029]*$/u;
 const wordy = (max: number): z.ZodString => z.string().min(1).max(max).regex(noControls);
 const headersField = z
   .record(z.string(), z.unknown())
+  .meta({ additionalProperties: { type: ["string", "number", "boolean", "null"] } })
   .nullish()
-  .meta({
-    additionalProperties: { type: ["string", "number", "boolean", "null"] },
-    description: "SIP headers to set: any RFC 3261 token as name; what is not allowed is dropped with a warning.",
-  });
+  .describe("SIP headers to set: any RFC 3261 token as name; what is not allowed is dropped with a warning.");
 
 function reply<Name extends string, Fields extends z.ZodRawShape>(name: Name, about: string, fields: Fields) {
   return z.looseObject({ type: z.literal(name), ...fields }).meta({ title: name, description: about });
