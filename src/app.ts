@@ -1,0 +1,296 @@
+import { randomBytes, randomUUID } from "node:crypto";
+import { mkdir } from "node:fs/promises";
+import { setTimeout as sleep } from "node:timers/promises";
+import { AdminServer } from "./admin/http.ts";
+import { RedisBotLink } from "./bot/link.ts";
+import type { TransferPolicy } from "./bot/translate.ts";
+import type { CallId, TransferId } from "./call/ids.ts";
+import type { Post } from "./call/ports.ts";
+import type { CallSetup } from "./call/setup.ts";
+import type { Config } from "./config/schema.ts";
+import type { Secrets } from "./config/secrets.ts";
+import { type Engine, type EngineLog, startEngine } from "./engine/index.ts";
+import { systemClock } from "./lib/clock.ts";
+import { Disposal } from "./lib/disposal.ts";
+import { defaultMediaLimits, type MediaOptions, type SpeechOptions, systemMediaClock } from "./media/options.ts";
+import { type RtpengineAnchor, startRtpengineAnchor } from "./media/rtpengine/anchor.ts";
+import { CallRegistry } from "./runtime/registry.ts";
+import { SipSide } from "./sip/side.ts";
+import { createTelemetry } from "./telemetry/events.ts";
+import type { Log } from "./telemetry/log.ts";
+import { createMetrics } from "./telemetry/metrics.ts";
+import { TrunkTable } from "./trunk/table.ts";
+
+/** What the one who builds the service brings along. */
+export interface Surroundings {
+  readonly log: Log;
+}
+
+/** Sizes of everything that grows with calls; all zero at rest. */
+export interface AppStats {
+  readonly calls: number;
+  readonly timers: number;
+  readonly sip: ReturnType<SipSide["stats"]>;
+  readonly media: ReturnType<RtpengineAnchor["stats"]>;
+  readonly bot: ReturnType<RedisBotLink["stats"]>;
+  /** Undefined with a drachtio-server. */
+  readonly engine: ReturnType<Engine["stats"]> | undefined;
+  /** True when nothing of any call is left in the embedded engine. */
+  readonly engineIdle: boolean;
+}
+
+export interface App extends AsyncDisposable {
+  /** SIP addresses of the embedded engine, with the ports really taken; empty with a drachtio-server. */
+  readonly listening: Engine["listening"];
+  readonly adminPort: number;
+  /** Calls held now. */
+  readonly calls: number;
+  /** Takes no new calls (503) and resolves when the last one is over, or after `timeoutMs`. */
+  drain(timeoutMs: number): Promise<void>;
+  stats(): AppStats;
+  /** Ends what is left, in the order of docs/closing.md. Idempotent. */
+  close(): Promise<void>;
+}
+
+/** A little more than the core gives a recording to finish. */
+const endAllMs = 35_000;
+const redisStartMs = 10_000;
+const flushMs = 5_000;
+
+/**
+ * Builds the service. Rejects when something it cannot do without is missing: an address in use, no signalling engine, a
+ * folder that cannot be made. Redis and rtpengine may come later; `/readyz` tells.
+ */
+export async function createApp(config: Config, secrets: Secrets, { log }: Surroundings): Promise<App> {
+  await using disposal = new Disposal();
+  const table = new TrunkTable(config);
+  const metrics = createMetrics(() => registry.phases());
+  const registry: CallRegistry = new CallRegistry({
+    clock: systemClock,
+    telemetry: createTelemetry(log, metrics),
+    ended: (call) => link.close(call),
+  });
+  const { post } = registry;
+
+  const link = new RedisBotLink({
+    redis: { url: config.redis.url, ...optional("password", secrets.get("redis")) },
+    prefix: config.redis.prefix,
+    streamMaxLength: config.redis.streamMaxLength,
+    clock: systemClock,
+    log: log.child({ part: "bot" }),
+    post,
+    mintTransferId: () => randomUUID() as TransferId,
+  });
+  disposal.defer(() => link.shutdown(flushMs));
+
+  for (const folder of [config.media.cacheFolder, config.recording.folder, config.recording.spoolFolder]) {
+    await mkdir(folder, { recursive: true });
+  }
+  const media = await startRtpengineAnchor(mediaOptions(config, secrets, log.child({ part: "media" }), post));
+  disposal.defer(() => media[Symbol.asyncDispose]());
+
+  const control = { address: "127.0.0.1", secret: randomBytes(24).toString("base64url") };
+  const engine = config.sip.engine === "embedded" ? await startEmbedded(config, table, control, log) : undefined;
+  disposal.defer(() => engine?.close());
+
+  const sip: SipSide = new SipSide({
+    engine:
+      engine === undefined
+        ? drachtioServer(config, secrets)
+        : { host: control.address, port: engine.controlPort, secret: control.secret },
+    // An engine in this process cannot fall silent alone.
+    pingMs: engine === undefined ? 5_000 : 0,
+    directory: table,
+    password: (trunk, direction) => secrets.get(`trunk:${trunk}:${direction}`),
+    mintCallId: () => randomUUID() as CallId,
+    t1Ms: config.sip.t1Ms,
+    post,
+    clock: systemClock,
+    log: log.child({ part: "sip" }),
+    onCall: (setup) => {
+      link.open({
+        call: setup.call,
+        botId: setup.botId,
+        caller: setup.callerNumber,
+        called: setup.calledNumber,
+        policy: transferPolicy(table, setup),
+      });
+      registry.begin(setup);
+    },
+  });
+  disposal.defer(() => sip.close());
+  registry.connect({ signalling: sip, media, bot: link });
+  disposal.defer(() => within(endAllMs, registry.endAll()));
+
+  if (!(await link.start(redisStartMs))) {
+    log.warn({}, "Redis does not answer yet: calls are taken when it does");
+  }
+  await sip.start();
+  disposal.defer(() => sip.drain());
+
+  const admin = new AdminServer({
+    ...config.admin,
+    ready: () => ({ redis: link.ready(), sip: sip.ready(), media: media.ready() }),
+    metrics: () => metrics.render(),
+  });
+  disposal.defer(() => admin.close());
+  const adminPort = await admin.start();
+
+  // What a crash has left is rendered while new calls are taken already.
+  void media.recoverSpool().then((found) => {
+    if (found.length > 0) log.info({ recordings: found.length }, "recordings of an earlier run were recovered");
+  });
+
+  const closing = disposal.move();
+  let closed: Promise<void> | undefined;
+  const close = (): Promise<void> => (closed ??= closing[Symbol.asyncDispose]());
+  return {
+    listening: engine?.listening ?? [],
+    adminPort,
+    get calls() {
+      return registry.size;
+    },
+    async drain(timeoutMs) {
+      sip.drain();
+      await within(timeoutMs, registry.idle());
+    },
+    stats: () => ({
+      calls: registry.size,
+      timers: registry.timers,
+      sip: sip.stats(),
+      media: media.stats(),
+      bot: link.stats(),
+      engine: engine?.stats(),
+      engineIdle: engine?.isIdle() ?? true,
+    }),
+    close,
+    [Symbol.asyncDispose]: close,
+  };
+}
+
+async function startEmbedded(
+  config: Config,
+  table: TrunkTable,
+  control: { readonly address: string; readonly secret: string },
+  log: Log,
+): Promise<Engine> {
+  const { listen, externalAddress, t1Ms } = config.sip;
+  return startEngine({
+    listen,
+    externalAddress,
+    // drachtio-srf wants a real socket, so even in one process the engine is reached over loopback.
+    control: { ...control, port: 0 },
+    sources: table.allowedSources(),
+    t1Ms,
+    log: engineLog(log.child({ part: "engine" })),
+  });
+}
+
+function drachtioServer(config: Config, secrets: Secrets): { host: string; port: number; secret: string } {
+  const { drachtio } = config.sip;
+  // The schema refuses `engine: drachtio` without both.
+  if (drachtio === undefined) throw new Error("sip.drachtio is missing");
+  return { host: drachtio.host, port: drachtio.port, secret: secrets.get("sip.drachtio") ?? "" };
+}
+
+function engineLog(log: Log): EngineLog {
+  return {
+    debug: (text, fields = {}) => log.debug(fields, text),
+    info: (text, fields = {}) => log.info(fields, text),
+    warn: (text, fields = {}) => log.warn(fields, text),
+    error: (text, fields = {}) => log.error(fields, text),
+  };
+}
+
+/** What the bot of this call may ask for, bound to the call when it starts and never taken from a command. */
+function transferPolicy(table: TrunkTable, { botId, callerNumber }: CallSetup): TransferPolicy {
+  return {
+    tls: false,
+    allowsSipHost: (host) => table.hostAllowed(botId, host),
+    routeFor(transferChannel) {
+      const choice = table.routeFor(botId, transferChannel, callerNumber === "");
+      // The schema refuses a channel whose trunk has no gateway.
+      if (choice === undefined) throw new Error(`no route for bot ${botId}`);
+      const identityHeaders = table.trunk(choice.route.trunk)?.identityHeaders ?? "allow";
+      return { ...choice, identityHeaders };
+    },
+  };
+}
+
+function mediaOptions(config: Config, secrets: Secrets, log: Log, post: Post): MediaOptions {
+  const { media, recording } = config;
+  const megabyte = 1024 * 1024;
+  const [first, ...others] = media.rtpengine;
+  if (first === undefined) throw new Error("media.rtpengine is empty");
+  return {
+    instances: [first, ...others],
+    commandTimeoutMs: 1_000,
+    pingMs: 2_000,
+    watchMs: 5_000,
+    lostAfterMs: 10_000,
+    dtmf: media.dtmf,
+    // A parked caller's packets end on this host: a port where nobody listens.
+    parkingAddress: "127.0.0.1",
+    ringback: [
+      { frequenciesHz: [...media.ringback.frequenciesHz], ms: media.ringback.onMs },
+      { frequenciesHz: [], ms: media.ringback.offMs },
+    ],
+    prompts: {
+      folder: media.promptFolder,
+      cacheFolder: media.cacheFolder,
+      cacheBytes: media.cacheMaxMb * megabyte,
+      mostBytes: media.fetch.maxMb * megabyte,
+      mostSeconds: 600,
+      timeoutMs: media.fetch.timeoutMs,
+      freshMs: media.fetch.freshMs,
+      hosts: "any",
+      mostDownloads: 16,
+    },
+    speech: speechOptions(config.media.tts, secrets),
+    recording: {
+      folder: recording.folder,
+      spoolFolder: recording.spoolFolder,
+      mostRenders: 2,
+      mostWaiting: 1_000,
+    },
+    limits: defaultMediaLimits,
+    post,
+    log,
+    clock: systemMediaClock,
+  };
+}
+
+function speechOptions(tts: Config["media"]["tts"], secrets: Secrets): SpeechOptions {
+  const mostAtOnce = 4;
+  switch (tts.kind) {
+    case "none":
+      return { kind: "none" };
+    case "command": {
+      const [program, ...args] = tts.command;
+      if (program === undefined) throw new Error("media.tts.command is empty");
+      const { lang, voice = "", timeoutMs } = tts;
+      return { kind: "command", command: [program, ...args], lang, voice, timeoutMs, mostAtOnce };
+    }
+    case "http": {
+      const { url, format, lang, voice = "", timeoutMs } = tts;
+      const authorization = secrets.get("media.tts");
+      const headers = { ...tts.headers, ...(authorization === undefined ? {} : { authorization }) };
+      return { kind: "http", url, headers, body: format, lang, voice, timeoutMs, mostAtOnce };
+    }
+  }
+}
+
+/** A field that is left out when there is nothing to say. */
+function optional<K extends string, V>(key: K, value: V | undefined): { [P in K]?: V } {
+  return value === undefined ? {} : ({ [key]: value } as { [P in K]?: V });
+}
+
+/** Waits for `work`, but no longer than `timeoutMs`. */
+async function within(timeoutMs: number, work: Promise<unknown>): Promise<void> {
+  const time = new AbortController();
+  try {
+    await Promise.race([work, sleep(timeoutMs, undefined, { signal: time.signal }).catch(() => undefined)]);
+  } finally {
+    time.abort();
+  }
+}

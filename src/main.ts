@@ -1,0 +1,96 @@
+import { readFileSync } from "node:fs";
+import { createApp } from "./app.ts";
+import { checkConfig, loadConfig } from "./config/load.ts";
+import { ConfigError } from "./config/problem.ts";
+import { loadSecrets } from "./config/secrets.ts";
+import { createLog } from "./telemetry/log.ts";
+
+const usage = `Usage:
+  patchbay --config FILE         run the service on that configuration
+  patchbay check-config FILE     say what is wrong with a configuration, or that nothing is
+  patchbay --help | --version
+
+Without a configuration, \`npm start\` starts everything on this machine with a sample bot.
+`;
+
+/** How long calls may go on after SIGTERM before they are ended. */
+const drainMs = 900_000;
+
+/** Exit status: 0 done, 1 a fault, 2 wrong arguments or configuration. */
+async function main(args: readonly string[]): Promise<number> {
+  const [first, second, ...rest] = args;
+  if (first === "--help" || first === "-h") return print(usage);
+  if (first === "--version") return print(`${version()}\n`);
+  if (first === "check-config" && second !== undefined && rest.length === 0) return check(second);
+  if (first === "--config" && second !== undefined && rest.length === 0) return run(second);
+  process.stderr.write(usage);
+  return 2;
+}
+
+function print(text: string): number {
+  process.stdout.write(text);
+  return 0;
+}
+
+function version(): string {
+  const text = readFileSync(new URL("../package.json", import.meta.url), "utf8");
+  return (JSON.parse(text) as { version: string }).version;
+}
+
+function check(file: string): number {
+  let text: string;
+  try {
+    text = readFileSync(file, "utf8");
+  } catch (error) {
+    process.stderr.write(`${file}: cannot be read: ${error instanceof Error ? error.message : String(error)}\n`);
+    return 2;
+  }
+  const problems = checkConfig(text, process.env);
+  if (problems.length === 0) return print(`${file}: no problems\n`);
+  for (const { path, message } of problems) {
+    process.stderr.write(path === "" ? `${file}: ${message}\n` : `${file}: ${path}: ${message}\n`);
+  }
+  return 2;
+}
+
+async function run(file: string): Promise<number> {
+  const config = loadConfig(file, process.env);
+  const secrets = loadSecrets(config, process.env);
+  const log = createLog(config.log);
+  await using app = await createApp(config, secrets, { log });
+  const listening = app.listening.map(({ protocol, address, port }) => `${protocol}/${address}:${port}`);
+  log.info({ listening, admin: app.adminPort }, "ready");
+  await untilSignal();
+  log.info({ calls: app.calls }, "draining: no new calls; a second signal ends the calls that are held");
+  const second = new AbortController();
+  const ended = await Promise.race([app.drain(drainMs).then(() => true), untilSignal(second.signal).then(() => false)]);
+  second.abort();
+  if (!ended) log.warn({ calls: app.calls }, "second signal: ending the calls");
+  return 0;
+}
+
+/** Resolves at SIGTERM or SIGINT; `stop` removes the listeners. */
+function untilSignal(stop?: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = (): void => {
+      process.off("SIGTERM", done).off("SIGINT", done);
+      resolve();
+    };
+    process.on("SIGTERM", done).on("SIGINT", done);
+    stop?.addEventListener("abort", done, { once: true });
+  });
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2));
+} catch (error) {
+  process.exitCode = error instanceof ConfigError ? 2 : 1;
+  process.stderr.write(error instanceof ConfigError ? `${error.message}\n` : `${describe(error)}\n`);
+}
+
+/** The sentence of an error and of what caused it; the stack is for faults of ours, which have no code. */
+function describe(error: unknown): string {
+  if (!(error instanceof Error)) return `patchbay: ${String(error)}`;
+  const cause = error.cause instanceof Error ? ` (${error.cause.message})` : "";
+  return "code" in error ? `patchbay: ${error.message}${cause}` : `patchbay: ${error.stack ?? error.message}${cause}`;
+}
