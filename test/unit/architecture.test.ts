@@ -39,6 +39,13 @@ function withoutComments(source: string): string {
   return source.replaceAll(literalOrComment, (_match, literal: string | undefined) => literal ?? "");
 }
 
+/** The code alone: every literal becomes an empty string, so that prose and generated code do not count. */
+function codeOf(source: string): string {
+  return source.replaceAll(literalOrComment, (_match, literal: string | undefined) =>
+    literal === undefined ? "" : '""',
+  );
+}
+
 function importsOf(source: string): readonly Import[] {
   const code = withoutComments(source);
   const found: Import[] = [];
@@ -124,9 +131,7 @@ describe("the scan itself", () => {
   });
 
   test("no module is imported under a computed name, which no scan can follow", () => {
-    const computed = [...sources].filter(([, source]) =>
-      /\b(?:import|require)\((?!\s*["'`])/.test(withoutComments(source)),
-    );
+    const computed = [...sources].filter(([, source]) => /\b(?:import|require)\((?!\s*"")/.test(codeOf(source)));
     expect(computed.map(([file]) => file)).toEqual([]);
   });
 });
@@ -185,14 +190,12 @@ describe("one importing place", () => {
   );
 
   test("only src/main.ts touches process", () => {
-    const touching = [...sources]
-      .filter(
-        ([file, source]) =>
-          /(?<![.\w])process\s*\.|(?<![.\w])process\[|globalThis\.process/.test(withoutComments(source)) ||
-          imports.get(file)!.some(({ specifier }) => specifier === "node:process"),
-      )
-      .map(([file]) => file);
-    expect(touching).toEqual(["src/main.ts"]);
+    const touches = (file: string, source: string): boolean =>
+      /(?<![.\w])process\s*[.[]|globalThis\.process/.test(codeOf(source)) ||
+      (imports.get(file) ?? []).some(({ specifier }) => specifier === "node:process");
+    expect([...sources].filter(([file, source]) => touches(file, source)).map(([file]) => file)).toEqual([
+      "src/main.ts",
+    ]);
   });
 });
 
