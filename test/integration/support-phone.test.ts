@@ -9,7 +9,7 @@ import { startRtpengine } from "../support/rtpengine.ts";
 import { formatSdp, parseSdp } from "../support/sdp-text.ts";
 import { PhoneMedia } from "../support/phone-media.ts";
 import { header, titleOf } from "../support/sip-text.ts";
-import { expectSuccess, Sipp } from "../support/sipp.ts";
+import { expectSuccess, runSipp, Sipp } from "../support/sipp.ts";
 import { waitFor } from "../support/wait.ts";
 
 const callerOptions: PhoneOptions = { user: "caller", tone: pitches.caller };
@@ -264,6 +264,75 @@ Content-Length: 0
       "sent 200",
     ]);
     expect(Math.abs(result.messages[0]!.atMs - call.startedMs)).toBeLessThan(1_000);
+  });
+
+  const uac = (status: number): string => `<?xml version="1.0" encoding="ISO-8859-1"?>
+<scenario name="a call">
+  <send retrans="500"><![CDATA[
+INVITE sip:[service]@[remote_ip]:[remote_port] SIP/2.0
+Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]
+From: <sip:sipp@[local_ip]:[local_port]>;tag=[call_number]
+To: <sip:[service]@[remote_ip]:[remote_port]>
+Call-ID: [call_id]
+CSeq: 1 INVITE
+Contact: <sip:sipp@[local_ip]:[local_port]>
+Max-Forwards: 70
+Content-Type: application/sdp
+Content-Length: [len]
+
+v=0
+o=- 1 1 IN IP[local_ip_type] [local_ip]
+s=-
+c=IN IP[local_ip_type] [local_ip]
+t=0 0
+m=audio 9 RTP/AVP 8 0
+a=rtpmap:8 PCMA/8000
+a=rtpmap:0 PCMU/8000
+]]></send>
+  <recv response="100" optional="true"/>
+  <recv response="180" optional="true"/>
+  <recv response="${status}" rrs="true"/>
+  <send><![CDATA[
+ACK [next_url] SIP/2.0
+Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]
+From: <sip:sipp@[local_ip]:[local_port]>;tag=[call_number]
+[last_To:]
+Call-ID: [call_id]
+CSeq: 1 ACK
+Max-Forwards: 70
+Content-Length: 0
+
+]]></send>
+  <recv request="BYE"/>
+  <send><![CDATA[
+SIP/2.0 200 OK
+[last_Via:]
+[last_From:]
+[last_To:]
+[last_Call-ID:]
+[last_CSeq:]
+Content-Length: 0
+
+]]></send>
+</scenario>
+`;
+
+  test("the phone answers SIPp's call with the first codec it prefers, and hangs up at the ACK", async () => {
+    await using operator = await Phone.start(operatorOptions);
+    const running = runSipp({ scenario: uac(200), target: `127.0.0.1:${operator.port}`, service: "operator" });
+    const call = await operator.nextCall();
+    await call.acknowledged;
+    await call.hangUp();
+    expectSuccess(await running);
+    expect(parseSdp(call.responses.at(-1)!.body)?.codecs).toEqual(["PCMU"]);
+    expect(call.invite.uri).toBe(`sip:operator@127.0.0.1:${operator.port}`);
+  });
+
+  test("a scenario that fails says what came instead", async () => {
+    await using operator = await Phone.start({ ...operatorOptions, answering: { type: "reject", status: 486 } });
+    const result = await runSipp({ scenario: uac(200), target: `127.0.0.1:${operator.port}`, service: "operator" });
+    expect(result.exitCode).toBe(1);
+    expect(() => expectSuccess(result)).toThrow(/while expecting '200'[\s\S]*<- 486/);
   });
 
   test("through rtpengine: sound both ways between different codecs, and its DTMF log sees the digit", async () => {
