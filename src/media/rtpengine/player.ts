@@ -136,12 +136,15 @@ export class Player {
 
   #sync(): void {
     if (this.#syncing || this.#closed) return;
-    this.#syncing = this.#options.enqueue(async () => {
+    this.#syncing = true;
+    const accepted = this.#options.enqueue(async () => {
       this.#syncing = false;
       await this.#reconcile();
     });
+    if (accepted) return;
+    this.#syncing = false;
     // Without a place in the queue the prompt can never start.
-    if (!this.#syncing && this.#current !== null && !this.#current.started) this.#end("failed", "overloaded");
+    if (this.#current !== null && !this.#current.started) this.#end("failed", "overloaded");
   }
 
   async #reconcile(): Promise<void> {
