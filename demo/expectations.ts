@@ -37,6 +37,8 @@ export interface Evidence {
   readonly callerStream: StreamSeen;
   readonly talk: HeardSeen;
   readonly recording: MeasuredRecording | undefined;
+  /** Calls that the media server still holds after the last event. */
+  readonly callsLeft: number | undefined;
   readonly fault: string | undefined;
 }
 
@@ -73,7 +75,7 @@ const same = (a: TransferSeen | undefined, b: TransferSeen | undefined): boolean
 const outcomeText = (transfer: TransferSeen | undefined): string =>
   transfer === undefined
     ? "none"
-    : `${transfer.status}, hangup ${transfer.hangup}, number ${transfer.number}, cause ${transfer.cause}`;
+    : `${transfer.status} ${transfer.cause}, hangup ${transfer.hangup}, number ${transfer.number}`;
 
 function transferFindings({ transfers, switches }: Evidence, plan: Plan): Finding[] {
   return [
@@ -233,5 +235,10 @@ export function judge(evidence: Evidence, plan: Plan): readonly Finding[] {
     ...eventFindings(evidence),
     ...wireFindings(evidence, plan),
     ...recordingFindings(evidence.recording, plan),
+    {
+      expected: "rtpengine holds no call any more",
+      held: evidence.callsLeft === 0,
+      found: evidence.callsLeft === undefined ? "it does not answer" : `${evidence.callsLeft} calls`,
+    },
   ];
 }

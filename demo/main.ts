@@ -4,6 +4,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { nowMs } from "../test/support/clock.ts";
 import { type Evidence, judge } from "./expectations.ts";
+import { interruption, startUnless } from "./interruption.ts";
 import { drawHeading } from "./ladder.ts";
 import { findingLines, jsonFailure, jsonReport, recordingLines } from "./report.ts";
 import { playStory, setStage, type Stage } from "./story.ts";
@@ -18,41 +19,19 @@ const defaultFolder = join(fileURLToPath(new URL("..", import.meta.url)), ".patc
 
 const write = (line: string): void => void process.stdout.write(`${line}\n`);
 
-/** Rejects with a sentence at the first signal, so that what was started is stopped on the way out. */
-function interruption(): Promise<never> {
-  const interrupted = new Promise<never>((_resolve, reject) => {
-    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
-      process.on(signal, () => reject(new Error(`interrupted by ${signal}; what it started is stopped`)));
-    }
-  });
-  // It may come when nobody waits for it any more.
-  interrupted.catch(() => undefined);
-  return interrupted;
-}
-
-/** Sets the stage; when a signal comes first, waits for what is being started and stops it. */
-async function setStageUnless(interrupted: Promise<never>, folder: string): Promise<Stage> {
-  const staging = setStage(folder);
-  try {
-    return await Promise.race([staging, interrupted]);
-  } catch (error) {
-    await staging.then(
-      (stage) => stage[Symbol.asyncDispose](),
-      () => undefined,
-    );
-    throw error;
-  }
-}
-
 async function watched(stage: Stage, interrupted: Promise<never>, colour: boolean): Promise<Evidence> {
   await using trace = new Trace({ zeroMs: nowMs(), colour, write, now: nowMs });
   return await Promise.race([playStory(stage, trace), interrupted]);
 }
 
+function logEnd(log: string): string {
+  return log.trimEnd().split("\n").slice(-20).join("\n");
+}
+
 async function play(folder: string, json: boolean, interrupted: Promise<never>): Promise<boolean> {
   const colour = process.stdout.isTTY && process.env["NO_COLOR"] === undefined;
   write("Starting Redis, rtpengine, Patchbay with its embedded SIP engine, and three phones on loopback …");
-  await using stage = await setStageUnless(interrupted, folder);
+  await using stage = await startUnless(interrupted, setStage(folder));
   const { service, exchange, silent, caller } = stage;
   write(
     `  Patchbay takes calls at 127.0.0.1:${service.sipPort} (SIP over UDP and TCP), Redis is at port ${service.redis.port}.`,
@@ -69,6 +48,7 @@ async function play(folder: string, json: boolean, interrupted: Promise<never>):
   write("What had to hold:");
   for (const line of findingLines(findings, colour)) write(line);
   write("");
+  if (failed.length > 0) process.stderr.write(`Patchbay's log ends:\n${logEnd(service.patchbay.output)}\n`);
   if (failed.length === 0) write(`All ${findings.length} expectations held.`);
   else complain(`${failed.length} of ${findings.length} expectations did not hold; the first: ${failed[0]?.expected}`);
   if (json) write(JSON.stringify(jsonReport(evidence, findings)));

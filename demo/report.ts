@@ -37,18 +37,17 @@ export function recordingLines(recording: MeasuredRecording): readonly string[] 
   ];
 }
 
+function findingText({ expected, held, found }: Finding): string {
+  if (!held) return `   FAILED  ${expected}: found ${found}`;
+  // What was found is said where it is more than the expectation in other words.
+  const line = `   ok      ${expected}`;
+  const whole = `${line} (${found})`;
+  return found === "" || expected.includes(found) || whole.length > widthMax ? shortened(line, widthMax) : whole;
+}
+
 /** One line per expectation, and what was found where it matters. */
 export function findingLines(findings: readonly Finding[], colour: boolean): readonly string[] {
-  return findings.map(({ expected, held, found }) =>
-    tinted(
-      shortened(
-        held ? `   ok      ${expected} (${found})` : `   FAILED  ${expected}: found ${found}`,
-        held ? widthMax : 400,
-      ),
-      held ? "good" : "bad",
-      colour,
-    ),
-  );
+  return findings.map((finding) => tinted(findingText(finding), finding.held ? "good" : "bad", colour));
 }
 
 export interface JsonReport {

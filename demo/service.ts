@@ -12,17 +12,16 @@ import { type RtpengineServer, startRtpengine } from "../test/support/rtpengine.
 
 const projectFolder = fileURLToPath(new URL("..", import.meta.url));
 
-export interface Operator {
-  readonly host: string;
-  readonly port: number;
-}
-
-export interface ServiceOptions {
+export interface BotChannel {
   readonly botId: string;
   /** What a caller dials: the user part of the URI. */
   readonly number: string;
+}
+
+export interface ServiceOptions {
+  readonly channels: readonly BotChannel[];
   /** Where phone numbers are called. */
-  readonly gateway: Operator;
+  readonly gateway: { readonly host: string; readonly port: number };
   /** Hosts that the bot may name in a `sipUri`. */
   readonly sipHosts: readonly string[];
   /** Addresses and networks that callers come from. */
@@ -68,15 +67,13 @@ export function serviceConfiguration(
         gateways: [{ id: "operators", host: options.gateway.host, port: options.gateway.port }],
       },
     ],
-    channels: [
-      {
-        botId: options.botId,
-        trunk: "loopback",
-        numbers: [options.number],
-        recording: { enabled: true },
-        destinations: { sipHosts: options.sipHosts },
-      },
-    ],
+    channels: options.channels.map(({ botId, number }) => ({
+      botId,
+      trunk: "loopback",
+      numbers: [number],
+      recording: { enabled: true },
+      destinations: { sipHosts: options.sipHosts },
+    })),
     admin: { address: "127.0.0.1", port: 0 },
     log: { level: "info" },
   };
@@ -113,6 +110,8 @@ export class Service implements AsyncDisposable {
 
   /** Starts all three and comes back when calls are taken. Whatever was started is stopped when one of them fails. */
   static async start(options: ServiceOptions): Promise<Service> {
+    // The configuration is written here whole; a variable of somebody else's service must not change it.
+    for (const name of Object.keys(process.env)) if (/^PATCHBAY_.*__/.test(name)) delete process.env[name];
     await using resources = new DisposalStack();
     const { path: folder } = resources.use(await temporaryFolder("service"));
     await Promise.all([

@@ -52,8 +52,7 @@ export async function setStage(recordingFolder: string): Promise<Stage> {
   const caller = resources.use(await Phone.start({ user: callerNumber, tone: pitches.caller }));
   const service = resources.use(
     await Service.start({
-      botId,
-      number: "demo",
+      channels: [{ botId, number: "demo" }],
       gateway: { host: exchange.address, port: exchange.port },
       sipHosts: [silent.address],
       sources: ["127.0.0.1"],
@@ -209,6 +208,10 @@ export async function playStory(stage: Stage, trace: Trace): Promise<Evidence> {
     callerStream: played?.stream ?? { sources: [], packets: 0 },
     talk: played?.heard ?? { callerHeardHz: undefined, operatorHeardHz: undefined },
     recording,
+    callsLeft: await stage.service.rtpengine.calls().then(
+      (calls) => calls.length,
+      () => undefined,
+    ),
     fault: faults.length === 0 ? undefined : faults.join("; "),
   };
 }

@@ -1,24 +1,25 @@
 // A small support bot on the client library:
-//   npx tsx examples/bot-typescript/bot.ts BOT_ID OPERATOR_NUMBER [redis://127.0.0.1:6379]
+//   npx tsx examples/bot-typescript/bot.ts BOT_ID OPERATOR [redis://127.0.0.1:6379]
+// OPERATOR is a phone number, or a SIP address such as operator@127.0.0.1:5070.
 // In a project of its own the import is `from "patchbay/client"`.
 import { connectBot } from "../../src/client/index.ts";
 import type { BotCall, TransferStatus } from "../../src/client/index.ts";
 
 const [botId, operator, redis = "redis://127.0.0.1:6379"] = process.argv.slice(2);
 if (botId === undefined || operator === undefined) {
-  console.error("usage: bot.ts BOT_ID OPERATOR_NUMBER [REDIS_URL]");
+  console.error("usage: bot.ts BOT_ID OPERATOR [REDIS_URL]");
   process.exit(2);
 }
 
 /** One caller, from the greeting to the goodbye. Whatever is awaited ends when the caller hangs up. */
-async function support(call: BotCall, number: string): Promise<void> {
+async function support(call: BotCall, target: string): Promise<void> {
   await call.say("Hello! Press 1 for an operator, or stay with me.");
   const { digits } = await call.waitForDigits({ count: 1, timeoutMs: 5_000 });
   if (digits === "1") {
     await call.say("I am transferring you to an operator.");
     call.on("transferProgress", ({ phase, ms }) => console.log(`${call.callId}: ${phase} after ${ms} ms`));
     const outcome = await call.switch({
-      phoneNumber: number,
+      ...(target.includes("@") ? { sipUri: target } : { phoneNumber: target }),
       timeout: 30,
       headers: { callReason: "support", crmClientId: "none" },
       continueCall: true,

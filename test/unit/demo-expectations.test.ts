@@ -54,6 +54,7 @@ const good: Evidence = {
       phase("bot", 10.1, 12, null),
     ],
   },
+  callsLeft: 0,
   fault: undefined,
 };
 
@@ -75,11 +76,7 @@ describe("the demo's judgement", () => {
 
   const [completed, busy] = plan.transfers;
   it.each<[string, Partial<Evidence>, RegExp]>([
-    [
-      "another cause",
-      { transfers: [completed!, { ...busy!, cause: "no_answer" }] },
-      /^transfer 2 ends FAIL.*cause busy$/,
-    ],
+    ["another cause", { transfers: [completed!, { ...busy!, cause: "no_answer" }] }, /^transfer 2 ends FAIL busy/],
     ["two transfer events for one switch", { transfers: [completed!, busy!, busy!] }, /^exactly one transfer event/],
     ["a gap in seq", { events: good.events.map((event) => ({ ...event, seq: event.seq * 2 })) }, /without gaps/],
     ["no hangup at the end", { events: good.events.slice(0, -1) }, /hangup the last/],
@@ -112,6 +109,7 @@ describe("the demo's judgement", () => {
     ["a caller who is not there for 200 ms", recordingWith({ longestSilenceLeftMs: 200 }), /never silent/],
     ["time that was cut out", recordingWith({ gaps: 1 }), /no time is missing/],
     ["no talk in the file", recordingWith({ phases: [phase("bot", 0, 3, null)] }), /the recording goes/],
+    ["a call that is left over", { callsLeft: 1 }, /holds no call/],
     ["a fault of the bot", { fault: "the bot failed" }, /played to its end/],
   ])("sees %s", (_what, change, expected) => {
     expect(failures(change).join("\n")).toMatch(expected);
@@ -167,8 +165,10 @@ describe("the demo's configuration", () => {
   it("is one that the service takes", () => {
     const configuration = serviceConfiguration(
       {
-        botId: "demo-bot",
-        number: "demo",
+        channels: [
+          { botId: "demo-bot", number: "demo" },
+          { botId: "manual", number: "manual" },
+        ],
         gateway: { host: "127.0.0.1", port: 5_070 },
         sipHosts: ["127.0.0.1"],
         sources: ["127.0.0.0/8"],
