@@ -1,7 +1,8 @@
 import { spawn } from "node:child_process";
 import { createSocket } from "node:dgram";
 import type { Socket as UdpSocket } from "node:dgram";
-import { EventEmitter, once } from "node:events";
+import { once } from "node:events";
+import type { EventEmitter } from "node:events";
 import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { connect, createServer } from "node:net";
@@ -222,6 +223,27 @@ export function uriOf(address: string): string {
 export const sdp = (port: number, version = 1): string =>
   `v=0\r\no=- 1 ${version} IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio ${port} RTP/AVP 0\r\na=sendrecv\r\n`;
 
+/** Wakes whoever waits for the next packet. */
+class Arrivals {
+  #waiting: (() => void)[] = [];
+
+  wake(): void {
+    for (const wake of this.#waiting.splice(0)) {
+      wake();
+    }
+  }
+
+  async next(timeoutMs: number): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, timeoutMs);
+      this.#waiting.push(() => {
+        clearTimeout(timer);
+        resolve();
+      });
+    });
+  }
+}
+
 /**
  * A SIP peer over raw UDP that does nothing on its own: tests say what it sends and see every packet it gets. That is how
  * lost, late, crossing and malformed messages can be played.
@@ -230,7 +252,7 @@ export class RawPeer {
   readonly port: number;
   readonly received: Packet[] = [];
   readonly #socket: UdpSocket;
-  readonly #arrivals = new EventEmitter();
+  readonly #arrivals = new Arrivals();
   readonly #taken = new Set<Packet>();
 
   private constructor(socket: UdpSocket) {
@@ -238,7 +260,7 @@ export class RawPeer {
     this.port = socket.address().port;
     socket.on("message", (bytes, from) => {
       this.received.push(readPacket(bytes.toString("utf8"), { address: from.address, port: from.port }));
-      this.#arrivals.emit("packet");
+      this.#arrivals.wake();
     });
   }
 
@@ -275,7 +297,7 @@ export class RawPeer {
         const seen = this.received.map((packet) => `${packet.startLine} [${packet.header("CSeq")}]`).join("\n  ");
         throw new Error(`no ${what} within ${timeoutMs} ms; received:\n  ${seen}`);
       }
-      await once(this.#arrivals, "packet", { signal: AbortSignal.timeout(Math.ceil(left)) }).catch(() => undefined);
+      await this.#arrivals.next(left);
     }
   }
 
@@ -474,7 +496,7 @@ export class RawTcpPeer {
   readonly port: number;
   readonly received: Packet[] = [];
   readonly connections: Socket[] = [];
-  readonly #arrivals = new EventEmitter();
+  readonly #arrivals = new Arrivals();
   readonly #taken = new Set<Packet>();
 
   private constructor(server: Server) {
@@ -521,7 +543,7 @@ export class RawTcpPeer {
         buffered = buffered.subarray(end + 4 + length);
         const from = { address: socket.remoteAddress ?? "", port: socket.remotePort ?? 0 };
         this.received.push(readPacket(text.replace(/^(\r\n)+/, ""), from, socket));
-        this.#arrivals.emit("packet");
+        this.#arrivals.wake();
       }
     });
   }
@@ -538,14 +560,9 @@ export class RawTcpPeer {
       if (left <= 0) {
         throw new Error(`no ${what}; received ${this.received.map((packet) => packet.startLine).join(", ")}`);
       }
-      await once(this.#arrivals, "packet", { signal: AbortSignal.timeout(Math.ceil(left)) }).catch(() => undefined);
+      await this.#arrivals.next(left);
     }
   }
-}
-
-/** The next value of an event, with a limit in time. */
-export async function next<T extends unknown[]>(emitter: EventEmitter, event: string, timeoutMs = 5000): Promise<T> {
-  return once(emitter, event, { signal: AbortSignal.timeout(timeoutMs) }) as Promise<T>;
 }
 
 /** Resolves with what `run` threw or rejected with; drachtio-srf rejects with strings too. */

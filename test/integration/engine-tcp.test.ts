@@ -1,0 +1,141 @@
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+
+import type { Packet, SrfDialog, SrfInstance, SrfMessage, TestEngine } from "./engine-support.ts";
+import {
+  Closings,
+  failure,
+  RawTcpPeer,
+  replyText,
+  sdp,
+  startTestEngine,
+  tagOf,
+  unique,
+  uriOf,
+} from "./engine-support.ts";
+
+const closings = new Closings();
+let sip: TestEngine;
+let srf: SrfInstance;
+let peer: RawTcpPeer;
+
+beforeEach(async () => {
+  sip = await startTestEngine(closings);
+  srf = await sip.connect();
+  peer = await RawTcpPeer.open(closings);
+});
+
+afterEach(async () => {
+  await closings.closeAll();
+});
+
+const isRequest =
+  (method: string) =>
+  (packet: Packet): boolean =>
+    packet.status === 0 && packet.method === method;
+
+function tcpRequest(
+  method: string,
+  ids: { callId: string; fromTag: string; toTag?: string; seq: number; branch?: string; target?: string },
+  body = "",
+): string {
+  const lines = [
+    `${method} ${ids.target ?? sip.uri("100")} SIP/2.0`,
+    `Via: SIP/2.0/TCP 127.0.0.1:${peer.port};branch=${ids.branch ?? `z9hG4bK${unique("b")}`}`,
+    "Max-Forwards: 70",
+    `From: <sip:alice@127.0.0.1>;tag=${ids.fromTag}`,
+    `To: <sip:100@127.0.0.1>${ids.toTag === undefined ? "" : `;tag=${ids.toTag}`}`,
+    `Call-ID: ${ids.callId}`,
+    `CSeq: ${ids.seq} ${method}`,
+    `Contact: <sip:alice@127.0.0.1:${peer.port};transport=tcp>`,
+    ...(body === "" ? [] : ["Content-Type: application/sdp"]),
+    `Content-Length: ${Buffer.byteLength(body)}`,
+  ];
+  return `${lines.join("\r\n")}\r\n\r\n${body}`;
+}
+
+describe("calls over TCP", () => {
+  it("to the engine: one connection for the whole call, a Contact with the transport, no repetition of the 200", async () => {
+    const answered = new Promise<SrfDialog>((resolve) => {
+      srf.invite((req, res) => {
+        void srf.createUAS(req, res, { localSdp: sdp(5000) }).then(resolve);
+      });
+    });
+    const socket = await peer.dial(sip.port);
+    const ids = { callId: unique("c"), fromTag: unique("f"), seq: 1 };
+    socket.write(tcpRequest("INVITE", ids, sdp(4000)));
+    const ok = await peer.take("200", (packet) => packet.status === 200);
+    expect(ok.header("Contact")).toBe(`<sip:127.0.0.1:${sip.port};transport=tcp>`);
+    const inDialog = { ...ids, toTag: tagOf(ok.header("To")), target: uriOf(ok.header("Contact")) };
+    socket.write(tcpRequest("ACK", inDialog));
+    const dialog = await answered;
+    expect(dialog.res.get("Contact") ?? dialog.local.contact).toContain("transport=tcp");
+    socket.write(tcpRequest("BYE", { ...inDialog, seq: 2 }));
+    await peer.take("200 BYE", (packet) => packet.status === 200 && packet.method === "BYE");
+    expect(peer.connections).toHaveLength(1);
+    expect(peer.received.filter((packet) => packet.status === 200 && packet.method === "INVITE")).toHaveLength(1);
+  });
+
+  it("from the engine: INVITE, ACK and BYE on one connection, a large SDP in one piece", async () => {
+    const large = `${sdp(5000)}${"a=candidate:1 1 UDP 1 192.0.2.1 9 typ host é\r\n".repeat(300)}`;
+    const calling = srf.createUAC(`sip:bob@127.0.0.1:${peer.port};transport=tcp`, {
+      localSdp: large,
+      callingNumber: "123",
+    });
+    const invite = await peer.take("INVITE", isRequest("INVITE"));
+    expect(invite.body).toBe(large);
+    expect(invite.header("Via")).toContain("SIP/2.0/TCP");
+    expect(invite.header("Contact")).toBe(`<sip:123@127.0.0.1:${sip.port};transport=tcp>`);
+    const contact = `<sip:bob@127.0.0.1:${peer.port};transport=tcp>`;
+    invite.connection?.write(replyText(invite, 200, "OK", { tag: "t", contact, body: sdp(4000) }));
+    const dialog = await calling;
+    await peer.take("ACK", isRequest("ACK"));
+    const ended = dialog.destroy();
+    const bye = await peer.take("BYE", isRequest("BYE"));
+    bye.connection?.write(replyText(bye, 200, "OK"));
+    await ended;
+    expect(peer.connections).toHaveLength(1);
+  });
+
+  it("answers on the connection although the peer has closed its half", async () => {
+    srf.options((_req, res) => {
+      res.send(200);
+    });
+    await expect.poll(() => sip.engine.stats().wire.routes).toBe(1);
+    const socket = await peer.dial(sip.port);
+    socket.end(tcpRequest("OPTIONS", { callId: unique("c"), fromTag: unique("f"), seq: 1 }));
+    const ok = await peer.take("200", (packet) => packet.status === 200);
+    expect(ok.method).toBe("OPTIONS");
+  });
+
+  it("a connection that breaks before any response: 503 of the engine", async () => {
+    const calling = failure(srf.createUAC(`sip:bob@127.0.0.1:${peer.port};transport=tcp`, { localSdp: sdp(5000) }));
+    const invite = await peer.take("INVITE", isRequest("INVITE"));
+    invite.connection?.resetAndDestroy();
+    expect((await calling).status).toBe(503);
+  });
+
+  it("cancels over the same connection", async () => {
+    let sent: SrfMessage | undefined;
+    const calling = failure(
+      srf.createUAC(
+        `sip:bob@127.0.0.1:${peer.port};transport=tcp`,
+        { localSdp: sdp(5000) },
+        {
+          cbRequest: (_error, req) => {
+            sent = req;
+          },
+        },
+      ),
+    );
+    const invite = await peer.take("INVITE", isRequest("INVITE"));
+    invite.connection?.write(replyText(invite, 180, "Ringing", { tag: "t" }));
+    await expect.poll(() => sip.engine.stats().counters.responsesIn).toBe(1);
+    sent?.cancel();
+    const cancel = await peer.take("CANCEL", isRequest("CANCEL"));
+    expect(cancel.connection).toBe(invite.connection);
+    cancel.connection?.write(replyText(cancel, 200, "OK"));
+    invite.connection?.write(replyText(invite, 487, "Request Terminated", { tag: "t" }));
+    await peer.take("ACK", isRequest("ACK"));
+    expect((await calling).status).toBe(487);
+  });
+});
