@@ -12,6 +12,9 @@ import type { HeaderLine, ReceivedHeaders } from "./message.ts";
 // the library that are no public API are used here only, and only with the version they were read in.
 const testedVersion = "5.0.29";
 
+/** Dialogs that are claimed at the same time after the connection came back. */
+const claimsAtOnce = 16;
+
 /** Why the signalling engine could not do what was asked; every way in which drachtio-srf fails becomes one of these. */
 export type FaultCode =
   /** No connection to the engine, or it was lost while we waited. */
@@ -100,7 +103,7 @@ export interface SipDialog {
   listen(events: DialogEvents): void;
   /** Sends a request inside the dialog. Resolves always: with the final response, or with why there is none. */
   send(
-    method: "BYE" | "INFO" | "NOTIFY" | "REFER",
+    method: "BYE" | "INFO" | "NOTIFY" | "OPTIONS" | "REFER",
     options: ReplyOptions & { readonly timeoutMs: number },
   ): Promise<Reply | SipFault>;
   /** The dialog is of no more interest: no event comes from it any more. Sends nothing. */
@@ -336,8 +339,19 @@ export class EngineLink {
     if (socket === undefined) {
       return;
     }
-    for (const dialog of this.#dialogs) {
+    const dialogs = [...this.#dialogs];
+    for (const dialog of dialogs) {
       dialog.reattach(socket);
+    }
+    // The engine hands a dialog's requests to the connection that last sent in it, and ends dialogs nobody claims; the
+    // same request tells which dialogs are gone. A few at a time, so that a thousand calls do not mean a burst.
+    const claim = async (): Promise<void> => {
+      for (let dialog = dialogs.pop(); dialog !== undefined; dialog = dialogs.pop()) {
+        await dialog.claim();
+      }
+    };
+    for (let worker = 0; worker < claimsAtOnce; worker += 1) {
+      void claim();
     }
     for (const request of this.#waiting) {
       request.reattach(socket);
@@ -831,7 +845,7 @@ class Dialog implements SipDialog {
   }
 
   async send(
-    method: "BYE" | "INFO" | "NOTIFY" | "REFER",
+    method: "BYE" | "INFO" | "NOTIFY" | "OPTIONS" | "REFER",
     { headers = [], body, timeoutMs }: ReplyOptions & { readonly timeoutMs: number },
   ): Promise<Reply | SipFault> {
     return new Promise((resolve) => {
@@ -893,6 +907,28 @@ class Dialog implements SipDialog {
   reattach(socket: Socket): void {
     this.#raw.req.socket = socket;
     this.#raw.res.socket = socket;
+  }
+
+  /** Makes this connection the dialog's owner, and ends it here when engine or peer do not know it any more. */
+  async claim(): Promise<void> {
+    if (this.#events === undefined) {
+      return;
+    }
+    const result = await this.send("OPTIONS", { timeoutMs: this.#options.replyTimeoutMs });
+    // RFC 3261 §12.2.1.2: 481 and 408 to a request inside a dialog mean that the dialog is over.
+    const gone =
+      result instanceof SipFault ? result.code === "dialog_gone" : result.status === 481 || result.status === 408;
+    if (gone) {
+      const events = this.#events;
+      this.forget();
+      guard(this.#options.log, () => {
+        events?.ended({
+          byPeer: false,
+          text: "the dialog was lost with the connection to the engine",
+          headers: readHeaders(""),
+        });
+      });
+    }
   }
 
   #on(event: string, run: (req: RawRequest, res: RawResponse) => void): void {

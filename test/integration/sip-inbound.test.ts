@@ -2,7 +2,7 @@ import { afterEach, describe, expect, test } from "vitest";
 
 import type { ExchangeId, Sdp } from "../../src/call/ids.ts";
 import { Closings, RawCall, RawPeer, sdp, tagOf } from "./engine-support.ts";
-import { oneTrunk, startSide } from "./sip-support.ts";
+import { fresh, oneTrunk, startSide } from "./sip-support.ts";
 
 const closings = new Closings();
 
@@ -80,7 +80,7 @@ describe("a call that comes in", () => {
     call.send("ACK");
     await side.event("leg.confirmed");
     side.side.bye(setup.call, setup.caller, 'hung up by "the bot"', [{ name: "X-Why", value: "done" }]);
-    const bye = await peer.request("BYE");
+    const bye = await fresh(peer, "BYE");
     expect(bye.header("Reason")).toBe(`Q.850;cause=16;text="hung up by 'the bot'"`);
     expect(bye.header("X-Why")).toBe("done");
     peer.reply(bye, 200, "OK");
@@ -101,7 +101,7 @@ describe("a call that comes in", () => {
     expect(peer.count((packet) => packet.method === "BYE")).toBe(0);
     call.toTag = tagOf(ok.header("To"));
     call.send("ACK");
-    peer.reply(await peer.request("BYE"), 200, "OK");
+    peer.reply(await fresh(peer, "BYE"), 200, "OK");
     expect(side.seen("leg.confirmed")).toBe(0);
   });
 
@@ -112,7 +112,7 @@ describe("a call that comes in", () => {
     call.send("INVITE", { body: sdp(4000) });
     const setup = await side.call();
     side.side.accept(setup.call, setup.caller, answer);
-    peer.reply(await peer.request("BYE"), 200, "OK");
+    peer.reply(await fresh(peer, "BYE"), 200, "OK");
     expect(await side.event("leg.ended")).toMatchObject({ leg: setup.caller, status: null, reason: "ACK timeout" });
   });
 
@@ -156,7 +156,7 @@ describe("a call that comes in", () => {
     side.held = false;
     call.toTag = tagOf(ok.header("To"));
     call.send("ACK");
-    peer.reply(await peer.request("BYE"), 200, "OK");
+    peer.reply(await fresh(peer, "BYE"), 200, "OK");
   });
 });
 
@@ -170,7 +170,8 @@ describe("who is let in", () => {
     const call = new RawCall(stranger, side.engine.port);
     call.send("INVITE", { body: sdp(4000) });
     call.send("OPTIONS");
-    // Someone the engine knows is answered behind it, so that the silence is not just slowness.
+    await expect.poll(() => side.engine.engine.stats().transport.unlisted).toBe(2);
+    // Once the engine knows him he is answered: the silence before was no fault of the line.
     side.engine.engine.setSources(["127.0.0.1"]);
     const known = new RawCall(stranger, side.engine.port);
     known.send("OPTIONS");
@@ -414,7 +415,7 @@ describe("inside the caller's dialog", () => {
     second.send("INVITE", { body: sdp(4000) });
     await side.call();
     const closed = side.side.close();
-    peer.reply(await peer.request("BYE"), 200, "OK");
+    peer.reply(await fresh(peer, "BYE"), 200, "OK");
     const refused = await peer.response(503, "INVITE");
     second.toTag = tagOf(refused.header("To"));
     second.send("ACK", { branch: second.lastBranch });

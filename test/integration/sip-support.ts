@@ -1,5 +1,4 @@
-import { once } from "node:events";
-import { EventEmitter } from "node:events";
+import { EventEmitter, once } from "node:events";
 
 import { expect } from "vitest";
 
@@ -14,7 +13,7 @@ import type { SipSideOptions } from "../../src/sip/side.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
 import { TrunkTable } from "../../src/trunk/table.ts";
 import { secret, startTestEngine } from "./engine-support.ts";
-import type { Closings, TestEngine } from "./engine-support.ts";
+import type { Closings, Packet, RawPeer, TestEngine } from "./engine-support.ts";
 
 type EventOf<T extends CallEvent["type"]> = Extract<CallEvent, { type: T }>;
 
@@ -97,7 +96,7 @@ export class TestSide {
 export async function startSide(
   closings: Closings,
   yaml: string,
-  options: Partial<SipSideOptions> & { readonly t1Ms?: number } = {},
+  options: Partial<SipSideOptions> & { readonly onEngine?: (controlPort: number) => void } = {},
 ): Promise<TestSide> {
   const parsed = parseConfig(yaml, {}, ".");
   if (!parsed.ok) {
@@ -108,6 +107,7 @@ export async function startSide(
     sources: table.allowedSources(),
     ...(options.t1Ms === undefined ? {} : { t1Ms: options.t1Ms }),
   });
+  options.onEngine?.(engine.engine.controlPort);
   const test = new TestSide(engine, table, options);
   await test.side.start();
   closings.add(async () => {
@@ -121,6 +121,30 @@ export async function startSide(
     expect(test.side.stats()).toEqual(nothing);
   });
   return test;
+}
+
+const branchesSeen = new WeakMap<RawPeer, Set<string>>();
+
+/** The next request of this method that is no retransmission of one that was taken before. */
+export async function fresh(peer: RawPeer, method: string): Promise<Packet> {
+  const seen = branchesSeen.get(peer) ?? new Set();
+  branchesSeen.set(peer, seen);
+  const packet = await peer.take(
+    method,
+    (candidate) => candidate.status === 0 && candidate.method === method && !seen.has(transactionOf(candidate)),
+  );
+  seen.add(transactionOf(packet));
+  return packet;
+}
+
+/** How many different requests of these methods came, however often each was sent. */
+export function requests(peer: RawPeer, ...methods: readonly string[]): number {
+  const found = peer.received.filter(({ status, method }) => status === 0 && methods.includes(method));
+  return new Set(found.map(transactionOf)).size;
+}
+
+function transactionOf(packet: Packet): string {
+  return `${packet.method} ${/;branch=([^;]+)/.exec(packet.header("Via"))?.[1] ?? ""}`;
 }
 
 export const nothing = { legs: 0, calls: 0, timers: 0, dialogs: 0, invites: 0, requests: 0, unanswered: 0 };

@@ -1,0 +1,176 @@
+import { once } from "node:events";
+import { connect, createServer } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
+
+import { afterEach, describe, expect, test } from "vitest";
+
+import type { Sdp } from "../../src/call/ids.ts";
+import { Closings, RawCall, RawCallee, RawPeer, sdp, secret, startTestEngine, tagOf } from "./engine-support.ts";
+import { fresh, oneTrunk, order, startSide } from "./sip-support.ts";
+
+const closings = new Closings();
+
+afterEach(async () => {
+  await closings.closeAll();
+});
+
+/** A line between us and the engine that can be cut. */
+async function cuttableLine(target: () => number): Promise<{ port: number; cut(): void }> {
+  const pairs = new Set<Socket>();
+  const server = createServer((near) => {
+    const far = connect(target(), "127.0.0.1");
+    for (const [socket, other] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      pairs.add(socket);
+      socket.on("error", () => undefined);
+      socket.on("data", (bytes) => other.write(bytes));
+      socket.on("close", () => {
+        pairs.delete(socket);
+        other.destroy();
+      });
+    }
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  closings.add(() => {
+    server.close();
+  });
+  return {
+    port: (server.address() as AddressInfo).port,
+    cut: () => {
+      for (const socket of pairs) {
+        socket.destroy();
+      }
+    },
+  };
+}
+
+describe("the connection to the engine", () => {
+  test("a wrong secret and an engine that is not there are told at once and in time", async () => {
+    const peer = await RawPeer.open(closings);
+    const engine = await startTestEngine(closings);
+    const bad = { host: "127.0.0.1", port: engine.engine.controlPort, secret: `${secret}x` };
+    const own = new Closings();
+    await expect(startSide(own, oneTrunk(peer.port), { engine: bad })).rejects.toMatchObject({
+      code: "engine_refused",
+    });
+    const nobody = { host: "127.0.0.1", port: peer.port, secret };
+    await expect(startSide(own, oneTrunk(peer.port), { engine: nobody, connectTimeoutMs: 100 })).rejects.toMatchObject({
+      code: "engine_away",
+    });
+    await own.closeAll();
+  });
+
+  test("is cut and comes back: both dialogs go on, a call being dialled fails, new calls are taken", async () => {
+    const peer = await RawPeer.open(closings);
+    const operator = await RawPeer.open(closings);
+    let control = 0;
+    const line = await cuttableLine(() => control);
+    const states: boolean[] = [];
+    const engineOptions = {
+      engine: { host: "127.0.0.1", port: line.port, secret },
+      onState: (up: boolean) => states.push(up),
+    };
+    const starting = startSide(closings, oneTrunk(operator.port), {
+      ...engineOptions,
+      onEngine: (port: number) => {
+        control = port;
+      },
+    });
+    const side = await starting;
+    const call = new RawCall(peer, side.engine.port);
+    call.send("INVITE", { body: sdp(4000) });
+    const setup = await side.call();
+    side.side.accept(setup.call, setup.caller, sdp(7000) as Sdp);
+    const ok = await peer.response(200, "INVITE");
+    call.toTag = tagOf(ok.header("To"));
+    call.send("ACK");
+    await side.event("leg.confirmed");
+    side.side.invite(setup.call, order(setup));
+    const callee = new RawCallee(operator, await fresh(operator, "INVITE"));
+    callee.reply(200, "OK", { body: sdp(5000) });
+    await side.event("leg.answered");
+    await fresh(operator, "ACK");
+    const second = order(setup, { leg: `${order(setup).leg}-2` as ReturnType<typeof order>["leg"] });
+    side.side.invite(setup.call, second);
+    const dialled = new RawCallee(operator, await fresh(operator, "INVITE"));
+    dialled.reply(180, "Ringing");
+    await side.event("leg.progress");
+
+    line.cut();
+    expect(await side.event("leg.failed")).toMatchObject({ leg: second.leg, status: null });
+    await expect.poll(() => side.side.ready()).toBe(true);
+    expect(states).toEqual([true, false, true]);
+    // What was being dialled is taken back as soon as the engine is there again.
+    operator.reply(await fresh(operator, "CANCEL"), 200, "OK", { contact: "" });
+    dialled.reply(487, "Request Terminated");
+    // Both peers are asked whether they are still there, which makes the new connection the owner of the dialogs.
+    const probe = await fresh(peer, "OPTIONS");
+    expect(probe.header("Call-ID")).toBe(call.callId);
+    peer.reply(probe, 200, "OK");
+    operator.reply(await fresh(operator, "OPTIONS"), 200, "OK");
+    // From us to the network …
+    side.side.bye(setup.call, order(setup).leg, "over", []);
+    operator.reply(await fresh(operator, "BYE"), 200, "OK", { contact: "" });
+    // … and from the network to us.
+    await call.bye();
+    expect(await side.event("leg.ended")).toMatchObject({ leg: setup.caller });
+    const next = new RawCall(peer, side.engine.port);
+    next.send("INVITE", { body: sdp(4000) });
+    const again = await side.call();
+    side.side.reject(again.call, again.caller, 486, "Busy Here");
+    await peer.response(486, "INVITE");
+  });
+
+  test("a dialog that is gone when the connection is back ends its leg", async () => {
+    const peer = await RawPeer.open(closings);
+    let control = 0;
+    const line = await cuttableLine(() => control);
+    const side = await startSide(closings, oneTrunk(peer.port), {
+      engine: { host: "127.0.0.1", port: line.port, secret },
+      onEngine: (port: number) => {
+        control = port;
+      },
+    });
+    const call = new RawCall(peer, side.engine.port);
+    call.send("INVITE", { body: sdp(4000) });
+    const setup = await side.call();
+    side.side.accept(setup.call, setup.caller, sdp(7000) as Sdp);
+    const ok = await peer.response(200, "INVITE");
+    call.toTag = tagOf(ok.header("To"));
+    call.send("ACK");
+    await side.event("leg.confirmed");
+    line.cut();
+    // Hung up while nobody was there to hear it: the engine answers and forgets the dialog.
+    call.send("BYE");
+    await peer.take("an answer to BYE", (packet) => packet.method === "BYE" && packet.status > 0);
+    expect(await side.event("leg.ended")).toMatchObject({ leg: setup.caller, status: null, q850: null });
+  });
+
+  test("while it is away, new attempts fail and closing does not hang", async () => {
+    const peer = await RawPeer.open(closings);
+    let control = 0;
+    const line = await cuttableLine(() => control);
+    const own = new Closings();
+    const side = await startSide(own, oneTrunk(peer.port), {
+      engine: { host: "127.0.0.1", port: line.port, secret },
+      onEngine: (port: number) => {
+        control = port;
+      },
+    });
+    const call = new RawCall(peer, side.engine.port);
+    call.send("INVITE", { body: sdp(4000) });
+    const setup = await side.call();
+    control = 1; // Nobody listens there: the line stays dead.
+    line.cut();
+    await expect.poll(() => side.side.ready()).toBe(false);
+    side.side.invite(setup.call, order(setup));
+    expect(await side.event("leg.failed")).toMatchObject({ status: null });
+    await side.side.close();
+    await side.side.close();
+    expect(side.side.stats()).toMatchObject({ legs: 0, timers: 0, dialogs: 0 });
+    await own.closeAll();
+  });
+});

@@ -1,0 +1,159 @@
+import { afterEach, describe, expect, test } from "vitest";
+
+import type { CommandId, GatewayId, Sdp, TransferId, TrunkId } from "../../src/call/ids.ts";
+import type { CallSetup } from "../../src/call/setup.ts";
+import type { TransferRequest } from "../../src/call/transfer.ts";
+import { Closings, RawCall, RawPeer, sdp, tagOf } from "./engine-support.ts";
+import type { Packet } from "./engine-support.ts";
+import { fresh, oneTrunk, startSide } from "./sip-support.ts";
+import type { TestSide } from "./sip-support.ts";
+
+const closings = new Closings();
+
+afterEach(async () => {
+  await closings.closeAll();
+});
+
+const request: TransferRequest = {
+  transferId: "t1" as TransferId,
+  commandId: "c1" as CommandId,
+  method: "refer",
+  target: { kind: "phone", digits: "79123456789" },
+  number: "79123456789",
+  route: {
+    trunk: "t" as TrunkId,
+    gateways: ["g" as GatewayId],
+    identity: "caller",
+    retryWithBotNumber: false,
+    progressTimeoutMs: 1000,
+  },
+  headers: [],
+  answerTimeoutMs: 1000,
+  continueCall: false,
+  continueRecording: false,
+  referFallback: true,
+};
+
+async function referred(over: Partial<TransferRequest> = {}): Promise<{
+  peer: RawPeer;
+  call: RawCall;
+  side: TestSide;
+  setup: CallSetup;
+  refer: Packet;
+}> {
+  const peer = await RawPeer.open(closings);
+  const side = await startSide(closings, oneTrunk(5999, "", 'number: "+7495"'));
+  const call = new RawCall(peer, side.engine.port);
+  call.send("INVITE", { body: sdp(4000) });
+  const setup = await side.call();
+  side.side.accept(setup.call, setup.caller, sdp(7000) as Sdp);
+  const ok = await peer.response(200, "INVITE");
+  call.toTag = tagOf(ok.header("To"));
+  call.send("ACK");
+  await side.event("leg.confirmed");
+  side.side.refer(setup.call, setup.caller, { ...request, ...over });
+  const refer = await fresh(peer, "REFER");
+  closings.add(async () => {
+    if (side.side.stats().calls > 0) {
+      await call.bye();
+    }
+  });
+  return { peer, call, side, setup, refer };
+}
+
+async function notify(
+  { peer, call }: { peer: RawPeer; call: RawCall },
+  sipfrag: string,
+  state: string,
+  expected = 200,
+  event = "refer",
+): Promise<void> {
+  peer.send(
+    call
+      .text("NOTIFY", { body: `${sipfrag}\r\n`, headers: [`Event: ${event}`, `Subscription-State: ${state}`] })
+      .replace("application/sdp", "message/sipfrag;version=2.0"),
+    call.enginePort,
+  );
+  await peer.response(expected, "NOTIFY");
+}
+
+describe("REFER to the caller's side", () => {
+  test("202 → NOTIFY 100 → 180 → 200: progress each time, done once", async () => {
+    const talk = await referred();
+    const { peer, side, setup, refer } = talk;
+    expect(refer.header("Refer-To")).toBe("<sip:79123456789@127.0.0.1:5999>");
+    expect(refer.header("Referred-By")).toBe(`<sip:+7495@127.0.0.1:${side.engine.port}>`);
+    expect(refer.header("Contact")).not.toBe("");
+    peer.reply(refer, 202, "Accepted");
+    expect(await side.event("refer.progress")).toEqual({ type: "refer.progress", leg: setup.caller, status: 202 });
+    await notify(talk, "SIP/2.0 100 Trying", "active;expires=60");
+    expect(await side.event("refer.progress")).toMatchObject({ status: 100 });
+    await notify(talk, "SIP/2.0 180 Ringing", "active;expires=60");
+    expect(await side.event("refer.progress")).toMatchObject({ status: 180 });
+    await notify(talk, "SIP/2.0 200 OK", "terminated;reason=noresource");
+    expect(await side.event("refer.done")).toEqual({
+      type: "refer.done",
+      leg: setup.caller,
+      status: 200,
+      reason: "OK",
+      q850: null,
+      redirect: null,
+    });
+    await notify(talk, "SIP/2.0 200 OK", "terminated;reason=noresource");
+    expect(side.seen("refer.done")).toBe(1);
+  });
+
+  test.each([405, 420, 501, 603])("%d → done with that status", async (status) => {
+    const { peer, side, refer } = await referred();
+    peer.reply(refer, status, "No", { headers: ["Reason: Q.850;cause=79"] });
+    expect(await side.event("refer.done")).toMatchObject({ status, reason: "No", q850: 79 });
+    expect(side.seen("refer.progress")).toBe(0);
+  });
+
+  test("silence → done without or with 408", async () => {
+    const { side } = await referred();
+    expect([null, 408]).toContain((await side.event("refer.done")).status);
+  });
+
+  test("a NOTIFY of 486, and a subscription that ends without a result", async () => {
+    const busy = await referred();
+    busy.peer.reply(busy.refer, 202, "Accepted");
+    await notify(busy, "SIP/2.0 486 Busy Here", "terminated;reason=noresource");
+    expect(await busy.side.event("refer.done")).toMatchObject({ status: 486, reason: "Busy Here" });
+    const lost = await referred();
+    lost.peer.reply(lost.refer, 202, "Accepted");
+    await notify(lost, "SIP/2.0 100 Trying", "terminated;reason=timeout");
+    expect(await lost.side.event("refer.done")).toMatchObject({ status: null });
+  });
+
+  test("a NOTIFY that overtakes the 202, and one of another subscription", async () => {
+    const talk = await referred();
+    const { peer, side, refer } = talk;
+    await notify(talk, "SIP/2.0 100 Trying", "active");
+    expect(await side.event("refer.progress")).toMatchObject({ status: 100 });
+    peer.reply(refer, 202, "Accepted");
+    expect(await side.event("refer.progress")).toMatchObject({ status: 202 });
+    await notify(talk, "SIP/2.0 200 OK", "terminated", 481, "refer;id=999999");
+    await notify(talk, "SIP/2.0 200 OK", "terminated", 481, "dialog");
+    await notify(talk, "SIP/2.0 200 OK", "terminated", 200, `refer;id=${Number.parseInt(refer.header("CSeq"), 10)}`);
+    expect(await side.event("refer.done")).toMatchObject({ status: 200 });
+  });
+
+  test("a 200 alone is no success; BYE from the caller's side is leg.ended", async () => {
+    const { peer, call, side, setup, refer } = await referred({ target: { kind: "uri", uri: "sip:ops@ok.example" } });
+    expect(refer.header("Refer-To")).toBe("<sip:ops@ok.example>");
+    peer.reply(refer, 200, "OK", { headers: ["Refer-Sub: false"] });
+    expect(await side.event("refer.progress")).toMatchObject({ status: 200 });
+    await call.bye();
+    expect(await side.event("leg.ended")).toMatchObject({ leg: setup.caller });
+    expect(side.seen("refer.done")).toBe(0);
+  });
+
+  test("a REFER for a caller who is gone is done at once", async () => {
+    const { call, side, setup } = await referred();
+    await call.bye();
+    await side.event("leg.ended");
+    side.side.refer(setup.call, setup.caller, request);
+    expect(await side.event("refer.done")).toMatchObject({ leg: setup.caller, status: null });
+  });
+});
