@@ -161,6 +161,7 @@ export class TestCall {
 export interface MediaStage extends AsyncDisposable {
   readonly server: RtpengineServer;
   readonly anchor: RtpengineAnchor;
+  readonly options: MediaOptions;
   readonly folder: string;
   readonly promptFolder: string;
   readonly recordingFolder: string;
@@ -192,52 +193,52 @@ export async function startStage(
   const log = (level: string) => (fields: object, message: string) => {
     logged.push(`${level} ${message} ${JSON.stringify(fields)}`);
   };
-  const anchor = resources.use(
-    await startRtpengineAnchor({
-      instances: [{ host: "127.0.0.1", port: rtpengine.ngPort }],
-      commandTimeoutMs: 500,
-      pingMs: 500,
-      watchMs: 500,
-      lostAfterMs: 3_000,
-      dtmf,
-      parkingAddress: "192.0.2.1",
-      ringback: [
-        { frequenciesHz: [pitches.ringback], ms: 1_000 },
-        { frequenciesHz: [], ms: 500 },
-      ],
-      prompts: {
-        folder: promptFolder,
-        cacheFolder: join(path, "cache"),
-        cacheBytes: 50_000_000,
-        mostBytes: 20_000_000,
-        mostSeconds: 600,
-        timeoutMs: 3_000,
-        freshMs: 60_000,
-        hosts: "any",
-        mostDownloads: 8,
-      },
-      speech: { kind: "none" },
-      recording: {
-        folder: recordingFolder,
-        spoolFolder: rtpengine.recordingFolder,
-        mostRenders: 1,
-        mostWaiting: 100,
-      },
-      limits: defaultMediaLimits,
-      post(call, event) {
-        calls.get(call)?.events.push(event);
-        return calls.has(call);
-      },
-      log: { debug: log("debug"), info: log("info"), warn: log("warn"), error: log("error") },
-      clock: systemMediaClock,
-      ...change,
-    }),
-  );
+  const options: MediaOptions = {
+    instances: [{ host: "127.0.0.1", port: rtpengine.ngPort }],
+    commandTimeoutMs: 500,
+    pingMs: 500,
+    watchMs: 500,
+    lostAfterMs: 3_000,
+    dtmf,
+    parkingAddress: "192.0.2.1",
+    ringback: [
+      { frequenciesHz: [pitches.ringback], ms: 1_000 },
+      { frequenciesHz: [], ms: 500 },
+    ],
+    prompts: {
+      folder: promptFolder,
+      cacheFolder: join(path, "cache"),
+      cacheBytes: 50_000_000,
+      mostBytes: 20_000_000,
+      mostSeconds: 600,
+      timeoutMs: 3_000,
+      freshMs: 60_000,
+      hosts: "any",
+      mostDownloads: 8,
+    },
+    speech: { kind: "none" },
+    recording: {
+      folder: recordingFolder,
+      spoolFolder: rtpengine.recordingFolder,
+      mostRenders: 1,
+      mostWaiting: 100,
+    },
+    limits: defaultMediaLimits,
+    post(call, event) {
+      calls.get(call)?.events.push(event);
+      return calls.has(call);
+    },
+    log: { debug: log("debug"), info: log("info"), warn: log("warn"), error: log("error") },
+    clock: systemMediaClock,
+    ...change,
+  };
+  const anchor = resources.use(await startRtpengineAnchor(options));
   const owned = resources.move();
   const phone = async (): Promise<PhoneMedia> => owned.use(await PhoneMedia.open("127.0.0.1"));
   return {
     server: rtpengine,
     anchor,
+    options,
     folder: path,
     promptFolder,
     recordingFolder,
