@@ -229,6 +229,8 @@ describe("reading", () => {
     ["a tel: P-Asserted-Identity beside a sip one", request("INVITE", ["P-Asserted-Identity: <sip:a@b>, <tel:+44>"])],
     ["a URI with # in the user, as phones dial it", request("INVITE", ["Contact: <sip:*72#@192.0.2.9>"])],
     ["a host name with an underscore, as container networks have it", request("INVITE", ["Contact: <sip:a@my_host>"])],
+    ["a Call-ID in base64", request("INVITE", ["Call-ID: aGVsbG8+/w==@192.0.2.9"])],
+    ["base64 in a Record-Route parameter", request("INVITE", ["Record-Route: <sip:192.0.2.7;lr=on;vsf=AAA==;ftag=1>"])],
     ["a blank Supported", request("INVITE", ["Supported:"])],
   ];
 

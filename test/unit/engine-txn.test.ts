@@ -375,6 +375,56 @@ describe("non-INVITE server transaction", () => {
   });
 });
 
+describe("server transactions on TCP", () => {
+  it("retransmit nothing and are gone as soon as their answer has done its work", async () => {
+    const { clock, tap, layer } = stack();
+    const { requests } = record(layer);
+    const source = peer("tcp");
+    tap.arrive(incoming("OPTIONS"), source);
+    requests[0]?.respond(responseTo(incoming("OPTIONS"), 200, { toTag: "ours" }));
+    await clock.advance(0);
+    expectEmpty(layer);
+    tap.arrive(incoming("INVITE"), source);
+    requests[1]?.respond(responseTo(incoming("INVITE"), 603, { toTag: "ours" }));
+    await clock.advance(31_999);
+    expect(tap.take()).toEqual(["200 OPTIONS", "100 INVITE", "603 INVITE"]);
+    tap.arrive(incoming("ACK", { toTag: "ours" }), source);
+    await clock.advance(0);
+    expectEmpty(layer);
+  });
+
+  it("answer to the connection, with the port of the Via for a new one", () => {
+    const { tap, layer } = stack();
+    const { requests } = record(layer);
+    const connection = {};
+    tap.arrive(incoming("OPTIONS", { sentBy: "192.0.2.9:5088" }), peer("tcp", "192.0.2.9", 49_152, connection));
+    requests[0]?.respond(responseTo(incoming("OPTIONS"), 200));
+    expect(tap.sent[0]?.target).toMatchObject({ protocol: "tcp", address: "192.0.2.9", port: 5_088 });
+    expect(tap.sent[0]?.target.connection).toBe(connection);
+  });
+});
+
+describe("server transactions whose answer cannot be sent", () => {
+  it("tell their user: INVITE goes on (RFC 6026), others end", async () => {
+    const { clock, tap, layer } = stack();
+    const { requests } = record(layer);
+    tap.deadPorts.add(5_070);
+    tap.arrive(incoming("INVITE"));
+    tap.arrive(incoming("OPTIONS", { branch: "z9hG4bKo", callId: "o" }));
+    const told: string[] = [];
+    for (const one of requests) {
+      one.onTransportError = (error) => told.push(`${one.request.method} ${error.message}`);
+    }
+    requests[1]?.respond(responseTo(incoming("OPTIONS"), 200));
+    await clock.advance(0);
+    // The INVITE's is its 100: sent before anybody could listen, but failures are told later.
+    expect(told).toEqual(["INVITE nobody there", "OPTIONS nobody there"]);
+    expect(requests.map(({ state }) => state)).toEqual(["proceeding", "terminated"]);
+    requests[0]?.abandon();
+    expectEmpty(layer);
+  });
+});
+
 describe("matching", () => {
   it("gives a CANCEL the INVITE it cancels, also when a NAT changed its sent-by", () => {
     const { tap, layer } = stack();

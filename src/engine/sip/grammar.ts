@@ -53,7 +53,8 @@ export type ContactList =
   | { readonly type: "contacts"; readonly contacts: readonly NameAddr[] };
 
 const tokenSymbols = "-.!%*_+`'~";
-const callIdSymbols = `${tokenSymbols}()<>:\\"/[]?{}@`;
+// Beyond `word`: base64 and other signs that are seen in the field. `;`, `,` and `|` would end it in headers or on the wire.
+const callIdSymbols = `${tokenSymbols}()<>:\\"/[]?{}@=&$#`;
 const userSymbols = "-_.!~*'()&=+$,;?/#%";
 const passwordSymbols = "-_.!~*'()&=+$,%";
 const uriParamSymbols = "-_.!~*'()[]/:&+$%";
@@ -72,6 +73,8 @@ const callIdTable = characterTable(callIdSymbols);
 const userTable = characterTable(userSymbols);
 const passwordTable = characterTable(passwordSymbols);
 const uriParamTable = characterTable(uriParamSymbols);
+// Proxies put base64 with its padding into the Record-Route parameters that they want back.
+const uriParamValueTable = characterTable(`${uriParamSymbols}=`);
 const uriHeaderTable = characterTable(uriHeaderSymbols);
 const hostTable = characterTable("-_.");
 const ipv6Table = characterTable(":.");
@@ -326,7 +329,7 @@ function parseUriParams(texts: readonly string[]): Params | undefined {
 }
 
 function isUriParamValue(value: string): boolean {
-  return isAll(value, uriParamTable) && hasWholeEscapes(value);
+  return isAll(value, uriParamValueTable) && hasWholeEscapes(value);
 }
 
 export function formatUri(uri: SipUri): string {
