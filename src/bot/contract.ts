@@ -331,7 +331,6 @@ export const commandFrameSchema = z.looseObject({
 });
 
 export type WireReply = z.input<typeof replySchema>;
-export type WireCommand = z.input<typeof commandSchema>;
 export type SwitchReply = z.infer<typeof replySchemas.switch>;
 
 /** Keys of the JAICP platform's own replies that mean nothing here; they are ignored without a word. */
@@ -363,6 +362,8 @@ export const rejectionCodes = {
   unknown_call: "The call is over or was never this bot's.",
   transfer_in_progress: "A `switch` while another transfer is under way.",
   taken: "Another worker has the call.",
+  queue_full: "More replies wait than a call may have.",
+  no_transfer: "A `switchCancel` with no unanswered transfer to cancel.",
   rate_limited: "More than 20 commands a second for one bot.",
   internal: "The service failed to read the command; its log says why.",
 } as const;
@@ -376,6 +377,7 @@ export const warningCodes = {
   transfer_channel_unknown: "`transferChannel` names no channel; the call's own trunk was used.",
   method_deprecated: '`method: "transfer"` is the old word for `refer`.',
   dropped_after_switch: "A reply behind a `switch` in the same command was dropped.",
+  no_operator: "Digits for the operator were dropped, because the caller is not talking to one.",
   no_tts: "A `text` was not spoken because no text-to-speech is configured.",
   more_warnings: "There were more warnings than one command may have.",
 } as const;

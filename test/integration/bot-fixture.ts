@@ -4,7 +4,7 @@ import type { OpenCall, RedisAddress, RedisBotLinkLimits } from "../../src/bot/l
 import type { TransferPolicy } from "../../src/bot/translate.ts";
 import type { BotEvent } from "../../src/call/bot-event.ts";
 import type { CallEvent } from "../../src/call/event.ts";
-import type { CallId, CommandId, GatewayId, TransferId, TrunkId } from "../../src/call/ids.ts";
+import type { CallId, GatewayId, TransferId, TrunkId } from "../../src/call/ids.ts";
 import type { Command } from "../../src/call/reply.ts";
 import { systemClock } from "../../src/lib/clock.ts";
 
@@ -143,5 +143,3 @@ export function transferEvent(
     },
   };
 }
-
-export const accepted = (commandId: CommandId): BotEvent => ({ event: "accepted", commandId });
