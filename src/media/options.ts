@@ -28,7 +28,10 @@ export const systemMediaClock: MediaClock = {
   },
 };
 
-/** One rtpengine, reached by its ng protocol over UDP. */
+/**
+ * One rtpengine, reached by its ng protocol over UDP. It ends a call on which it receives nothing for `--timeout` (60
+ * seconds), and one whose caller has agreed to send nothing (hold) for `--silent-timeout` (an hour): the call is then lost.
+ */
 export interface RtpengineInstance {
   readonly host: string;
   readonly port: number;
@@ -52,6 +55,8 @@ export interface PromptOptions {
   readonly timeoutMs: number;
   /** How long a downloaded prompt is used without asking again when its server says nothing about that. */
   readonly freshMs: number;
+  /** Redirects that a download follows; 3 when left out. */
+  readonly mostRedirects?: number;
   /** Hosts that prompts may be downloaded from, `any` or exact names with or without a port. */
   readonly hosts: readonly string[] | "any";
   /** Downloads at once over all calls; further ones wait. */
@@ -89,8 +94,13 @@ export type SpeechOptions =
 export interface RecordingOptions {
   /** Finished recordings and their sidecars. */
   readonly folder: string;
-  /** rtpengine's `--recording-dir` as this machine sees it; packets and the log of what was played wait here. */
+  /**
+   * rtpengine's `--recording-dir` as this machine sees it; packets and the log of what was played wait here. It belongs to
+   * one running service: whatever lies there when another one starts is taken for what a crash has left.
+   */
   readonly spoolFolder: string;
+  /** No recording is begun when less is free on its disk; 100 MB when left out. */
+  readonly leastFreeBytes?: number;
   /** Recordings rendered at once. */
   readonly mostRenders: number;
   /** Recordings that may wait for rendering; what comes on top stays in the spool for the next start. */

@@ -1,7 +1,6 @@
 import { open } from "node:fs/promises";
 import { MediaError, messageOf } from "../media-error.ts";
 
-const mostRedirects = 3;
 const redirectStatuses = new Set([301, 302, 303, 307, 308]);
 const riffHeaderBytes = 12;
 
@@ -14,6 +13,7 @@ export interface DownloadRequest {
   readonly target: string;
   readonly mostBytes: number;
   readonly timeoutMs: number;
+  readonly mostRedirects: number;
   /** Hosts that may be asked, redirects included. */
   readonly hosts: readonly string[] | "any";
 }
@@ -55,7 +55,7 @@ export async function download(request: DownloadRequest): Promise<Download> {
 
 async function follow(request: DownloadRequest, deadline: AbortSignal): Promise<Download> {
   let url = fetchableUrl(request.url, undefined, request.hosts);
-  for (let hop = 0; hop <= mostRedirects; hop += 1) {
+  for (let hop = 0; hop <= request.mostRedirects; hop += 1) {
     const response = await fetch(url, {
       method: request.method,
       headers: request.headers,
@@ -80,7 +80,7 @@ async function follow(request: DownloadRequest, deadline: AbortSignal): Promise<
     await store(response.body, request);
     return { modified: true, headers: response.headers };
   }
-  throw new MediaError("too_many_redirects", `more than ${mostRedirects} redirects`);
+  throw new MediaError("too_many_redirects", `more than ${request.mostRedirects} redirects`);
 }
 
 /** Writes the body as it comes and breaks off as soon as it is too long or cannot be a WAV file. */

@@ -1,7 +1,7 @@
 import { createHash, randomUUID } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { mkdir, readdir, readFile, realpath, rename, rm, stat, writeFile } from "node:fs/promises";
-import { isAbsolute, join, relative } from "node:path";
+import { isAbsolute, join, relative, resolve } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { fileURLToPath } from "node:url";
 import type { Prompt } from "../../call/effect.ts";
@@ -37,6 +37,7 @@ interface KnownUrl {
 
 const mostKnownUrls = 10_000;
 const mostWaitingDownloads = 512;
+const usualRedirects = 3;
 const mostUrlLength = 2_048;
 const wavHeaderBytes = 44;
 const bytesPerMs = (promptRate * 2) / 1_000;
@@ -69,7 +70,6 @@ export class PromptLibrary {
   readonly #knownUrls = new Map<string, KnownUrl>();
   readonly #resolving = new Map<string, Promise<string>>();
   #preparing = 0;
-  #folder: string | null = null;
 
   constructor(options: PromptLibraryOptions) {
     this.#options = options;
@@ -86,12 +86,6 @@ export class PromptLibrary {
     await mkdir(this.#urlFolder, { recursive: true });
     await this.#prompts.start();
     await this.#loadKnownUrls();
-    const { folder, log } = this.#options;
-    if (folder === null) return;
-    this.#folder = await realpath(folder).catch((error: unknown) => {
-      log.warn({ error: messageOf(error) }, "the prompt folder cannot be opened: file: prompts will fail");
-      return null;
-    });
   }
 
   stats(): { readonly preparing: number; readonly inUse: number; readonly files: number; readonly bytes: number } {
@@ -181,20 +175,24 @@ export class PromptLibrary {
     return this.#prompts.pin(key, (target) => this.#convert(path, target));
   }
 
-  /** The real path of a file URL, checked after every `..` and symbolic link has been followed. */
+  /**
+   * The real path of a file URL, checked before and after every symbolic link has been followed: before, so that nobody
+   * can ask which files there are elsewhere.
+   */
   async #allowedFile(url: URL): Promise<string> {
-    if (this.#folder === null) throw new MediaError("outside_prompt_folder", "no prompt folder is configured");
+    const { folder } = this.#options;
+    if (folder === null) throw new MediaError("outside_prompt_folder", "no prompt folder is configured");
+    const asked = pathOf(url);
+    if (isOutside(resolve(folder), asked)) throw outsidePromptFolder();
     let path: string;
+    let root: string;
     try {
-      path = await realpath(fileURLToPath(url));
+      root = await realpath(folder);
+      path = await realpath(asked);
     } catch (error) {
-      const missing = codeOf(error, "") === "ENOENT" || codeOf(error, "") === "ENOTDIR";
-      throw new MediaError(missing ? "not_found" : "bad_url", "the file cannot be opened", { cause: error });
+      throw new MediaError("not_found", "the file cannot be opened", { cause: error });
     }
-    const inside = relative(this.#folder, path);
-    if (inside === "" || inside === ".." || inside.startsWith("../") || isAbsolute(inside)) {
-      throw new MediaError("outside_prompt_folder", "the file is not below the prompt folder");
-    }
+    if (isOutside(root, path)) throw outsidePromptFolder();
     return path;
   }
 
@@ -230,7 +228,7 @@ export class PromptLibrary {
   }
 
   async #fetch(hash: string, url: string, copy: KnownUrl | undefined, path: string): Promise<string> {
-    const { clock, freshMs, mostBytes, timeoutMs, hosts } = this.#options;
+    const { clock, freshMs, mostBytes, timeoutMs, hosts, mostRedirects = usualRedirects } = this.#options;
     const { modified, headers } = await download({
       url,
       method: "GET",
@@ -242,6 +240,7 @@ export class PromptLibrary {
       target: path,
       mostBytes,
       timeoutMs,
+      mostRedirects,
       hosts,
     });
     const validators = validatorsOf(headers, clock.now(), freshMs);
@@ -290,6 +289,23 @@ export class PromptLibrary {
       if (known === undefined || !this.#prompts.has(known.key)) await rm(path, { force: true });
       else this.#knownUrls.set(name.slice(0, -".json".length), known);
     }
+  }
+}
+
+function outsidePromptFolder(): MediaError {
+  return new MediaError("outside_prompt_folder", "the file is not below the prompt folder");
+}
+
+function isOutside(folder: string, path: string): boolean {
+  const inside = relative(folder, path);
+  return inside === "" || inside === ".." || inside.startsWith("../") || isAbsolute(inside);
+}
+
+function pathOf(url: URL): string {
+  try {
+    return fileURLToPath(url);
+  } catch (error) {
+    throw new MediaError("bad_url", "not a path on this machine", { cause: error });
   }
 }
 

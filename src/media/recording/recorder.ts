@@ -1,5 +1,5 @@
 import { constants } from "node:fs";
-import { access, mkdir, readdir, readFile } from "node:fs/promises";
+import { access, mkdir, readdir, readFile, statfs } from "node:fs/promises";
 import { join } from "node:path";
 import type { TalkPhase } from "../../call/effect.ts";
 import type { RecordingOrder } from "../../call/ports.ts";
@@ -14,6 +14,7 @@ const workerIdleMs = 10_000;
 /** Far more than an hour's call needs; a job that is still not done hangs on its disk. */
 const renderTimeoutMs = 30 * 60 * 1_000;
 const spoolMode = 0o750;
+const usualLeastFreeBytes = 100 * 1_024 * 1_024;
 
 export interface RecorderOptions extends RecordingOptions {
   readonly clock: MediaClock;
@@ -135,7 +136,7 @@ export class Recorder {
 
   /**
    * Begins the log of a recording. Rejects with a MediaError `no_recording_folder` when the finished file could not be
-   * written, or `no_spool` when rtpengine's folder is not there or not ours to write in.
+   * written, `no_spool` when rtpengine's folder is not there or not ours to write in, `disk_full` when too little is free.
    */
   async open(callId: string, order: RecordingOrder, spoolFolder: string): Promise<CallRecording> {
     const { folder, clock } = this.#options;
@@ -149,6 +150,8 @@ export class Recorder {
     } catch (error) {
       throw new MediaError("no_spool", "rtpengine's recording folder cannot be used", { cause: error });
     }
+    await this.#checkFree(folder);
+    await this.#checkFree(spoolFolder);
     const startedAt = new Date(clock.now()).toISOString().replaceAll(/[-:.]/g, "");
     const name = `${safeName(callId)}-${startedAt}`;
     const journal = new JournalWriter(journalFolder, name);
@@ -163,6 +166,12 @@ export class Recorder {
         this.#active.delete(journal.path);
       }
     });
+  }
+
+  async #checkFree(folder: string): Promise<void> {
+    const { bavail, bsize } = await statfs(folder);
+    const least = this.#options.leastFreeBytes ?? usualLeastFreeBytes;
+    if (bavail * bsize < least) throw new MediaError("disk_full", `less than ${least} bytes are free`);
   }
 
   async #render(journal: string, spoolFolder: string): Promise<RenderedRecording> {

@@ -12,9 +12,9 @@ const ringMask = ringSamples - 1;
 /** Packets that come this much before their place show that the stream was placed too late. */
 const earlySamples = 20 * samplesPerMs;
 /** A packet that comes later than this was not delayed by the network: the sender's clock has jumped. */
-const jumpSamples = 1_000 * samplesPerMs;
+const jumpSamples = 500 * samplesPerMs;
 /** When every packet of this stretch was late, the sender's clock is slow and the stream is moved. */
-const driftWindowSamples = 5_000 * samplesPerMs;
+const driftWindowSamples = 2_000 * samplesPerMs;
 
 export interface RtpPacket {
   readonly payloadType: number;

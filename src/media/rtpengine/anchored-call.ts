@@ -77,7 +77,8 @@ interface Operator extends FarEnd {
 interface CallerEnd {
   remote: AudioDescription;
   formats: AudioFormats & { readonly codecs: readonly [AudioCodec] };
-  end: LocalEnd;
+  /** Null until rtpengine has named it. */
+  end: LocalEnd | null;
 }
 
 /** The first codec of a description that we take; the one in use, when it is among them, so that nothing changes. */
@@ -320,6 +321,12 @@ export class AnchoredCall {
     return this.#callerEnd;
   }
 
+  #endOfCaller(): LocalEnd {
+    const { end } = this.#caller();
+    if (end === null) throw new MediaError("not_open", "the call is not anchored");
+    return end;
+  }
+
   /** Offers the caller to a far end. */
   async #offerTo(far: FarEnd): Promise<AudioDescription> {
     const { remote, formats } = this.#caller();
@@ -333,10 +340,15 @@ export class AnchoredCall {
     return audio;
   }
 
-  /** Makes a far end the caller's partner; the reply is checked by whoever must have the caller's port unchanged. */
+  /** Makes a far end the caller's partner. The caller must not have to be told of a new port: that takes a re-INVITE. */
   async #answerFrom(far: FarEnd): Promise<AudioDescription> {
     if (far.offered !== this.#callerVersion) await this.#offerTo(far);
-    return this.#describeByNg("answer", far.tag, { sdp: this.#descriptionOf(far) });
+    const audio = await this.#describeByNg("answer", far.tag, { sdp: this.#descriptionOf(far) });
+    const { end } = this.#caller();
+    if (end !== null && audio.port !== end.port) {
+      throw new MediaError("caller_port_changed", `from ${end.port} to ${audio.port}`);
+    }
+    return audio;
   }
 
   #descriptionOf(far: FarEnd): string {
@@ -355,12 +367,6 @@ export class AnchoredCall {
     if (operator.remote === null) throw new MediaError("not_answered", "the operator has not answered");
     const { codecs, eventType, direction } = operator.remote;
     return describePeer(operator.remote, { codecs, eventType }, direction);
-  }
-
-  /** The caller must not have to be told of a new port: that would take a re-INVITE. */
-  #checkCallerPort(audio: AudioDescription): void {
-    const { port } = this.#caller().end;
-    if (audio.port !== port) throw new MediaError("caller_port_changed", `from ${port} to ${audio.port}`);
   }
 
   async #blockMedia(verb: "blockMedia" | "unblockMedia", operator: Operator): Promise<void> {
@@ -408,12 +414,9 @@ export class AnchoredCall {
   async #park(instance: Instance, remote: AudioDescription, formats: CallerEnd["formats"]): Promise<void> {
     this.#instance = instance;
     instance.calls += 1;
-    // Its own end is not known before the reply: what stands here meanwhile is never shown to anyone.
-    this.#callerEnd = { remote, formats, end: newEnd(remote) };
-    this.#callerVersion = 1;
+    this.#callerEnd = { remote, formats, end: null };
     await this.#offerTo(this.#bot);
-    const end = newEnd(await this.#answerFrom(this.#bot));
-    this.#callerEnd = { remote, formats, end };
+    this.#callerEnd.end = newEnd(await this.#answerFrom(this.#bot));
   }
 
   async #unpark(): Promise<void> {
@@ -426,7 +429,7 @@ export class AnchoredCall {
   }
 
   #opened(remote: AudioDescription, formats: CallerEnd["formats"]): void {
-    const { end } = this.#caller();
+    const end = this.#endOfCaller();
     this.#recording.setLeg(callerLeg, end.port, lawsOf(formats.codecs));
     this.#startWatch();
     const answer = describeEnd(end, formats, mirrored(remote.direction), remote);
@@ -484,7 +487,7 @@ export class AnchoredCall {
     if (!outcome.ok) throw new MediaError(outcome.fault, `the operator's answer: ${outcome.fault}`);
     operator.remote = outcome.audio;
     await this.#callerPlayer.silence();
-    this.#checkCallerPort(await this.#answerFrom(operator));
+    await this.#answerFrom(operator);
     this.#current = operator;
     await this.#blockMedia("unblockMedia", operator);
     this.#recording.join(operator.tag);
@@ -540,8 +543,9 @@ export class AnchoredCall {
 
   async #updateCaller(offer: Sdp | null): Promise<Sdp> {
     const caller = this.#caller();
-    caller.end.version += 1;
-    if (offer === null) return describeEnd(caller.end, caller.formats, "sendrecv", caller.remote);
+    const end = this.#endOfCaller();
+    end.version += 1;
+    if (offer === null) return describeEnd(end, caller.formats, "sendrecv", caller.remote);
     const outcome = readAudio(offer);
     if (!outcome.ok) throw new MediaError(outcome.fault, `the caller's offer: ${outcome.fault}`);
     const formats = chooseFormats(outcome.audio, caller.formats.codecs[0].law);
@@ -550,16 +554,16 @@ export class AnchoredCall {
     Object.assign(caller, { remote: outcome.audio, formats });
     this.#callerVersion += 1;
     try {
-      this.#checkCallerPort(await this.#answerFrom(this.#current));
+      await this.#answerFrom(this.#current);
     } catch (error) {
       // The exchange is refused, so that what was agreed before still holds (RFC 3264 §8).
       Object.assign(caller, before);
       this.#callerVersion += 1;
       throw error;
     }
-    this.#recording.setLeg(callerLeg, caller.end.port, lawsOf(formats.codecs));
+    this.#recording.setLeg(callerLeg, end.port, lawsOf(formats.codecs));
     if (outcome.audio.direction === "sendrecv") await this.#callerPlayer.restart(false);
-    return describeEnd(caller.end, formats, mirrored(outcome.audio.direction), outcome.audio);
+    return describeEnd(end, formats, mirrored(outcome.audio.direction), outcome.audio);
   }
 
   async #updateOperator(leg: LegId, offer: Sdp | null): Promise<Sdp> {
@@ -574,7 +578,7 @@ export class AnchoredCall {
     if (this.#current === operator) {
       // An answer alone does not take a new codec over: the caller is offered again behind the scenes.
       await this.#offerTo(operator);
-      this.#checkCallerPort(await this.#answerFrom(operator));
+      await this.#answerFrom(operator);
     }
     this.#recording.setLeg(operator.tag, end.port, lawsOf(outcome.audio.codecs));
     const { codecs, eventType, direction } = outcome.audio;

@@ -117,6 +117,7 @@ export class RecordingControl {
       this.#options.post(changed("started", recording.file, null, null));
     } catch (error) {
       this.#failed(codeOf(error, "internal"), error);
+      await this.#options.stopCapture().catch(() => {});
       await this.#discard();
     }
   }

@@ -9,6 +9,9 @@ const tailMs = 40;
 /** rtpengine wants a number of repetitions: this many cycles of a ringback last for hours. */
 const ringbackCycles = 3_600;
 
+/** More repetitions of one prompt are cut to this. */
+const mostTimes = 1_000;
+
 export interface PlayerOptions {
   readonly clock: MediaClock;
   prepare(prompt: Prompt): Promise<ReadyPrompt>;
@@ -60,7 +63,7 @@ export class Player {
       this.#options.onPlayed(play, "stopped", null);
       return;
     }
-    const times = prompt.kind === "audio" ? Math.max(1, Math.floor(prompt.times)) : 1;
+    const times = prompt.kind === "audio" ? Math.min(mostTimes, Math.max(1, Math.floor(prompt.times))) : 1;
     const playing: Playing = { play, times, ready: null, started: false, timer: null };
     this.#current = playing;
     // What played before must not sound on while a slow URL is fetched.

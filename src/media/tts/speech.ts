@@ -93,6 +93,7 @@ async function speakByHttp(
       mostBytes: mostSpeechBytes,
       timeoutMs: options.timeoutMs,
       // The headers may carry a key of the service: a redirect must not take it elsewhere.
+      mostRedirects: 0,
       hosts: [new URL(options.url).host],
     });
   } catch (error) {
