@@ -49,7 +49,8 @@ finish() {
   pids=()
 }
 
-start types "$bin/tsc" --noEmit
+mkdir -p node_modules/.cache
+start types "$bin/tsc" --noEmit --incremental --tsBuildInfoFile node_modules/.cache/types.tsbuildinfo
 start lint "$bin/oxlint" --deny-warnings
 start format "$bin/oxfmt" --check
 start dead-code "$bin/knip" --no-progress
