@@ -57,6 +57,8 @@ export interface RedisBotLinkLimits {
   /** Redis has this long to answer before the connection is given up. */
   readonly answerMs: number;
   readonly pingEveryMs: number;
+  /** Wait before a refused subscription is tried again. */
+  readonly refusedRetryMs: number;
   /** How long the stream step recognises a repeat of one event. */
   readonly repeatGuardS: number;
 }
@@ -67,6 +69,7 @@ const standardLimits: RedisBotLinkLimits = {
   afterEndMs: 5_000,
   answerMs: 5_000,
   pingEveryMs: 10_000,
+  refusedRetryMs: 2_000,
   repeatGuardS: 86_400,
 };
 
@@ -101,6 +104,7 @@ end
 return #KEYS - 1`;
 
 const resubscribeChunk = 500;
+const refusalsToldEveryMs = 1_000;
 const neverDropped: ReadonlySet<BotEvent["event"]> = new Set(["call", "transfer", "hangup"]);
 
 interface Line {
@@ -140,6 +144,9 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
   #state: "ready" | "lost" = "lost";
   #overflowing = false;
   #ping: Cancellable | null = null;
+  /** Waits to make the subscriber's connection anew. */
+  #again: Cancellable | null = null;
+  #toldRefusalAt = Number.NEGATIVE_INFINITY;
   #closed = false;
 
   constructor(options: RedisBotLinkOptions) {
@@ -181,7 +188,7 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
   }
 
   stats(): RedisBotLinkStats {
-    let timers = this.#ping === null ? 0 : 1;
+    let timers = (this.#ping === null ? 0 : 1) + (this.#again === null ? 0 : 1);
     for (const line of this.#lines.values()) timers += line.outbox.timers + (line.farewell === null ? 0 : 1);
     return {
       calls: this.#lines.size,
@@ -255,6 +262,8 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
       this.#options.log.error({ events: this.#queued }, "events were lost: Redis did not take them");
     this.#ping?.cancel();
     this.#ping = null;
+    this.#again?.cancel();
+    this.#again = null;
     for (const line of this.#lines.values()) {
       line.farewell?.cancel();
       line.outbox.stop();
@@ -325,6 +334,15 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
     this.#overflowing = false;
   }
 
+  /** A lost connection is told once by `onState`; an error Redis answers with is news, but not once per call. */
+  #refused(error: unknown, call: CallId): void {
+    this.#failures += 1;
+    const now = this.#options.clock.now();
+    if (this.#writer.status !== "ready" || now - this.#toldRefusalAt < refusalsToldEveryMs) return;
+    this.#toldRefusalAt = now;
+    this.#options.log.error({ err: error, call }, "Redis refused an event, it is sent again");
+  }
+
   // ------------------------------------------------------------------------------------------------ commands in
 
   #received(channel: string, bytes: Buffer): void {
@@ -360,12 +378,7 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
         clock,
         send: (events) => this.#send(line, events),
         canSend: () => line.subscribed && this.#writer.status === "ready",
-        onFailure: (error) => {
-          this.#failures += 1;
-          // A lost connection is told once by `onState`; an error Redis answers with is news each time.
-          if (this.#writer.status === "ready")
-            log.error({ err: error, call }, "Redis refused an event, it is sent again");
-        },
+        onFailure: (error) => this.#refused(error, call),
         onEmpty: () => this.#guarded(() => this.#forgetWhenEmpty(line)),
       }),
     };
@@ -398,8 +411,13 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
   #subscribeFailed(error: unknown): void {
     if (this.#closed || this.#subscriber.status !== "ready") return;
     this.#failures += 1;
+    if (this.#again !== null) return;
     this.#options.log.error({ err: error }, "Redis refused a subscription, the connection is made anew");
-    this.#subscriber.stream?.destroy();
+    // Rights that are missing are missing at once again, so the connection is not made anew in a circle.
+    this.#again = this.#options.clock.after(this.#limits.refusedRetryMs, () => {
+      this.#again = null;
+      this.#subscriber.stream?.destroy();
+    });
   }
 
   #resubscribe(): void {

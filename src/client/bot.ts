@@ -30,6 +30,7 @@ export interface BotOptions {
   /** False: calls are not taken, every worker's callback runs. */
   readonly take?: boolean;
   readonly timing?: Partial<CommandTiming>;
+  /** How often a call that something waits for is asked whether it still exists; 120 seconds unless given. */
   readonly livenessMs?: number;
 }
 
@@ -44,6 +45,7 @@ export interface BotEvents {
 
 // A little under the contract's limit, because the clocks of both ends are not one.
 const commandsPerSecond = contractLimits.commandsPerSecond - 1;
+const livenessMsPerCall = 500;
 const endedRemembered = 1_000;
 const heldEntriesMax = 10_000;
 
@@ -75,6 +77,8 @@ export class Bot implements AsyncDisposable {
     gap: new Set(),
   };
   readonly #pacer = new Pacer(commandsPerSecond, commandsPerSecond);
+  /** Calls seen while catching up: most of them are over before the end of what was missed is reached. */
+  #offeredCalls: HeldCall[] = [];
   #callback: CallCallback | null = null;
   #closed = false;
 
@@ -95,6 +99,7 @@ export class Bot implements AsyncDisposable {
       startAt: options.startAt ?? "new",
       onEntry: (id, body) => this.#entry(id, body),
       onTrimmed: (id) => this.#acknowledge([id]),
+      onCaughtUp: () => this.#serveOffered(),
       onError: (error) => this.#report(error, null),
     });
     this.#reading = this.#reader.run();
@@ -187,14 +192,21 @@ export class Bot implements AsyncDisposable {
       worker: this.worker,
       timing: { answerMs: 1_500, attemptsMax: 5, giveUpMs: 15_000, ...this.#options.timing },
       pacer: this.#pacer,
-      livenessMs: this.#options.livenessMs ?? 60_000,
+      // The checks of many calls share the bot's rate limit, so they grow rarer with the number of calls.
+      livenessMs: () => Math.max(this.#options.livenessMs ?? 120_000, this.#held.size * livenessMsPerCall),
       onListenerError: (error, call) => this.#report(error, call),
     };
     const held: HeldCall = { call: new BotCall(link, event), seq: event.seq, entries: [] };
     this.#held.set(event.callId, held);
     void held.call.ended.then(() => this.#forget(held));
-    void this.#serve(held);
+    this.#offeredCalls.push(held);
     return held;
+  }
+
+  #serveOffered(): void {
+    const offered = this.#offeredCalls;
+    this.#offeredCalls = [];
+    for (const held of offered) if (!held.call.isOver) void this.#serve(held);
   }
 
   async #serve(held: HeldCall): Promise<void> {

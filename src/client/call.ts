@@ -75,7 +75,7 @@ export interface CallLink {
   readonly timing: CommandTiming;
   readonly pacer: Pacer;
   /** How often a call that something waits for is asked whether it still exists. */
-  readonly livenessMs: number;
+  livenessMs(): number;
   onListenerError(error: unknown, call: BotCall): void;
 }
 
@@ -488,7 +488,7 @@ export class BotCall {
         () => this.#watch(),
         () => this.#watch(),
       );
-    }, this.#link.livenessMs);
+    }, this.#link.livenessMs());
     this.#liveness.unref();
   }
 }

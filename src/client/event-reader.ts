@@ -15,6 +15,8 @@ export interface EventReaderOptions {
   onEntry(id: string, body: string): void;
   /** Entries that were trimmed away before they were read again; they can only be acknowledged. */
   onTrimmed(id: string): void;
+  /** Everything there was has been handed over; what comes now is news. */
+  onCaughtUp(): void;
   onError(error: unknown): void;
 }
 
@@ -37,6 +39,8 @@ export class EventReader {
   #position: string | null = null;
   /** In a group: pending entries are read again before new ones, because a reply may have been lost on its way. */
   #pending = true;
+  /** There may be more to read at once, so a read does not wait. */
+  #behind = true;
   #closed = false;
 
   constructor(options: EventReaderOptions) {
@@ -61,11 +65,15 @@ export class EventReader {
         if (!(await whenConnected(this.#options.redis, blockMs))) continue;
         await this.#prepare();
         this.#started.resolve();
-        for (const entry of await this.#read()) this.#hand(entry);
+        const entries = await this.#read();
+        for (const entry of entries) this.#hand(entry);
+        this.#behind = entries.length >= pageMax;
+        if (!this.#behind && !this.#isClosed()) this.#options.onCaughtUp();
         backoffMs = backoffMinMs;
       } catch (error) {
         if (this.#isClosed()) return;
         this.#pending = true;
+        this.#behind = true;
         // A connection that broke is told by its own error event; what Redis answers with is told here.
         if (this.#options.redis.status === "ready") this.#options.onError(error);
         await delay(backoffMs);
@@ -117,24 +125,14 @@ export class EventReader {
     const { redis, stream, group } = this.#options;
     // A dead network answers nothing at all, while XREAD answers at the latest when its block ends.
     const watchdog = setTimeout(() => redis.stream?.destroy(), blockMs + silenceMs);
+    const wait = this.#behind ? [] : ["BLOCK", blockMs];
+    const words =
+      group === null
+        ? ["XREAD", "COUNT", pageMax, ...wait, "STREAMS", stream, this.#position ?? "$"]
+        : ["XREADGROUP", "GROUP", group.name, group.consumer, "COUNT", pageMax, ...wait, "STREAMS", stream, ">"];
+    const [command = "", ...args] = words;
     try {
-      const reply =
-        group === null
-          ? await redis.xread("COUNT", pageMax, "BLOCK", blockMs, "STREAMS", stream, this.#position ?? "$")
-          : await redis.xreadgroup(
-              ...(["GROUP", group.name, group.consumer, "COUNT", pageMax, "BLOCK", blockMs, "STREAMS", stream, ">"] as [
-                "GROUP",
-                string,
-                string,
-                "COUNT",
-                number,
-                "BLOCK",
-                number,
-                "STREAMS",
-                ...string[],
-              ]),
-            );
-      return page(reply);
+      return page(await redis.call(String(command), ...args));
     } finally {
       clearTimeout(watchdog);
     }

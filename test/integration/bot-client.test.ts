@@ -528,6 +528,24 @@ describe("a worker that restarts", () => {
   });
 });
 
+describe("a worker that was away for long", () => {
+  it("does not spend commands on the calls that are over by now", async () => {
+    const side = await patchbay();
+    for (let index = 0; index < 300; index += 1) {
+      const id = side.dial(`old-${index}`);
+      side.fixture.say(id, digitEvent("1"));
+      side.hangUp(id);
+    }
+    side.dial("live");
+    await waitFor(() => side.fixture.link.stats().queued === 0, { what: "the old events" });
+    const { bot, calls } = await keeping({ startAt: "beginning" });
+    await waitFor(() => calls.length === 1, { what: "the live call" });
+    expect(calls[0]!.callId).toBe("live");
+    expect(bot.calls).toHaveLength(1);
+    expect(side.fixture.link.stats().commands).toBe(1);
+  });
+});
+
 describe("failures of the bot's own code", () => {
   it("are reported and do not lose the caller", async () => {
     const side = await patchbay();

@@ -413,6 +413,34 @@ describe("Redis goes away", () => {
     expect(fixture.logged.some((line) => line.startsWith("error Redis refused an event"))).toBe(true);
   });
 
+  it("rights that are missing are told, tried again without haste, and used once they are there", async () => {
+    // The rights of the reference page, without those on the command channels.
+    await raw.call(
+      ...("ACL SETUSER service reset on >s resetchannels &pb:{*}:events ~pb:{*}:events ~pb.event:* -@all".split(
+        " ",
+      ) as ["ACL"]),
+      ...("+eval +exists +xadd +set +publish +subscribe +unsubscribe +ping +info +client|setname".split(
+        " ",
+      ) as string[]),
+    );
+    stack.push(async () => {
+      await raw.call("ACL", "DELUSER", "service");
+    });
+    const fixture = await linkFixture({
+      redis: { url: server.url, username: "service", password: "s" },
+      limits: { refusedRetryMs: 100 },
+    });
+    stack.push(() => fixture[Symbol.asyncDispose]());
+    const call = fixture.open("c", "bot-1");
+    fixture.say(call, callEvent);
+    await waitFor(() => fixture.link.stats().failures >= 3, { what: "three refusals" });
+    expect(fixture.link.stats().failures).toBeLessThan(10);
+    expect(await stream("bot-1")).toEqual([]);
+    await raw.call("ACL", "SETUSER", "service", "&pb:{*}:call:*");
+    await waitFor(async () => (await stream("bot-1")).length === 1, { what: "the event" });
+    await waitFor(() => fixture.link.ready(), { what: "the link to be ready" });
+  });
+
   it("too many events: the newest are lost, the last ones of a call are not, and the gap shows", async () => {
     await using away = await startRedis();
     const fixture = await linkFixture({
