@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# What `npm start` runs. Without arguments everything a softphone needs is started on loopback (demo/quick-start.ts), so
-# Redis, rtpengine and a voice must be installed; with arguments (`npm start -- --config FILE`) it is the service alone
-# and needs nothing but Node.
+# What `npm start` runs. Without arguments everything a softphone needs is started on loopback: Redis, rtpengine, the
+# service and the sample bot. With arguments (`npm start -- --config FILE`) it is the service alone, which needs Node only.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if [ "$#" -gt 0 ]; then
-  bash scripts/setup.sh service
-  exec node --import tsx src/main.ts "$@"
+if [ "$#" -eq 0 ]; then
+  bash scripts/setup.sh runtime
+  exec node --import tsx demo/quick-start.ts
 fi
-bash scripts/setup.sh runtime
-exec node --import tsx demo/quick-start.ts
+bash scripts/setup.sh service
+exec node --import tsx src/main.ts "$@"
