@@ -89,7 +89,7 @@ export function translate(
     const pointer = `/replies/${index}`;
     const reply = readReply(raw, pointer);
     if (!reply.ok && reply.type === "switch" && !switched) {
-      return invalidSwitch(raw, reply.rejection, commandId, mintTransferId());
+      return invalidSwitch(raw, reply.rejection, frame, commandId, mintTransferId());
     }
     if (switched && (reply.ok || reply.type === "switch")) {
       const message = "a reply behind a switch in the same command was dropped";
@@ -103,7 +103,7 @@ export function translate(
     warnings.push(...reply.warnings);
     if (reply.value.type === "switch") {
       const outcome = switchReply(reply.value, pointer, commandId, policy, mintTransferId);
-      if (!outcome.ok) return invalidSwitch(raw, outcome.rejection, commandId, outcome.transferId);
+      if (!outcome.ok) return invalidSwitch(raw, outcome.rejection, frame, commandId, outcome.transferId);
       warnings.push(...outcome.warnings);
       replies.push({ type: "switch", request: outcome.request });
       switched = true;
@@ -304,7 +304,13 @@ function answerTimeout(raw: unknown): AnswerTimeout {
 
 const echoMax = 100;
 
-function invalidSwitch(raw: unknown, rejection: Rejection, commandId: CommandId, transferId: TransferId): Translation {
+function invalidSwitch(
+  raw: unknown,
+  rejection: Rejection,
+  { worker }: CommandFrame,
+  commandId: CommandId,
+  transferId: TransferId,
+): Translation {
   const fields = isObject(raw) ? raw : {};
   const text = [fields["sipUri"], fields["phoneNumber"]].find(
     (field): field is string | number => (typeof field === "string" && field !== "") || typeof field === "number",
@@ -314,6 +320,7 @@ function invalidSwitch(raw: unknown, rejection: Rejection, commandId: CommandId,
     type: "invalidSwitch",
     event: {
       type: "bot.invalidSwitch",
+      worker,
       commandId,
       transferId,
       method,

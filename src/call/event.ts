@@ -55,6 +55,8 @@ export type CallEvent =
   | { readonly type: "bot.command"; readonly command: Command }
   | {
       readonly type: "bot.invalidSwitch";
+      /** The worker of the bot that sent it, where it says so. */
+      readonly worker: string | null;
       readonly commandId: CommandId;
       readonly transferId: TransferId;
       readonly method: "invite" | "refer";

@@ -121,6 +121,7 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2 }: M
         ? { type: "media.lost", reason: "x" }
         : {
             type: "bot.invalidSwitch",
+            worker: flag ? "w1" : null,
             commandId,
             transferId,
             method: "invite",

@@ -35,6 +35,8 @@ class Witness {
       this.#switches.set(event.command.commandId, wanted);
     }
     if (event.type === "bot.invalidSwitch" && state.phase !== "ending" && state.phase !== "ended") {
+      const holder = state.core.worker;
+      if (holder !== null && event.worker !== null && event.worker !== holder) return;
       this.#accepted.add(event.transferId);
     }
     if (event.type === "timer.fired") this.timers.delete(event.timer);

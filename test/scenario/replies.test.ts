@@ -112,6 +112,7 @@ describe("switch and switchCancel", () => {
   test("an invalid switch → rejected with its pointer and FAIL, the caller stays", () => {
     const call = script().happens({
       type: "bot.invalidSwitch",
+      worker: null,
       commandId: "x" as CommandId,
       transferId: "t9" as TransferId,
       method: "invite",

@@ -1,6 +1,7 @@
 import type { HangupBy, TransferCause } from "../bot-event.ts";
 import type { Effect } from "../effect.ts";
 import type { CallEvent } from "../event.ts";
+import type { CommandId } from "../ids.ts";
 import type { CustomHeader } from "../transfer.ts";
 import type { In, Live } from "../state.ts";
 import { publish, type Step } from "../step.ts";
@@ -109,17 +110,16 @@ export function finishEnding(state: In<"ending">, event: CallEvent): Step {
     case "timer.fired":
       if (event.timer !== "closing") return [state, []];
       return [{ phase: "ended", call: core.setup.call }, [publish({ event: "hangup", ...end })]];
-    case "bot.command": {
-      const { commandId } = event.command;
-      const message = "No such call: it has ended, or it is another bot's.";
-      return [state, [publish({ event: "rejected", commandId, code: "unknown_call", message, pointer: null })]];
-    }
-    case "bot.invalidSwitch": {
-      const { commandId } = event;
-      const message = "No such call: it has ended, or it is another bot's.";
-      return [state, [publish({ event: "rejected", commandId, code: "unknown_call", message, pointer: null })]];
-    }
+    case "bot.command":
+      return [state, [unknownCall(event.command.commandId)]];
+    case "bot.invalidSwitch":
+      return [state, [unknownCall(event.commandId)]];
     default:
       return [state, []];
   }
+}
+
+function unknownCall(commandId: CommandId): Effect {
+  const message = "No such call: it has ended, or it is another bot's.";
+  return publish({ event: "rejected", commandId, code: "unknown_call", message, pointer: null });
 }

@@ -7,16 +7,11 @@ import type { TransferRequest } from "../transfer.ts";
 import { cancelTransfer, startDialling } from "./dialling.ts";
 import { endCall } from "./ending.ts";
 import { startReferring } from "./referring.ts";
+import { type Refusal, takenByAnother } from "./refusal.ts";
 import { cancelQueuedSwitch } from "./report.ts";
 
 /** A bot that queues more than this is not talking to a caller any more. */
 export const queueMax = 200;
-
-interface Refusal {
-  readonly code: string;
-  readonly message: string;
-  readonly pointer: string | null;
-}
 
 /** All or nothing: the command is tried reply by reply on a copy, which is dropped when one of them cannot be had. */
 export function receive(state: Live, command: Command, atMs: number): Step {
@@ -24,7 +19,7 @@ export function receive(state: Live, command: Command, atMs: number): Step {
   const refused = (refusal: Refusal): Step => [state, [publish({ event: "rejected", commandId, ...refusal })]];
   const holder = state.core.worker;
   if (holder !== null && command.worker !== null && command.worker !== holder) {
-    return refused({ code: "taken", message: "Another worker has taken this call.", pointer: "/worker" });
+    return refused(takenByAnother("/worker"));
   }
   let next: Live = state;
   const effects: Effect[] = [publish({ event: "accepted", commandId })];
@@ -51,12 +46,12 @@ function take(state: Live, reply: Reply, place: Place): Tried {
   switch (reply.type) {
     case "take":
       if (core.worker !== null && core.worker !== reply.worker) {
-        return { code: "taken", message: "Another worker has taken this call.", pointer: `${pointer}/worker` };
+        return takenByAnother(`${pointer}/worker`);
       }
       return { next: { ...state, core: { ...core, worker: reply.worker } }, effects: [] };
     case "release":
       if (core.worker !== null && core.worker !== reply.worker) {
-        return { code: "taken", message: "Another worker has taken this call.", pointer: `${pointer}/worker` };
+        return takenByAnother(`${pointer}/worker`);
       }
       return { next: { ...state, core: { ...core, worker: null } }, effects: [] };
     case "stop":

@@ -3,6 +3,7 @@ import type { Effect } from "../effect.ts";
 import type { CallEvent } from "../event.ts";
 import type { In, Live, Transferring } from "../state.ts";
 import { after, publish, type Step } from "../step.ts";
+import { takenByAnother } from "./refusal.ts";
 import { endCall } from "./ending.ts";
 import { noDetails, reportTransfer, type TransferEnd } from "./report.ts";
 
@@ -97,7 +98,10 @@ export function progress(
 /** A `switch` that names nobody or somebody impossible: FAIL is told and the caller stays with the bot (bot-contract §3). */
 export function invalidSwitch(state: Live, event: Extract<CallEvent, { type: "bot.invalidSwitch" }>): Step {
   const { commandId, code, message, pointer, transferId, method, number } = event;
-  const { recording } = state.core;
+  const { recording, worker } = state.core;
+  if (worker !== null && event.worker !== null && event.worker !== worker) {
+    return [state, [publish({ event: "rejected", commandId, ...takenByAnother("/worker") })]];
+  }
   return [
     state,
     [
