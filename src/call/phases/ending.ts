@@ -120,6 +120,7 @@ export function finishEnding(state: In<"ending">, event: CallEvent): Step {
 }
 
 function unknownCall(commandId: CommandId): Effect {
-  const message = "No such call: it has ended, or it is another bot's.";
+  // The same words as for a call that is not held at all: nothing can be learnt from them (bot-contract §8).
+  const message = "there is no such call";
   return publish({ event: "rejected", commandId, code: "unknown_call", message, pointer: null });
 }
