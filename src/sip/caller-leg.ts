@@ -7,7 +7,7 @@ import { InDialog, allowedMethods } from "./in-dialog.ts";
 import type { CallFacts, Leg, LegContext } from "./leg.ts";
 import { parseReason } from "./reason.ts";
 import { ReferWatch } from "./refer.ts";
-import type { IncomingInvite, SipDialog } from "./srf.ts";
+import type { IncomingInvite, SipDialog } from "./link/types.ts";
 import { formatSipUri, parseSipUri } from "./uri.ts";
 
 interface Goodbye {

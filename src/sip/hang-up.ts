@@ -5,8 +5,8 @@ import { authorization, chooseChallenge } from "./digest.ts";
 import type { Credentials } from "./digest.ts";
 import type { HeaderLine } from "./message.ts";
 import { formatReason } from "./reason.ts";
-import { SipFault } from "./srf.ts";
-import type { Reply, SipDialog } from "./srf.ts";
+import { SipFault } from "./link/fault.ts";
+import type { Reply, SipDialog } from "./link/types.ts";
 
 /** A trunk's own credentials, and where they may be given. */
 export interface TrunkCredentials extends Credentials {

@@ -1,7 +1,7 @@
 import type { ExchangeId, LegId, Sdp } from "../call/ids.ts";
 import type { CallEvent } from "../call/event.ts";
 import type { Cancellable, Clock } from "../lib/clock.ts";
-import type { IncomingRequest, SipDialog } from "./srf.ts";
+import type { IncomingRequest, SipDialog } from "./link/types.ts";
 
 /** Methods we understand, for Allow (RFC 3261 §20.5). */
 export const allowedMethods = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, UPDATE, NOTIFY";

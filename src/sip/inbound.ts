@@ -1,11 +1,12 @@
 import type { CallId, LegId, Sdp } from "../call/ids.ts";
 import type { CallSetup } from "../call/setup.ts";
+import type { Log } from "../telemetry/log.ts";
 import type { DigestGate, GateUser } from "./digest-gate.ts";
 import type { SipAdmission, SipChannel, SipTrunk, TrunkDirectory } from "./directory.ts";
 import { allowedMethods, answerOptions } from "./in-dialog.ts";
 import type { CallFacts } from "./leg.ts";
 import type { HeaderLine } from "./message.ts";
-import type { IncomingInvite, IncomingRequest } from "./srf.ts";
+import type { IncomingInvite, IncomingRequest } from "./link/types.ts";
 import { parseNameAddr, splitOutsideQuotes, userOf } from "./uri.ts";
 
 export interface DoorOptions {
@@ -17,6 +18,7 @@ export interface DoorOptions {
   readonly legsOf: (trunk: SipTrunk) => number;
   readonly draining: () => boolean;
   readonly mintCallId: () => CallId;
+  readonly log: Log;
 }
 
 /** An INVITE that was let in. */
@@ -47,6 +49,7 @@ export class Door {
     const result = this.#judge(invite);
     if ("status" in result) {
       const { status, reason, headers } = result;
+      this.#options.log.debug({ status, source: invite.sourceAddress }, "an INVITE was not let in");
       invite.respond(status, reason, headers === undefined ? {} : { headers });
       return undefined;
     }
@@ -54,9 +57,12 @@ export class Door {
   }
 
   /** Answers any other request that belongs to no dialog of ours. */
-  answer(request: IncomingRequest, inDialog: boolean): void {
+  answer(request: IncomingRequest, place: "outside" | "early" | "inDialog"): void {
     const { directory } = this.#options;
-    if (inDialog) {
+    if (place === "early") {
+      // A 481 would end the peer's call that rings here (RFC 5057 §5.1), so he is asked to try again later.
+      request.respond(500, undefined, { headers: [{ name: "Retry-After", value: "2" }] });
+    } else if (place === "inDialog") {
       // RFC 3261 §12.2.2: a dialog that does not exist here.
       request.respond(481);
     } else if (directory.admit(request.sourceAddress).type !== "trunk" && !directory.isGateway(request.sourceAddress)) {
@@ -119,6 +125,7 @@ export class Door {
       return trunks.find(({ inbound }) => inbound?.username === verdict.username) ?? { status: 403 };
     }
     if (verdict.type === "banned") {
+      this.#options.log.warn({ source }, "a source is banned for wrong passwords");
       return { status: 403 };
     }
     // RFC 8760 §2.3: one header line per algorithm, the strongest first.

@@ -12,9 +12,10 @@ import { InDialog, allowedMethods } from "./in-dialog.ts";
 import type { CallFacts, Leg, LegContext } from "./leg.ts";
 import type { HeaderLine } from "./message.ts";
 import { formatReason, parseReason } from "./reason.ts";
-import { SipFault } from "./srf.ts";
-import type { OutgoingInvite, Reply, SentInvite, SipDialog } from "./srf.ts";
-import { formatNameAddr, formatSipUri, parseNameAddr, parseSipUri, splitOutsideQuotes } from "./uri.ts";
+import { SipFault } from "./link/fault.ts";
+import type { OutgoingInvite, Reply, SentInvite, SipDialog } from "./link/types.ts";
+import { formatNameAddr, formatSipUri, hostText, parseNameAddr, parseSipUri, splitOutsideQuotes } from "./uri.ts";
+import type { SipUri } from "./uri.ts";
 
 /** Challenges that are answered for one INVITE: proxy and peer may both ask, and a nonce may be stale once. */
 const maxChallenges = 3;
@@ -37,7 +38,7 @@ export class OperatorLeg implements Leg {
   readonly #peer: SipTrunk;
   readonly #gateway: SipGateway;
   readonly #context: LegContext;
-  readonly #route: { readonly uri: string; readonly proxy: string | null; readonly viaGateway: boolean };
+  readonly #route: OperatorRoute;
   readonly #credentials: TrunkCredentials | null;
   #state: State;
   #challenges = 0;
@@ -49,7 +50,7 @@ export class OperatorLeg implements Leg {
     facts: CallFacts,
     peer: SipTrunk,
     gateway: SipGateway,
-    route: { readonly uri: string; readonly proxy: string | null; readonly viaGateway: boolean },
+    route: OperatorRoute,
     context: LegContext,
   ) {
     this.id = order.leg;
@@ -179,6 +180,7 @@ export class OperatorLeg implements Leg {
     const given = new Set(extra.map(({ name }) => name.toLowerCase()));
     return [
       { name: "From", value: formatNameAddr(from.display, addressOf(from.user, host)) },
+      { name: "To", value: `<${this.#route.to}>` },
       { name: "Allow", value: allowedMethods },
       ...headers,
     ].filter(({ name }) => !given.has(name.toLowerCase()));
@@ -390,33 +392,38 @@ export class OperatorLeg implements Leg {
   }
 }
 
+interface OperatorRoute {
+  readonly uri: string;
+  /** Whom we call, without the parameters that only say how to get there (RFC 3261 §8.1.1.2). */
+  readonly to: string;
+  readonly proxy: string | null;
+  readonly viaGateway: boolean;
+}
+
 /** Where the INVITE goes: a number to the gateway, a URI to itself or with the gateway as next hop. */
 function routeOf(
   { target }: InviteOrder,
   trunk: SipTrunk,
   gateway: SipGateway,
   { directory }: LegContext,
-): { readonly uri: string; readonly proxy: string | null; readonly viaGateway: boolean } | undefined {
-  if (target.kind === "phone") {
-    const uri = gatewayUri(gateway, directory.dialled(trunk.id, target.digits));
-    return { uri, proxy: null, viaGateway: true };
-  }
-  const uri = parseSipUri(target.uri);
+): OperatorRoute | undefined {
+  const uri =
+    target.kind === "phone" ? gatewayUri(gateway, directory.dialled(trunk.id, target.digits)) : parseSipUri(target.uri);
   if (uri === undefined) {
     return undefined;
   }
-  const viaGateway = trunk.sipUriVia === "gateway";
-  return { uri: formatSipUri(uri), proxy: viaGateway ? gatewayUri(gateway, null) : null, viaGateway };
+  const byGateway = target.kind === "uri" && trunk.sipUriVia === "gateway";
+  return {
+    uri: formatSipUri(uri),
+    to: formatSipUri({ ...uri, params: new Map() }),
+    proxy: byGateway ? formatSipUri(gatewayUri(gateway, null)) : null,
+    viaGateway: byGateway || target.kind === "phone",
+  };
 }
 
-function gatewayUri({ host, port, transport }: SipGateway, user: string | null): string {
+function gatewayUri({ host, port, transport }: SipGateway, user: string | null): SipUri {
   const params = transport === "tcp" ? new Map([["transport", "tcp"]]) : new Map<string, string>();
-  return formatSipUri({ scheme: "sip", user, host: hostText(host), port: port ?? null, params });
-}
-
-/** RFC 3261 §25.1 `IPv6reference`: an IPv6 address stands in brackets. */
-function hostText(host: string): string {
-  return host.includes(":") && !host.startsWith("[") ? `[${host}]` : host;
+  return { scheme: "sip", user, host, port: port ?? null, params };
 }
 
 function addressOf(user: string, host: string): string {

@@ -1,8 +1,8 @@
 import type { CallEvent } from "../call/event.ts";
 import type { LegId } from "../call/ids.ts";
 import { parseReason } from "./reason.ts";
-import type { IncomingRequest, SipDialog } from "./srf.ts";
-import { SipFault } from "./srf.ts";
+import { SipFault } from "./link/fault.ts";
+import type { IncomingRequest, SipDialog } from "./link/types.ts";
 
 export interface ReferOrder {
   readonly leg: LegId;

@@ -12,7 +12,8 @@ import { Door } from "./inbound.ts";
 import type { CallFacts, Leg, LegContext } from "./leg.ts";
 import { OperatorLeg } from "./outbound.ts";
 import { EngineLink } from "./srf.ts";
-import type { IncomingInvite, ListenAddress } from "./srf.ts";
+import type { IncomingInvite } from "./link/types.ts";
+import type { ListenAddress } from "./srf.ts";
 
 export interface SipSideOptions {
   /** Control port and secret of the embedded engine or of drachtio-server. */
@@ -84,8 +85,8 @@ export class SipSide implements Signalling {
       onInvite: (invite) => {
         this.#invited(invite);
       },
-      onRequest: (request, inDialog) => {
-        this.#door.answer(request, inDialog);
+      onRequest: (request, place) => {
+        this.#door.answer(request, place);
       },
       onState: (ready) => options.onState?.(ready),
     });
@@ -97,6 +98,7 @@ export class SipSide implements Signalling {
       legsOf: ({ id }) => this.#legsByTrunk.get(id) ?? 0,
       draining: () => this.#draining,
       mintCallId,
+      log,
     });
     this.#context = {
       link: this.#link,

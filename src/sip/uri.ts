@@ -48,7 +48,12 @@ export function formatSipUri({ scheme, user, host, port, params }: SipUri): stri
   const userPart = user === null || user === "" ? "" : `${escapeUser(user)}@`;
   const portPart = port === null ? "" : `:${port}`;
   const paramPart = [...params].map(([name, value]) => (value === null ? `;${name}` : `;${name}=${value}`)).join("");
-  return `${scheme}:${userPart}${host}${portPart}${paramPart}`;
+  return `${scheme}:${userPart}${hostText(host)}${portPart}${paramPart}`;
+}
+
+/** RFC 3261 §25.1 `IPv6reference`: an IPv6 address stands in brackets. */
+export function hostText(host: string): string {
+  return host.includes(":") && !host.startsWith("[") ? `[${host}]` : host;
 }
 
 /** The number or user in an address: the user of a SIP URI without its `;…` part (RFC 3261 §19.1.6), or a `tel:` number. */

@@ -15,7 +15,8 @@ afterEach(async () => {
 });
 
 /** A line between us and the engine that can be cut. */
-async function cuttableLine(target: () => number): Promise<{ port: number; cut(): void }> {
+async function cuttableLine(target: () => number): Promise<{ port: number; cut(): void; stall(): void }> {
+  let stalled = false;
   const pairs = new Set<Socket>();
   const server = createServer((near) => {
     const far = connect(target(), "127.0.0.1");
@@ -25,7 +26,7 @@ async function cuttableLine(target: () => number): Promise<{ port: number; cut()
     ] as const) {
       pairs.add(socket);
       socket.on("error", () => undefined);
-      socket.on("data", (bytes) => other.write(bytes));
+      socket.on("data", (bytes) => stalled || other.write(bytes));
       socket.on("close", () => {
         pairs.delete(socket);
         other.destroy();
@@ -39,7 +40,11 @@ async function cuttableLine(target: () => number): Promise<{ port: number; cut()
   });
   return {
     port: (server.address() as AddressInfo).port,
+    stall: () => {
+      stalled = true;
+    },
     cut: () => {
+      stalled = false;
       for (const socket of pairs) {
         socket.destroy();
       }
@@ -147,6 +152,36 @@ describe("the connection to the engine", () => {
     call.send("BYE");
     await peer.take("an answer to BYE", (packet) => packet.method === "BYE" && packet.status > 0);
     expect(await side.event("leg.ended")).toMatchObject({ leg: setup.caller, status: null, q850: null });
+  });
+
+  test("a line that carries nothing any more is noticed and made anew", async () => {
+    const peer = await RawPeer.open(closings);
+    let control = 0;
+    const line = await cuttableLine(() => control);
+    const states: boolean[] = [];
+    const side = await startSide(closings, oneTrunk(peer.port), {
+      engine: { host: "127.0.0.1", port: line.port, secret },
+      pingMs: 40,
+      onState: (up: boolean) => {
+        states.push(up);
+        if (!up) {
+          line.cut();
+        }
+      },
+      onEngine: (port: number) => {
+        control = port;
+      },
+    });
+    const framesIn = (): number => side.engine.engine.stats().counters.framesIn;
+    const before = framesIn();
+    // Pings that are answered keep it up.
+    await expect.poll(() => framesIn() - before).toBeGreaterThan(3);
+    expect(states).toEqual([true]);
+    line.stall();
+    await expect.poll(() => states).toEqual([true, false, true]);
+    closings.add(async () => {
+      await side.side.close();
+    });
   });
 
   test("while it is away, new attempts fail and closing does not hang", async () => {

@@ -330,6 +330,20 @@ describe("inside the caller's dialog", () => {
     expect(side.seen("leg.confirmed")).toBe(1);
   });
 
+  test("a request that comes while the call still rings does not end it", async () => {
+    const peer = await RawPeer.open(closings);
+    const side = await startSide(closings, oneTrunk(peer.port));
+    const call = new RawCall(peer, side.engine.port);
+    call.send("INVITE", { body: sdp(4000) });
+    const setup = await side.call();
+    side.side.ring(setup.call, setup.caller);
+    call.toTag = tagOf((await peer.response(180, "INVITE")).header("To"));
+    call.send("INFO");
+    expect((await peer.response(500, "INFO")).header("Retry-After")).not.toBe("");
+    side.side.reject(setup.call, setup.caller, 480, "Temporarily Unavailable");
+    await peer.response(480, "INVITE");
+  });
+
   test("a re-INVITE without an offer asks for ours", async () => {
     const { peer, call, side, setup } = await talk();
     call.send("INVITE");

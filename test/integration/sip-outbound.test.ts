@@ -5,7 +5,7 @@ import { afterEach, describe, expect, test } from "vitest";
 import type { InviteOrder } from "../../src/call/effect.ts";
 import type { GatewayId, LegId, Sdp, TrunkId } from "../../src/call/ids.ts";
 import type { CallSetup } from "../../src/call/setup.ts";
-import { Closings, RawCall, RawCallee, RawPeer, sdp, tagOf, uriOf } from "./engine-support.ts";
+import { Closings, RawCall, RawCallee, RawPeer, RawTcpPeer, replyText, sdp, tagOf, uriOf } from "./engine-support.ts";
 import type { Packet } from "./engine-support.ts";
 import { fresh, oneTrunk, order, requests, startSide } from "./sip-support.ts";
 import type { TestSide } from "./sip-support.ts";
@@ -24,10 +24,15 @@ interface Talk {
 }
 
 /** A caller who is with the bot, and an operator's phone that stands at the gateway's place. */
-async function talk(more = "", channel = "", options: Parameters<typeof startSide>[2] = {}): Promise<Talk> {
+async function talk(
+  more = "",
+  channel = "",
+  options: Parameters<typeof startSide>[2] = {},
+  gateways?: string,
+): Promise<Talk> {
   const peer = await RawPeer.open(closings);
   const operator = await RawPeer.open(closings);
-  const side = await startSide(closings, oneTrunk(operator.port, more, channel), options);
+  const side = await startSide(closings, oneTrunk(operator.port, more, channel, gateways), options);
   const caller = new RawCall(peer, side.engine.port);
   caller.send("INVITE", { body: sdp(4000) });
   const setup = await side.call();
@@ -180,6 +185,7 @@ describe("a call to an operator", () => {
       side.side.invite(setup.call, order(setup, { target: { kind: "uri", uri: `sip:ops@${host};x=1` } }));
       const invite = await fresh(operator, "INVITE");
       expect(invite.startLine).toBe(`INVITE sip:ops@${host};x=1 SIP/2.0`);
+      expect(invite.header("To")).toBe(`<sip:ops@${host}>`);
       new RawCallee(operator, invite).reply(404, "Not Found");
       await side.event("leg.failed");
     }
@@ -242,6 +248,29 @@ describe("a call to an operator", () => {
     const uri = `sip:x@127.0.0.1:${operator.port};transport=tcp`;
     side.side.invite(setup.call, order(setup, { target: { kind: "uri", uri } }));
     expect([503, null]).toContain((await side.event("leg.failed")).status);
+  });
+
+  test("a gateway on TCP: INVITE, ACK and BYE over one connection", async () => {
+    const tcp = await RawTcpPeer.open(closings);
+    const { side, setup } = await talk(
+      `gateways: [{ id: g, host: 127.0.0.1, port: ${tcp.port}, transport: tcp }]`,
+      "",
+      {},
+      "",
+    );
+    side.side.invite(setup.call, order(setup));
+    const invite = await tcp.take("INVITE", ({ method, status }) => status === 0 && method === "INVITE");
+    expect(invite.startLine).toBe(`INVITE sip:79123456789@127.0.0.1:${tcp.port};transport=tcp SIP/2.0`);
+    expect(invite.header("Via")).toMatch(/^SIP\/2\.0\/TCP /);
+    expect(invite.header("To")).toBe(`<sip:79123456789@127.0.0.1:${tcp.port}>`);
+    const contact = `<sip:op@127.0.0.1:${tcp.port};transport=tcp>`;
+    invite.connection?.write(replyText(invite, 200, "OK", { tag: "x", contact, body: sdp(5000) }));
+    expect(await side.event("leg.answered")).toMatchObject({ answer: sdp(5000) });
+    await tcp.take("ACK", ({ method, status }) => status === 0 && method === "ACK");
+    side.side.bye(setup.call, order(setup).leg, "over", []);
+    const bye = await tcp.take("BYE", ({ method, status }) => status === 0 && method === "BYE");
+    expect(tcp.connections).toHaveLength(1);
+    bye.connection?.write(replyText(bye, 200, "OK"));
   });
 
   test("a trunk that is full → 503 without an INVITE", async () => {

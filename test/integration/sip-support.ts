@@ -105,7 +105,7 @@ export async function startSide(
   const table = new TrunkTable(parsed.config);
   const engine = await startTestEngine(closings, {
     sources: table.allowedSources(),
-    ...(options.t1Ms === undefined ? {} : { t1Ms: options.t1Ms }),
+    t1Ms: options.t1Ms ?? 10,
   });
   options.onEngine?.(engine.engine.controlPort);
   const test = new TestSide(engine, table, options);
@@ -150,12 +150,17 @@ function transactionOf(packet: Packet): string {
 export const nothing = { legs: 0, calls: 0, timers: 0, dialogs: 0, invites: 0, requests: 0, unanswered: 0 };
 
 /** One trunk `t` that 127.0.0.1 calls in on, with a gateway `g`, and a bot `b` on all its numbers. */
-export function oneTrunk(gatewayPort: number, more = "", channel = ""): string {
+export function oneTrunk(
+  gatewayPort: number,
+  more = "",
+  channel = "",
+  gateways = `gateways: [{ id: g, host: 127.0.0.1, port: ${gatewayPort} }]`,
+): string {
   return `
 trunks:
   - id: t
     sources: [127.0.0.1]
-    gateways: [{ id: g, host: 127.0.0.1, port: ${gatewayPort} }]
+    ${gateways}
     ${more}
 channels:
   - botId: b
