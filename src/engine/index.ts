@@ -122,8 +122,8 @@ export async function startEngine(options: EngineOptions): Promise<Engine> {
   transactions.onAck = (request, source) => {
     agent.onAck(request, source);
   };
-  transactions.onStrayResponse = () => {
-    agent.onStrayResponse();
+  transactions.onStrayResponse = (response) => {
+    agent.onStrayResponse(response);
   };
   // A request from a stranger is served when it belongs to something of ours, else it gets no answer at all.
   transport.isKnown = (message) => transactions.knows(message) || agent.isKnown(message);

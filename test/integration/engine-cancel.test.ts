@@ -108,7 +108,7 @@ describe("CANCEL by the application", () => {
     expect(peer.count((packet) => packet.method === "CANCEL")).toBe(0);
   });
 
-  it("never answered by the peer: a 487 of the engine after 64*T1, and the peer's late 200 is left to its own timers", async () => {
+  it("never answered by the peer: a 487 of the engine after 64*T1", async () => {
     const { calling, req, callee } = await callPeer();
     callee.reply(180, "Ringing");
     await expect.poll(() => sip.engine.stats().counters.responsesIn).toBe(1);
@@ -117,7 +117,23 @@ describe("CANCEL by the application", () => {
     const asked = performance.now();
     expect((await failure(calling)).status).toBe(487);
     expect(performance.now() - asked).toBeGreaterThan(64 * sip.t1Ms * 0.8);
-    expect(sip.engine.stats().agent.outgoing).toBe(0);
+    expect(sip.engine.stats().agent.dialogs).toBe(0);
+  });
+
+  it("given up after 64*T1, a 200 that comes even later is acknowledged and ended", async () => {
+    const { calling, req, callee } = await callPeer();
+    callee.reply(180, "Ringing");
+    await expect.poll(() => sip.engine.stats().counters.responsesIn).toBe(1);
+    req.cancel();
+    await peer.request("CANCEL");
+    expect((await failure(calling)).status).toBe(487);
+    callee.reply(200, "OK", { body: sdp(4000) });
+    const ack = await peer.request("ACK");
+    const bye = await peer.request("BYE");
+    expect(bye.header("Reason")).toContain("answered too late");
+    peer.reply(bye, 200, "OK");
+    callee.reply(200, "OK", { body: sdp(4000) });
+    expect((await peer.request("ACK")).text).toBe(ack.text);
   });
 
   it("answered 200 only, the INVITE not at all: a 487 of the engine after 64*T1", async () => {

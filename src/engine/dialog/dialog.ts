@@ -28,6 +28,12 @@ export interface DialogState {
   readonly fromTag: string;
 }
 
+export interface HeldRequest {
+  readonly method: string;
+  /** Sends it, or refuses it when the dialog is over by then. */
+  readonly run: () => void;
+}
+
 /** Where a request inside the dialog goes: RFC 3261 §12.2.1.1. */
 export interface DialogRoute {
   readonly requestUri: string;
@@ -68,10 +74,10 @@ export class Dialog {
   remoteUpdate: string | undefined;
   /** Transaction ids of the peer's INVITEs that got our 2xx and were not acknowledged yet. */
   readonly awaitingAck = new Set<string>();
-  /** Our BYE on its way, or waiting for the peer's ACK. */
+  /** Our BYE on its way. */
   bye: string | undefined;
-  /** Sends the BYE that has to wait until the peer's ACK came: RFC 3261 §15. */
-  heldBye: (() => void) | undefined;
+  /** Requests of ours that have to wait until the peer's ACK came: BYE (RFC 3261 §15) and INVITE (§14.1). */
+  readonly afterAck: HeldRequest[] = [];
   #routeSet: readonly string[];
   #remoteTarget: string;
   #localSeq: number;
@@ -111,9 +117,11 @@ export class Dialog {
     return this.#localSeq;
   }
 
-  /** Raises our sequence number after requests that were numbered outside of the dialog (early dialogs, digest retries). */
-  raiseLocalSeq(number: number): void {
-    this.#localSeq = Math.max(this.#localSeq, number);
+  /** Lets go of what waited for an ACK, because it came or will not come any more. */
+  releaseHeld(): void {
+    for (const held of this.afterAck.splice(0)) {
+      held.run();
+    }
   }
 
   /**

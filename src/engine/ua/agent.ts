@@ -1,5 +1,5 @@
 import type { SipCommand, SipCommands, ClientId } from "../events.ts";
-import type { SipMessage, SipRequest } from "../sip/message.ts";
+import type { SipMessage, SipRequest, SipResponse } from "../sip/message.ts";
 import { Core } from "./core.ts";
 import type { CoreParts, Inbound, Origin } from "./core.ts";
 import { tagOf } from "./headers.ts";
@@ -48,8 +48,8 @@ export class UserAgent implements SipCommands {
     this.#uas.onAck(request, source);
   }
 
-  onStrayResponse(): void {
-    this.#uac.onStrayResponse();
+  onStrayResponse(response: SipResponse): void {
+    this.#uac.onStrayResponse(response);
   }
 
   /** Whether a request belongs to a dialog of ours: such a one is served whoever sent it. */

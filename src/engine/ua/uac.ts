@@ -2,7 +2,17 @@ import { Dialog, dialogIdOf, uacDialogState } from "../dialog/dialog.ts";
 import type { DialogRoute } from "../dialog/dialog.ts";
 import type { ClientId, SipCommand } from "../events.ts";
 import type { SipUri } from "../sip/grammar.ts";
-import { formatHostPort, isCallId, isUri, parseDecimal, parseNameAddr, parseUri, uriScheme } from "../sip/grammar.ts";
+import {
+  formatHostPort,
+  isCallId,
+  isUri,
+  parseDecimal,
+  parseNameAddr,
+  parseUri,
+  uriScheme,
+  parseContacts,
+  parseCSeq,
+} from "../sip/grammar.ts";
 import type { HeaderLine } from "../sip/message.ts";
 import type { SipResponse } from "../sip/message.ts";
 import { Headers, SipRequest } from "../sip/message.ts";
@@ -49,8 +59,11 @@ interface OutgoingRequest {
   /** The dialog the request was sent in, or the one its responses made. */
   dialog: Dialog | undefined;
   readonly inDialog: boolean;
-  /** `accepted`: an INVITE that got a 2xx, kept for its repetitions and for forks. */
-  phase: "trying" | "proceeding" | "accepted";
+  /**
+   * `accepted`: an INVITE that got a 2xx, kept for its repetitions and for forks. `givenUp`: one that the engine ended by
+   * itself, kept because the peer may still answer it.
+   */
+  phase: "trying" | "proceeding" | "accepted" | "givenUp";
   /** The application asked for a CANCEL; a 2xx that wins against it is ended after the ACK. */
   cancelled: boolean;
   /** The dialog ended or the application is gone: a 2xx is acknowledged and nobody is told. */
@@ -67,7 +80,11 @@ const automaticAck = "Server error: ACK for non-success final response is automa
 const missingType = "missing content-type";
 const cancelRace = 'SIP ;cause=200 ;text="ACK-BYE due to cancel race condition"';
 const noApplication = 'SIP;cause=503;text="application gone"';
+const tooLate = 'SIP;cause=487;text="answered too late"';
 const noContact = 'SIP;cause=500;text="no usable Contact in 2xx"';
+
+/** Requests of one dialog that wait for an ACK or for a name to be looked up. */
+const mostWaitingRequests = 64;
 
 /** Methods whose requests carry our Contact inside a dialog: target refreshes, and what makes dialogs. */
 const contactMethods: ReadonlySet<string> = new Set(["INVITE", "SUBSCRIBE", "REFER", "UPDATE"]);
@@ -79,6 +96,8 @@ export class Uac {
   readonly #outgoing = new Map<string, OutgoingRequest>();
   /** Requests inside a dialog that wait for the name of their next hop to be looked up. */
   readonly #outboxes = new Map<Dialog, { uri: SipUri; run: (resolution: Resolution) => void }[]>();
+  /** INVITEs that the engine ended by itself, by Call-ID, our tag and CSeq. */
+  readonly #givenUp = new Map<string, OutgoingRequest>();
   #resolving = 0;
 
   constructor(core: Core, server: ServerHalf) {
@@ -115,9 +134,17 @@ export class Uac {
       this.#core.refuse(command, route);
       return;
     }
+    const { network, limits, events } = this.#core.parts;
+    if (this.#outgoing.size + this.#resolving >= limits.outgoingRequests) {
+      this.#core.refuse(command, "too many requests in progress");
+      return;
+    }
     this.#resolving += 1;
-    this.#core.parts.network.resolve(route.nextHop, (resolution) => {
+    network.resolve(route.nextHop, (resolution) => {
       this.#resolving -= 1;
+      if (!events.isConnected(command.client)) {
+        return;
+      }
       this.#sendOutOfDialog(command, { ...message, uri: route.requestUri }, resolution);
     });
   }
@@ -159,13 +186,9 @@ export class Uac {
   }
 
   #sendOutOfDialog(command: SipCommand, message: AppRequest, resolution: Resolution): void {
-    const { network, limits } = this.#core.parts;
+    const { network } = this.#core.parts;
     if (resolution.type === "noTransport") {
       this.#core.refuse(command, "requested protocol/transport not available");
-      return;
-    }
-    if (this.#outgoing.size >= limits.outgoingRequests) {
-      this.#core.refuse(command, "too many requests in progress");
       return;
     }
     // A name without addresses is answered like a server that is down: the application's fallback routing is one.
@@ -273,9 +296,23 @@ export class Uac {
       return;
     }
     this.#core.adopt(dialog, command.client);
-    this.#inOrder(dialog, (resolution, route) => {
-      this.#sendInDialog(command, message, dialog, route, resolution);
-    });
+    const send = (): void => {
+      this.#inOrder(dialog, (resolution, route) => {
+        this.#sendInDialog(command, message, dialog, route, resolution);
+      });
+    };
+    const waiting = dialog.afterAck.length + (this.#outboxes.get(dialog)?.length ?? 0);
+    if (waiting >= mostWaitingRequests) {
+      this.#core.refuse(command, "too many requests in progress");
+      return;
+    }
+    // RFC 3261 §15: the callee must not send BYE before the ACK came or the transaction timed out; §14.1: no INVITE either
+    // while one of the peer is not done with. Applications send both as soon as createUAS resolved, which is at the 200.
+    if ((message.method === "BYE" || message.method === "INVITE") && dialog.awaitingAck.size > 0) {
+      dialog.afterAck.push({ method: message.method, run: send });
+      return;
+    }
+    send();
   }
 
   #sendInDialog(
@@ -399,21 +436,9 @@ export class Uac {
     this.interruptInvite(dialog, true);
     const outgoing = this.#openInDialog(dialog, request, hops[0], command.client);
     dialog.bye = outgoing.txnId;
-    const send = (): void => {
-      dialog.phase = dialog.phase === "ended" ? "ended" : "ending";
-      this.#server.endPending(dialog);
-      this.#launch(outgoing, hops);
-    };
-    if (dialog.awaitingAck.size > 0 && dialog.role === "uas") {
-      // RFC 3261 §15: the callee must not send BYE before the ACK came or the transaction timed out. The echo needs the
-      // Via the BYE will have; the transaction layer writes the same one, with a branch of its own.
-      dialog.heldBye = send;
-      request.headers.prepend("Via", this.#core.parts.network.viaFor(hops[0]));
-      this.#replySent(command, outgoing);
-      request.headers.removeFirst("Via");
-      return;
-    }
-    send();
+    dialog.phase = "ending";
+    this.#server.endPending(dialog);
+    this.#launch(outgoing, hops);
     this.#replySent(command, outgoing);
   }
 
@@ -450,7 +475,7 @@ export class Uac {
   interruptInvite(dialog: Dialog, cancel = false): void {
     const outgoing = dialog.localInvite === undefined ? undefined : this.#outgoing.get(dialog.localInvite);
     dialog.localInvite = undefined;
-    if (outgoing === undefined || outgoing.phase === "accepted" || outgoing.detached) {
+    if (outgoing === undefined || !this.#isOpen(outgoing) || outgoing.detached) {
       return;
     }
     outgoing.detached = true;
@@ -459,7 +484,8 @@ export class Uac {
       outgoing.transaction?.cancel(new Headers());
     }
     outgoing.timers.start("guard", this.#core.parts.timers.t64Ms, () => {
-      this.#abandon(outgoing);
+      outgoing.transaction?.abandon();
+      this.#giveUp(outgoing, 487);
     });
   }
 
@@ -543,7 +569,7 @@ export class Uac {
       outgoing === undefined ||
       outgoing.transaction === undefined ||
       outgoing.method !== "INVITE" ||
-      outgoing.phase === "accepted" ||
+      !this.#isOpen(outgoing) ||
       outgoing.detached
     ) {
       this.#core.refuse(command, `unable to cancel unknown transaction id: ${printable(txnId)}`);
@@ -579,9 +605,8 @@ export class Uac {
   /** RFC 3261 §9.1: 64*T1 after the CANCEL the INVITE counts as cancelled, whether the peer answered it or not. */
   #guardCancel(outgoing: OutgoingRequest): void {
     outgoing.timers.start("guard", this.#core.parts.timers.t64Ms, () => {
-      const response = this.#core.synthetic(outgoing.request, 487);
       outgoing.transaction?.abandon();
-      this.#final(outgoing, response, outgoing.hop);
+      this.#giveUp(outgoing, 487);
     });
   }
 
@@ -642,10 +667,10 @@ export class Uac {
       },
       // RFC 3261 §8.1.3.1: a timeout counts as a 408, a transport error as a 503.
       timeout: () => {
-        this.#final(outgoing, this.#core.synthetic(outgoing.request, 408), outgoing.hop);
+        this.#giveUp(outgoing, 408);
       },
       transportError: () => {
-        this.#final(outgoing, this.#core.synthetic(outgoing.request, 503), outgoing.hop);
+        this.#giveUp(outgoing, 503);
       },
     });
     outgoing.transaction = transaction;
@@ -680,7 +705,7 @@ export class Uac {
   }
 
   #provisional(outgoing: OutgoingRequest, response: SipResponse, source: Origin): void {
-    if (outgoing.phase === "accepted") {
+    if (!this.#isOpen(outgoing)) {
       return;
     }
     const first = outgoing.phase === "trying";
@@ -883,9 +908,30 @@ export class Uac {
     });
   }
 
+  #isOpen(outgoing: OutgoingRequest): boolean {
+    return this.#outgoing.has(outgoing.txnId) && (outgoing.phase === "trying" || outgoing.phase === "proceeding");
+  }
+
+  /** Ends a request without the peer. A 2xx that comes too late for an INVITE is still acknowledged and ended. */
+  #giveUp(outgoing: OutgoingRequest, status: number): void {
+    if (!this.#isOpen(outgoing)) {
+      return;
+    }
+    this.#final(outgoing, this.#core.synthetic(outgoing.request, status), outgoing.hop);
+    if (outgoing.method !== "INVITE") {
+      return;
+    }
+    outgoing.phase = "givenUp";
+    this.#outgoing.set(outgoing.txnId, outgoing);
+    this.#givenUp.set(inviteKey(outgoing.callId, outgoing.fromTag, outgoing.seq), outgoing);
+    outgoing.timers.start("linger", this.#core.parts.timers.t64Ms, () => {
+      this.#forget(outgoing);
+    });
+  }
+
   /** A final response other than a 2xx to an INVITE, from the network or made by the engine. */
   #final(outgoing: OutgoingRequest, response: SipResponse, source: NextHop): void {
-    if (!this.#outgoing.has(outgoing.txnId) || outgoing.phase === "accepted") {
+    if (!this.#isOpen(outgoing)) {
       return;
     }
     const { dialog, method } = outgoing;
@@ -933,19 +979,34 @@ export class Uac {
   #forget(outgoing: OutgoingRequest): void {
     outgoing.timers.clear();
     this.#outgoing.delete(outgoing.txnId);
-  }
-
-  #abandon(outgoing: OutgoingRequest): void {
-    outgoing.transaction?.abandon();
-    this.#forget(outgoing);
+    const key = inviteKey(outgoing.callId, outgoing.fromTag, outgoing.seq);
+    if (this.#givenUp.get(key) === outgoing) {
+      this.#givenUp.delete(key);
+    }
   }
 
   /**
-   * A 2xx whose transaction is gone already: repeated for longer than 64*T1, or never asked for. Nothing is sent, because
-   * the ACK store lives as long as the transaction.
+   * A 2xx to an INVITE whose transaction is over. When we gave that INVITE up less than 64*T1 ago, the peer believes in a
+   * call: it is acknowledged and ended. Everything else is let go, so that nobody can make us send to where he likes.
    */
-  onStrayResponse(): void {
-    this.#core.parts.counters.add("responsesUnmatched");
+  onStrayResponse(response: SipResponse): void {
+    const { headers } = response;
+    const seq = parseCSeq(headers.get("CSeq") ?? "")?.number ?? 0;
+    const key = inviteKey(headers.get("Call-ID") ?? "", tagOf(headers.get("From")) ?? "", seq);
+    const outgoing = this.#givenUp.get(key);
+    if (outgoing === undefined) {
+      this.#core.parts.counters.add("responsesUnmatched");
+      return;
+    }
+    const remoteTag = tagOf(headers.get("To")) ?? "";
+    const known = outgoing.acks.get(remoteTag);
+    if (known !== undefined) {
+      this.#core.parts.network.send(known.request, known.hop);
+    } else if (outgoing.inDialog && outgoing.dialog !== undefined) {
+      this.#acknowledgeAlone(outgoing, outgoing.dialog);
+    } else {
+      this.#endUnwanted(outgoing, response, tooLate);
+    }
   }
 
   /** Stops every timer. */
@@ -964,7 +1025,7 @@ export class Uac {
       }
       if (outgoing.phase === "accepted") {
         this.#lostBeforeAck(outgoing);
-      } else if (!outgoing.inDialog) {
+      } else if (!outgoing.inDialog && this.#isOpen(outgoing)) {
         this.#cancelInvite(outgoing, new Headers([{ name: "Reason", value: noApplication }]));
       }
     }
@@ -1026,6 +1087,11 @@ export class Uac {
   }
 }
 
+// Call-IDs and tags hold no blanks.
+function inviteKey(callId: string, fromTag: string, seq: number): string {
+  return `${callId} ${fromTag} ${seq}`;
+}
+
 function readProxy(text: string): SipUri | undefined {
   const bare = text.startsWith("<") && text.endsWith(">") ? text.slice(1, -1) : text;
   const uri = parseUri(uriScheme(bare) === undefined || !/^sips?:/i.test(bare) ? `sip:${bare}` : bare);
@@ -1052,8 +1118,12 @@ function tagSuffix(address: string): string {
 
 /** A Contact that drachtio-srf would take for an address although nothing can be sent there is not handed over. */
 function withoutBrokenContact(response: SipResponse): void {
-  if (response.status < 300 && response.headers.has("Contact") && contactTarget(response.headers) === undefined) {
-    response.headers.remove("Contact");
+  const { headers, status } = response;
+  // A redirect may name other schemes than sip (RFC 3261 §8.1.3.4); a dialog needs one that can be sent to.
+  const usable =
+    status < 300 ? contactTarget(headers) !== undefined : parseContacts(headers.all("Contact"))?.type === "contacts";
+  if (headers.has("Contact") && !usable) {
+    headers.remove("Contact");
   }
 }
 

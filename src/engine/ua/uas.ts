@@ -108,7 +108,8 @@ export class Uas {
       });
       return;
     }
-    if (this.#incoming.size >= limits.pendingRequests) {
+    // A BYE is served even then: it makes room.
+    if (this.#incoming.size >= limits.pendingRequests && request.method !== "BYE") {
       this.#answer(transaction, 503, (headers) => {
         headers.add("Retry-After", "5");
       });
@@ -250,14 +251,11 @@ export class Uas {
     const invite = dialog.remoteInvite === undefined ? undefined : this.#incoming.get(dialog.remoteInvite);
     const early = dialog.phase === "early";
     const owner = this.#core.ownerOf(dialog);
-    const held = dialog.heldBye;
-    dialog.heldBye = undefined;
     this.#client.interruptInvite(dialog);
     // RFC 3261 §15.1.2: requests of this dialog that are still open get a 487.
     this.endPending(dialog);
     this.#core.endDialog(dialog);
-    // A BYE of ours that waited for the ACK still goes out: its application waits for a response to it.
-    held?.();
+    dialog.releaseHeld();
     if (owner === undefined) {
       this.#answer(transaction, 200);
       return;
@@ -317,7 +315,6 @@ export class Uas {
       return;
     }
     this.#forget(incoming);
-    const held = dialog.heldBye;
     const owner = this.#core.ownerOf(dialog);
     if (owner !== undefined) {
       events.deliver(owner, {
@@ -328,9 +325,8 @@ export class Uas {
         message: textForApp(request),
       });
     }
-    if (held !== undefined && dialog.awaitingAck.size === 0) {
-      dialog.heldBye = undefined;
-      held();
+    if (dialog.awaitingAck.size === 0) {
+      dialog.releaseHeld();
     }
   }
 
@@ -655,15 +651,11 @@ export class Uas {
     if (dialog === undefined || dialog.phase === "ended") {
       return;
     }
-    if (dialog.heldBye !== undefined) {
-      const held = dialog.heldBye;
-      dialog.heldBye = undefined;
-      held();
-      return;
-    }
-    if (dialog.phase === "confirmed") {
+    // A BYE that the application wanted to send anyway says its own reason.
+    if (dialog.phase === "confirmed" && !dialog.afterAck.some((held) => held.method === "BYE")) {
       this.#client.byeFromEngine(dialog, 'SIP ;cause=200 ;text="ACK timeout"');
     }
+    dialog.releaseHeld();
   }
 
   /** Sends a final response that needs nothing more of us, and forgets the request. */
