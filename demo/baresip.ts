@@ -1,4 +1,5 @@
 // Configuration folders for baresip, the softphone that Debian has: `baresip -f FOLDER`.
+import { existsSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
@@ -17,12 +18,23 @@ export interface BaresipOptions {
   readonly lines?: readonly string[];
 }
 
+/** Where packages put baresip's modules: Debian's place, and those of other systems. */
+const moduleFolders = [
+  "/usr/lib/baresip/modules",
+  "/usr/lib64/baresip/modules",
+  "/usr/local/lib/baresip/modules",
+  "/opt/homebrew/lib/baresip/modules",
+];
+
 function configurationOf(folder: string, options: BaresipOptions): string {
   const sound =
     options.sound.type === "devices"
       ? ["audio_source alsa,default", "audio_player alsa,default", "audio_alert alsa,default", "module alsa.so"]
       : [
           `audio_source ausine,${options.sound.hz}`,
+          // The only form in which it makes tones; baresip converts them for the codec.
+          "ausrc_srate 48000",
+          "ausrc_channels 2",
           // A bridge with one end swallows what it is given.
           "audio_player aubridge,nowhere",
           "audio_alert aubridge,nobody",
@@ -34,6 +46,7 @@ function configurationOf(folder: string, options: BaresipOptions): string {
   return [
     `sip_listen 127.0.0.1:${options.sipPort}`,
     "audio_buffer 20-160",
+    `module_path ${moduleFolders.find((path) => existsSync(path)) ?? moduleFolders[0]}`,
     ...sound,
     ...options.codecs.map((codec) => `module ${codec}.so`),
     "module stdio.so",

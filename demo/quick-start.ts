@@ -2,9 +2,9 @@
 import { createSocket } from "node:dgram";
 import { createServer } from "node:net";
 import { networkInterfaces } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { nowMs } from "../test/support/clock.ts";
+import { parseArgs } from "node:util";
 import { DisposalStack } from "../test/support/disposal.ts";
 import { RunningProcess } from "../test/support/process.ts";
 import { writeBaresipFolder } from "./baresip.ts";
@@ -16,22 +16,35 @@ import { shownPath } from "./report.ts";
 import { Service } from "./service.ts";
 
 const projectFolder = fileURLToPath(new URL("..", import.meta.url));
-const dataFolder = join(projectFolder, ".patchbay");
-const recordingFolder = join(dataFolder, "recordings");
+const usualFolder = join(projectFolder, ".patchbay");
 /** The bot that a caller of sip:demo@… talks to, and the one that nobody plays, for redis-cli. */
 const sampleBot = "demo";
 const manualBot = "manual";
 
-interface Ports {
+interface Places {
+  /** Where Patchbay, the operator's and the caller's softphone listen for SIP. */
   readonly patchbay: number;
   readonly operator: number;
   readonly caller: number;
+  readonly recordingFolder: string;
+  /** Configurations for baresip. */
+  readonly phoneFolders: { readonly operator: string; readonly caller: string };
+}
+
+function placesFrom(environment: NodeJS.ProcessEnv, folder: string): Places {
+  return {
+    patchbay: portFrom(environment, "PATCHBAY_SIP_PORT", 5060),
+    operator: portFrom(environment, "PATCHBAY_OPERATOR_PORT", 5070),
+    caller: portFrom(environment, "PATCHBAY_CALLER_PORT", 5080),
+    recordingFolder: join(folder, "recordings"),
+    phoneFolders: { operator: join(folder, "baresip", "operator"), caller: join(folder, "baresip", "caller") },
+  };
 }
 
 const write = (line: string): void => void process.stdout.write(`${line}\n`);
 
-function portFrom(variable: string, usual: number): number {
-  const text = process.env[variable];
+function portFrom(environment: NodeJS.ProcessEnv, variable: string, usual: number): number {
+  const text = environment[variable];
   if (text === undefined || text === "") return usual;
   const port = Number(text);
   if (!Number.isInteger(port) || port < 1 || port > 65_535)
@@ -72,35 +85,38 @@ function ownAddresses(): readonly string[] {
   return addresses.filter(({ family, internal }) => family === "IPv4" && !internal).map(({ address }) => address);
 }
 
-function writePhoneFolders({ operator, caller }: Ports): Promise<void[]> {
+function writePhoneFolders({ operator, caller, phoneFolders }: Places): Promise<void[]> {
   const usual = { sound: { type: "devices" }, answering: "by-hand", codecs: ["opus", "g722", "g711"] } as const;
   return Promise.all([
-    writeBaresipFolder(join(dataFolder, "baresip", "operator"), { user: "operator", sipPort: operator, ...usual }),
-    writeBaresipFolder(join(dataFolder, "baresip", "caller"), { user: "caller", sipPort: caller, ...usual }),
+    writeBaresipFolder(phoneFolders.operator, { user: "operator", sipPort: operator, ...usual }),
+    writeBaresipFolder(phoneFolders.caller, { user: "caller", sipPort: caller, ...usual }),
   ]);
 }
 
 /** The one screen. */
-function screen(ports: Ports, redisPort: number): readonly string[] {
-  const at = ports.patchbay === 5060 ? "127.0.0.1" : `127.0.0.1:${ports.patchbay}`;
-  const folder = (name: string): string => shownPath(join(dataFolder, "baresip", name));
+function screen(places: Places, redisPort: number): readonly string[] {
+  const { patchbay, operator, caller, recordingFolder, phoneFolders } = places;
+  const host = patchbay === 5060 ? "127.0.0.1" : `127.0.0.1:${patchbay}`;
   return [
     "",
     "Patchbay is ready. Ctrl-C stops everything.",
     "",
-    `  call        sip:demo@${at}               no registration; SIP over UDP and TCP, port ${ports.patchbay}`,
-    `  operator    sip:operator@127.0.0.1:${ports.operator}    a second softphone that listens there: the bot transfers to it`,
+    `  call        sip:demo@${host}`,
+    `              It listens on 127.0.0.1:${patchbay}, UDP and TCP; no registration, no password.`,
+    `  operator    sip:operator@127.0.0.1:${operator}`,
+    "              Let a second softphone listen there: the bot transfers the caller to it.",
     `  recordings  ${shownPath(recordingFolder)}`,
-    `  Redis       redis-cli -p ${redisPort} psubscribe 'pb:*'     shows every event and command`,
+    `  Redis       port ${redisPort}`,
     "",
-    "With baresip (apt-get install baresip), in two more terminals, operator first:",
-    `  baresip -f ${folder("operator")}                                  a answers, b hangs up`,
-    `  baresip -f ${folder("caller")} -e '/dial sip:demo@${at}'   the key 1 asks for the operator`,
-    "With Linphone or any other softphone: no account, network settings with SIP port (UDP)",
-    `${ports.operator} for the operator's and ${ports.caller} for the caller's, then dial the address above.`,
+    "With baresip (apt-get install baresip), in two more terminals, the operator first:",
+    `  baresip -f ${shownPath(phoneFolders.operator)}`,
+    `  baresip -f ${shownPath(phoneFolders.caller)} -e '/dial sip:demo@${host}'`,
+    "  Keys: 1 asks the bot for the operator, a answers, b hangs up, q quits.",
+    "With Linphone or another softphone: no account; in its network settings the SIP port (UDP)",
+    `${operator} for the operator and ${caller} for the caller. Then dial the address above.`,
     "",
-    `To play the bot yourself, dial sip:${manualBot}@${at} instead, take replyTo from the event`,
-    `in pb:{${manualBot}}:events, and send it commands: README.md, "Drive a call with redis-cli".`,
+    `To play the bot yourself, dial sip:${manualBot}@${host} and talk to Redis; README.md shows how:`,
+    `  redis-cli -p ${redisPort} subscribe 'pb:{${manualBot}}:events'`,
     "",
   ];
 }
@@ -113,21 +129,21 @@ function showMessage(message: RedisMessage, colour: boolean): void {
   }
 }
 
-async function startAll(ports: Ports): Promise<Running> {
+async function startAll(places: Places): Promise<Running> {
   await using resources = new DisposalStack();
-  await checkPort(ports.patchbay);
-  await writePhoneFolders(ports);
+  await checkPort(places.patchbay);
+  await writePhoneFolders(places);
   const service = resources.use(
     await Service.start({
       channels: [
         { botId: sampleBot, number: "demo" },
         { botId: manualBot, number: manualBot },
       ],
-      gateway: { host: "127.0.0.1", port: ports.operator },
+      gateway: { host: "127.0.0.1", port: places.operator },
       sipHosts: ["127.0.0.1", "localhost", ...ownAddresses()],
       sources: ["127.0.0.0/8", ...ownAddresses()],
-      sipPort: ports.patchbay,
-      recordingFolder,
+      sipPort: places.patchbay,
+      recordingFolder: places.recordingFolder,
     }),
   );
   const bot = resources.use(
@@ -140,14 +156,16 @@ async function startAll(ports: Ports): Promise<Running> {
         "tsx",
         "examples/bot-typescript/bot.ts",
         sampleBot,
-        `operator@127.0.0.1:${ports.operator}`,
+        `operator@127.0.0.1:${places.operator}`,
         service.redis.url,
       ],
       ready: (child) => child.stdout.includes("waiting for calls"),
     }),
   );
   const colour = process.stdout.isTTY && process.env["NO_COLOR"] === undefined;
-  resources.use(await RedisWitness.start(service.redis.url, "pb", (message) => showMessage(message, colour)));
+  resources.use(
+    await RedisWitness.start(service.redis.port, { keep: false, seen: (message) => showMessage(message, colour) }),
+  );
   const held = resources.move();
   return { service, bot, [Symbol.asyncDispose]: () => held[Symbol.asyncDispose]() };
 }
@@ -167,16 +185,11 @@ async function untilOneEnds({ service, bot }: Running): Promise<never> {
 async function main(): Promise<number> {
   const interrupted = interruption();
   try {
-    const ports: Ports = {
-      patchbay: portFrom("PATCHBAY_SIP_PORT", 5060),
-      operator: portFrom("PATCHBAY_OPERATOR_PORT", 5070),
-      caller: portFrom("PATCHBAY_CALLER_PORT", 5080),
-    };
+    const { values } = parseArgs({ options: { folder: { type: "string" } } });
+    const places = placesFrom(process.env, values.folder === undefined ? usualFolder : resolve(values.folder));
     write("Starting Redis, rtpengine, Patchbay with its embedded SIP engine, and the sample bot …");
-    const startedMs = nowMs();
-    await using running = await startUnless(interrupted, startAll(ports));
-    write(`  ready after ${((nowMs() - startedMs) / 1_000).toFixed(1)} s`);
-    for (const line of screen(ports, running.service.redis.port)) write(line);
+    await using running = await startUnless(interrupted, startAll(places));
+    for (const line of screen(places, running.service.redis.port)) write(line);
     return await Promise.race([untilOneEnds(running), interrupted]);
   } catch (error) {
     if (error instanceof Interrupted) {

@@ -1,13 +1,14 @@
-// Listens to everything that goes over Redis, events and commands alike, without taking part in it.
-import { Redis } from "ioredis";
-import { nowMs } from "../test/support/clock.ts";
+// Watches what goes over Redis, events and commands alike. By MONITOR and not by a subscription: PUBLISH tells a bot how
+// many receivers there were, and a witness must not be one of them.
+import { connect, type Socket } from "node:net";
+import { within } from "../test/support/wait.ts";
 
 export interface WireObject {
   readonly [key: string]: unknown;
 }
 
 export interface RedisMessage {
-  /** When it arrived, milliseconds since the epoch. */
+  /** When Redis carried it out, milliseconds since the epoch. */
   readonly atMs: number;
   /** An event of Patchbay's, or a command of the bot's. */
   readonly kind: "event" | "command";
@@ -17,43 +18,85 @@ export interface RedisMessage {
   readonly body: WireObject;
 }
 
+const escapes: Readonly<Record<string, number>> = { n: 10, r: 13, t: 9, a: 7, b: 8 };
+
+/** One argument as MONITOR writes it, back to what it was: bytes that are no printable ASCII stand there as `\xd0`. */
+function unescaped(written: string): string {
+  const bytes: number[] = [];
+  for (const [, hex, escape, plain] of written.matchAll(/\\x([0-9a-f]{2})|\\(.)|([^\\])/gs)) {
+    if (hex !== undefined) bytes.push(Number.parseInt(hex, 16));
+    else if (escape !== undefined) bytes.push(escapes[escape] ?? escape.charCodeAt(0));
+    else if (plain !== undefined) bytes.push(plain.charCodeAt(0));
+  }
+  return Buffer.from(bytes).toString("utf8");
+}
+
 function isObject(value: unknown): value is WireObject {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** One message of a Redis channel; undefined when it is not the JSON object that the bot contract asks for. */
-export function readMessage(channel: string, text: string, atMs: number): RedisMessage | undefined {
-  const kind = channel.endsWith(":events") ? "event" : "command";
+/** One line of MONITOR; undefined when it is no PUBLISH of a JSON object, as the bot contract has them. */
+export function readMonitorLine(line: string): RedisMessage | undefined {
+  const time = /^\+?(\d+\.\d+) \[/.exec(line)?.[1];
+  if (time === undefined) return undefined;
+  const [name, channel, text] = Array.from(line.matchAll(/"((?:[^"\\]|\\.)*)"/g), ([, written]) =>
+    unescaped(written ?? ""),
+  );
+  if (name?.toUpperCase() !== "PUBLISH" || channel === undefined || text === undefined) return undefined;
   try {
     const body: unknown = JSON.parse(text);
-    return isObject(body) ? { atMs, kind, channel, text, body } : undefined;
+    const kind = channel.endsWith(":events") ? "event" : "command";
+    return isObject(body) ? { atMs: Number(time) * 1_000, kind, channel, text, body } : undefined;
   } catch {
     return undefined;
   }
 }
 
-export class RedisWitness implements AsyncDisposable {
-  readonly messages: RedisMessage[] = [];
-  readonly #redis: Redis;
+/** Commands are smaller than 64 KiB, and escaping makes them four times as long at most. */
+const lineMost = 1024 * 1024;
+/** No call of a demo comes near it. */
+const messagesMost = 100_000;
 
-  private constructor(redis: Redis) {
-    this.#redis = redis;
+export class RedisWitness implements AsyncDisposable {
+  /** What was seen, when it is kept. */
+  readonly messages: RedisMessage[] = [];
+  readonly #socket: Socket;
+
+  private constructor(socket: Socket) {
+    this.#socket = socket;
   }
 
-  /** Comes back when it listens. `seen` is called with each message as it arrives. */
-  static async start(url: string, prefix: string, seen: (message: RedisMessage) => void): Promise<RedisWitness> {
-    const redis = new Redis(url, { lazyConnect: true, maxRetriesPerRequest: null });
-    // Without a listener ioredis prints its errors; what matters of them shows as an event that is missing.
-    redis.on("error", () => undefined);
-    const witness = new RedisWitness(redis);
-    redis.on("pmessage", (_pattern: string, channel: string, text: string) => {
-      const message = readMessage(channel, text, nowMs());
-      if (message === undefined) return;
-      witness.messages.push(message);
-      seen(message);
+  /** Comes back when it watches. `seen` is called with each message; with `keep` they are kept too. */
+  static async start(
+    port: number,
+    { keep, seen }: { readonly keep: boolean; readonly seen: (message: RedisMessage) => void },
+  ): Promise<RedisWitness> {
+    const socket = connect({ host: "127.0.0.1", port }).setEncoding("latin1");
+    const witness = new RedisWitness(socket);
+    const watching = new Promise<void>((resolve, reject) => {
+      let rest = "";
+      socket.once("error", reject);
+      socket.once("connect", () => socket.write("MONITOR\r\n"));
+      socket.on("data", (bytes: string) => {
+        const lines = (rest + bytes).split("\r\n");
+        rest = (lines.pop() ?? "").slice(0, lineMost);
+        for (const line of lines) {
+          if (line === "+OK") resolve();
+          const message = readMonitorLine(line);
+          if (message === undefined) continue;
+          if (keep && witness.messages.length < messagesMost) witness.messages.push(message);
+          seen(message);
+        }
+      });
     });
-    await redis.connect();
-    await redis.psubscribe(`${prefix}:*`);
+    // A Redis that goes away later shows as events that are missing.
+    socket.on("error", () => undefined);
+    try {
+      await within(watching, 5_000, "Redis to be watched");
+    } catch (error) {
+      socket.destroy();
+      throw error;
+    }
     return witness;
   }
 
@@ -65,6 +108,6 @@ export class RedisWitness implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#redis.disconnect();
+    this.#socket.destroy();
   }
 }

@@ -184,7 +184,7 @@ export async function playStory(stage: Stage, trace: Trace): Promise<Evidence> {
   const seen = (message: RedisMessage): void => {
     for (const row of redisRows(message)) trace.add(message.atMs, row);
   };
-  await using witness = await RedisWitness.start(stage.service.redis.url, "pb", seen);
+  await using witness = await RedisWitness.start(stage.service.redis.port, { keep: true, seen });
   const faults: string[] = [];
   let played: Played | undefined;
   let recording: MeasuredRecording | undefined;

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { redisRows, sipArrow } from "../../demo/labels.ts";
 import { type Arrow, drawHeading, drawRow, parties, shortened } from "../../demo/ladder.ts";
-import { readMessage } from "../../demo/redis-witness.ts";
+import { readMonitorLine } from "../../demo/redis-witness.ts";
 import { Trace } from "../../demo/trace.ts";
 import { parseSip } from "../support/sip-text.ts";
 
@@ -13,16 +13,22 @@ const arrow = (from: Arrow["from"], to: Arrow["to"], label: string): Arrow => ({
   tint: "sip",
 });
 
-const event = (body: object) => {
-  const message = readMessage("pb:{demo-bot}:events", JSON.stringify(body), 1_000);
-  if (message === undefined) throw new Error("not an event");
-  return redisRows(message);
+/** A line as Redis writes it for MONITOR. */
+const monitorLine = (channel: string, text: string): string => {
+  const written = Array.from(Buffer.from(text), (byte) => {
+    const character = String.fromCharCode(byte);
+    if (character === '"' || character === "\\") return `\\${character}`;
+    return byte >= 32 && byte < 127 ? character : `\\x${byte.toString(16).padStart(2, "0")}`;
+  }).join("");
+  return `+1795379688.234567 [0 127.0.0.1:40000] "PUBLISH" "${channel}" "${written}"`;
 };
-const command = (replies: readonly object[]) => {
-  const message = readMessage("pb:{demo-bot}:call:1:commands", JSON.stringify({ commandId: "1", replies }), 1_000);
-  if (message === undefined) throw new Error("not a command");
-  return redisRows(message);
+const rows = (channel: string, body: object) => {
+  const seen = readMonitorLine(monitorLine(channel, JSON.stringify(body)));
+  if (seen === undefined) throw new Error("no message");
+  return redisRows(seen);
 };
+const event = (body: object) => rows("pb:{demo-bot}:events", body);
+const command = (replies: readonly object[]) => rows("pb:{demo-bot}:call:1:commands", { commandId: "1", replies });
 const message = (text: string) => {
   const parsed = parseSip(text.replaceAll("\n", "\r\n"));
   if (parsed === undefined) throw new Error("no SIP message");
@@ -93,12 +99,12 @@ describe("labels", () => {
   });
 
   it("shows each reply of a command, and the headers of a switch", () => {
-    const rows = command([
+    const shown = command([
       { type: "text", text: 'say "hello"' },
       { type: "switch", phoneNumber: "79123456789", timeout: "30", headers: { callReason: "support" } },
       { type: "hangup" },
     ]);
-    expect(rows.map((row) => (row.type === "arrow" ? `${row.from}>${row.to} ${row.label}` : row.text))).toEqual([
+    expect(shown.map((row) => (row.type === "arrow" ? `${row.from}>${row.to} ${row.label}` : row.text))).toEqual([
       'bot>Patchbay text "say \\"hello\\""',
       'bot>Patchbay switch 79123456789, timeout "30"',
       'headers {"callReason":"support"}',
@@ -108,17 +114,43 @@ describe("labels", () => {
 
   it("shows a transfer with its whole transferStatus", () => {
     const transferStatus = { status: "FAIL", hangup: false, number: "1" };
-    const rows = event({ event: "transfer", transferStatus, transferDetails: { cause: "busy" } });
-    expect(rows).toEqual([
+    const shown = event({ event: "transfer", transferStatus, transferDetails: { cause: "busy" } });
+    expect(shown).toEqual([
       { type: "arrow", from: "Patchbay", to: "bot", label: "transfer FAIL busy, hangup false", tint: "bad" },
       { type: "note", text: 'transferStatus {"status":"FAIL","hangup":false,"number":"1"}', tint: "bad" },
     ]);
   });
 
-  it("shows an event that it does not know by its name, and what is no object not at all", () => {
+  it("shows an event that it does not know by its name", () => {
     expect(event({ event: "somethingNew", x: 1 })).toMatchObject([{ label: "somethingNew" }]);
-    expect(readMessage("pb:{a}:events", "[1]", 0)).toBeUndefined();
-    expect(readMessage("pb:{a}:events", "{", 0)).toBeUndefined();
+  });
+});
+
+describe("the witness of Redis", () => {
+  it("reads what was published back from MONITOR, byte for byte", () => {
+    const text = JSON.stringify({ text: 'Привет, "world"\\ \n\t\u0001 👋 " "' });
+    expect(readMonitorLine(monitorLine("pb:{a}:call:1:commands", text))).toEqual({
+      atMs: expect.closeTo(1_795_379_688_234.567, 3),
+      kind: "command",
+      channel: "pb:{a}:call:1:commands",
+      text,
+      body: JSON.parse(text),
+    });
+  });
+
+  it("knows events, also those that a script publishes", () => {
+    const line = '+1795379688.234567 [0 lua] "publish" "pb:{a}:events" "{\\"event\\":\\"call\\"}"';
+    expect(readMonitorLine(line)).toMatchObject({ kind: "event", body: { event: "call" } });
+  });
+
+  it.each([
+    "+OK",
+    "",
+    '+1.5 [0 lua] "XADD" "a" "b"',
+    '+1.5 [0 lua] "PUBLISH" "a" "[1]"',
+    '+1.5 [0 x] "PUBLISH" "a" "{"',
+  ])("passes over %s", (line) => {
+    expect(readMonitorLine(line)).toBeUndefined();
   });
 });
 
