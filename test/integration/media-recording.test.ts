@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { measureRecording } from "../../src/media/audio/measure.ts";
 import type { RecordingMeasure } from "../../src/media/audio/measure.ts";
+import { WavReader } from "../../src/media/audio/wav.ts";
 import { startRtpengineAnchor } from "../../src/media/rtpengine/anchor.ts";
 import type { Sidecar } from "../../src/media/recording/timeline.ts";
 import { nowMs } from "../support/clock.ts";
@@ -54,6 +55,16 @@ async function heard(
       window.channels.map((channel) => (channel.rmsDbfs < -45 ? null : channel.pitchHz)),
     ),
   };
+}
+
+/** Seconds at which a channel is first loud. */
+function onsetOf(file: string, channel: 0 | 1): number {
+  using reader = new WavReader(file);
+  const bytes = reader.readBytes(reader.format.frames);
+  for (let frame = 0; frame * 4 < bytes.length; frame += 1) {
+    if (Math.abs(bytes.readInt16LE(frame * 4 + channel * 2)) > 1_000) return frame / reader.format.sampleRate;
+  }
+  return Number.POSITIVE_INFINITY;
 }
 
 describe("the recording of a call", () => {
@@ -128,6 +139,7 @@ describe("the recording of a call", () => {
     expect(around.map((channels) => channels[1])[0]).toBeNull();
     expect(around.map((channels) => channels[1])[1]).toBe(pitches.bot);
     expect(around.map((channels) => channels[1])[2]).not.toBe(pitches.bot);
+    expect(Math.abs(onsetOf(file, 1) - promptFrom)).toBeLessThan(0.1);
 
     const [, dialling, talk, thanks] = sidecar.phases;
     const { pitches: byPhase } = await heard(file, [dialling!, talk!, thanks!]);
