@@ -4,7 +4,7 @@ import { afterEach, describe, expect, it } from "vitest";
 
 import { silentLog } from "../../src/engine/options.ts";
 import { responseTo } from "../../src/engine/sip/answer.ts";
-import { defaultMessageLimits, type SipMessage } from "../../src/engine/sip/message.ts";
+import { defaultMessageLimits, Headers, SipRequest, type SipMessage } from "../../src/engine/sip/message.ts";
 import { type Clock, createSystemClock, sipTimers } from "../../src/engine/timers.ts";
 import {
   ListenError,
@@ -283,7 +283,6 @@ describe("UDP", () => {
     const peer = await udpPeer();
     const target: Target = { protocol: "udp", address: "127.0.0.1", port: peer.port };
     const heard: number[] = [];
-    const { SipRequest, Headers } = await import("../../src/engine/sip/message.ts");
     const lines = ["From: <sip:a@h>;tag=1", "To: <sip:b@h>", "Call-ID: c", "CSeq: 1 OPTIONS"].map((line) => {
       const [name = "", value = ""] = line.split(": ");
       return { name, value };
@@ -630,7 +629,6 @@ describe("TCP", () => {
     const layer = answerAll(rig);
     const server = await tcpServer();
     const heard: string[] = [];
-    const { SipRequest, Headers } = await import("../../src/engine/sip/message.ts");
     const headers = new Headers([
       { name: "From", value: "<sip:a@h>;tag=1" },
       { name: "To", value: "<sip:b@h>" },
@@ -651,6 +649,71 @@ describe("TCP", () => {
     await waitFor(() => heard.length === 1, { what: "the error" });
     expect(heard).toEqual(["transport error"]);
   });
+});
+
+describe("two engines' lower halves on real sockets", () => {
+  for (const protocol of ["udp", "tcp"] as const) {
+    it(`500 requests and 200 INVITEs over ${protocol} all end, and 64*T1 later nothing is left`, async () => {
+      const [near, far] = [await open(), await open()];
+      const layers = [near, far].map(
+        (rig) =>
+          new TransactionLayer({
+            transport: rig.transport,
+            timers: sipTimers(20),
+            clock: systemClock,
+            random: seededRandom(rig.port),
+            log: silentLog,
+          }),
+      );
+      const [client, server] = layers;
+      if (client === undefined || server === undefined) {
+        throw new Error("two layers were made");
+      }
+      let served = 0;
+      server.onRequest = (transaction, one) => {
+        served += 1;
+        const status = one.method === "INVITE" ? 486 : 200;
+        transaction.respond(responseTo(one, status, { toTag: `t${served}` }));
+      };
+      const target: Target = { protocol, address: "127.0.0.1", port: far.port };
+      const ends = new Map<string, number>();
+      const count = (what: string): void => {
+        ends.set(what, (ends.get(what) ?? 0) + 1);
+      };
+      for (let index = 0; index < 700; index += 1) {
+        const method = index < 500 ? "OPTIONS" : "INVITE";
+        const headers = new Headers([
+          { name: "From", value: `<sip:a@127.0.0.1>;tag=${index}` },
+          { name: "To", value: "<sip:b@127.0.0.1>" },
+          { name: "Call-ID", value: `call-${index}` },
+          { name: "CSeq", value: `1 ${method}` },
+        ]);
+        client.request(new SipRequest(method, "sip:b@127.0.0.1", headers), target, {
+          response: ({ status }) => {
+            if (status >= 200) {
+              count(`${method} ${status}`);
+            }
+          },
+          timeout: () => {
+            count("timeout");
+          },
+          transportError: () => {
+            count("transport error");
+          },
+        });
+      }
+      await waitFor(() => [...ends.values()].reduce((sum, one) => sum + one, 0) === 700, { what: "700 ends" });
+      expect(Object.fromEntries(ends)).toEqual({ "OPTIONS 200": 500, "INVITE 486": 200 });
+      expect(served).toBe(700);
+      for (const layer of layers) {
+        await waitFor(() => layer.stats().client + layer.stats().server + layer.stats().timers === 0, {
+          what: "empty maps",
+        });
+        expect(layer.stats().faults).toBe(0);
+      }
+      expect(near.transport.stats().tcpConnections).toBe(protocol === "tcp" ? 1 : 0);
+    });
+  }
 });
 
 describe("sources", () => {
