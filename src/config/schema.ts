@@ -110,11 +110,9 @@ const ttsSchema = z
         .array(z.string().min(1))
         .min(1)
         .max(64)
-        .describe("Program and arguments; {text}, {lang}, {voice} and {out} are replaced. Never run through a shell."),
-      textBy: z
-        .enum(["stdin", "argument"])
-        .default("stdin")
-        .describe("How the program gets the text: on standard input or as {text}. Default stdin."),
+        .describe(
+          "Program and arguments, never run through a shell. {lang}, {voice}, {out} and {text} are replaced; without {text} the text comes on standard input, without {out} the WAV is read from standard output.",
+        ),
       timeoutMs: milliseconds(100, 60_000)
         .default(10_000)
         .describe("Longest run of the program in milliseconds. Default 10000."),
@@ -216,11 +214,6 @@ const recordingSchema = z
     spoolFolder: folder
       .default("spool")
       .describe("Folder for recordings under way; rtpengine writes here. Default spool."),
-    finishTimeoutMs: milliseconds(1000, 600_000)
-      .default(30_000)
-      .describe(
-        "Longest wait for a recording before the call's last event goes out without it, in milliseconds. Default 30000.",
-      ),
   })
   .describe("Recordings.");
 

@@ -208,7 +208,7 @@ export class CallerLeg implements Leg {
     this.#leave();
     // A challenge from the caller's side is not answered: these credentials are for the gateways (RFC 3261 §22.3).
     const timeoutMs = this.#context.times.requestMs;
-    void hangUp(dialog, { reason, headers, timeoutMs, credentials: null }).finally(() => {
+    void hangUp(dialog, this.#context.link, { reason, headers, timeoutMs, credentials: null }).finally(() => {
       this.#context.release(this.id);
     });
   }

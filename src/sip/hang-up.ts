@@ -20,6 +20,7 @@ export interface TrunkCredentials extends Credentials {
  */
 export async function hangUp(
   dialog: SipDialog,
+  link: { whenUp(timeoutMs: number): Promise<boolean> },
   options: {
     readonly reason: string;
     readonly headers: readonly CustomHeader[];
@@ -31,7 +32,11 @@ export async function hangUp(
   const given = headers.some(({ name }) => name.toLowerCase() === "reason");
   const own = given ? [] : [{ name: "Reason", value: formatReason("Q.850", 16, reason) }];
   const lines = [...own, ...headers];
-  const result = await dialog.send("BYE", { headers: lines, timeoutMs });
+  let result = await dialog.send("BYE", { headers: lines, timeoutMs });
+  // Without a connection to the engine the peer would stay in a call nobody is in: it is hung up when we are back.
+  if (result instanceof SipFault && result.code === "engine_away" && (await link.whenUp(timeoutMs))) {
+    result = await dialog.send("BYE", { headers: lines, timeoutMs });
+  }
   if (credentials !== null && !(result instanceof SipFault)) {
     // The dialog's remote target is what the request line names, and so what the hash must cover (RFC 3261 §22.4).
     const answer = answerChallenge(result, credentials, { method: "BYE", uri: dialog.remoteUri });

@@ -368,8 +368,8 @@ export class OperatorLeg implements Leg {
   }
 
   async #bye(dialog: SipDialog, reason: string, headers: readonly CustomHeader[]): Promise<void> {
-    const timeoutMs = this.#context.times.requestMs;
-    await hangUp(dialog, { reason, headers, timeoutMs, credentials: this.#credentials });
+    const { link, times } = this.#context;
+    await hangUp(dialog, link, { reason, headers, timeoutMs: times.requestMs, credentials: this.#credentials });
   }
 
   #over(): void {

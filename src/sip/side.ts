@@ -71,7 +71,7 @@ export class SipSide implements Signalling {
   constructor(options: SipSideOptions) {
     const { directory, engine, password, post, log, mintCallId, t1Ms = 500 } = options;
     this.#options = options;
-    this.#clock = new CountingClock(options.clock);
+    this.#clock = new CountingClock(options.clock, log);
     const transactionMs = 64 * t1Ms;
     // drachtio-server and the engine end everything after 64*T1; the time added lets their word come first.
     const spareMs = Math.max(250, 6 * t1Ms);
@@ -108,7 +108,15 @@ export class SipSide implements Signalling {
         const secret = password(id, "outbound");
         return username === undefined || secret === undefined ? undefined : { username, password: secret };
       },
-      post,
+      // Where the call throws, the leg is told that nobody holds it and releases itself.
+      post: (call, event) => {
+        try {
+          return post(call, event);
+        } catch (error) {
+          log.error({ err: error, call }, "an event could not be posted");
+          return false;
+        }
+      },
       clock: this.#clock,
       log,
       times: {
@@ -344,13 +352,15 @@ export class SipSide implements Signalling {
   }
 }
 
-/** Counts its timers, so that a leak is seen, and lets none run after the end. */
+/** Counts its timers, so that a leak is seen, lets none run after the end, and none throw out of its callback. */
 class CountingClock implements Clock {
   readonly #clock: Clock;
+  readonly #log: Log;
   readonly #running = new Set<Cancellable>();
 
-  constructor(clock: Clock) {
+  constructor(clock: Clock, log: Log) {
     this.#clock = clock;
+    this.#log = log;
   }
 
   get running(): number {
@@ -368,7 +378,11 @@ class CountingClock implements Clock {
   after(ms: number, run: () => void): Cancellable {
     const timer = this.#clock.after(ms, () => {
       this.#running.delete(timer);
-      run();
+      try {
+        run();
+      } catch (error) {
+        this.#log.error({ err: error }, "a timer of the signalling side failed");
+      }
     });
     this.#running.add(timer);
     return {

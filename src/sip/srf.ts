@@ -59,7 +59,9 @@ export class EngineLink {
   readonly #requests = new Set<{ lost(): void }>();
   /** INVITEs under way when the connection was lost: cancelled as soon as it is back. */
   #orphans: RawRequest[] = [];
+  readonly #awaited = new Set<(up: boolean) => void>();
   #up = false;
+  #started = false;
   #closing = false;
   #listening: readonly ListenAddress[] = [];
   #ping: Cancellable | undefined;
@@ -96,6 +98,10 @@ export class EngineLink {
         deadline.cancel();
         if (error !== null && error !== undefined) {
           log.error({ host, port }, "the signalling engine refused our secret");
+          if (this.#started) {
+            // It was right before: whoever restarted the engine may correct it, and the library goes on trying.
+            return;
+          }
           this.#disconnect();
           reject(new SipFault("engine_refused", `the signalling engine at ${host}:${port} refused our secret`));
           return;
@@ -119,6 +125,24 @@ export class EngineLink {
 
   ready(): boolean {
     return this.#up;
+  }
+
+  /** Resolves with true when the engine is connected, with false when it is not within the time or never will be. */
+  async whenUp(timeoutMs: number): Promise<boolean> {
+    if (this.#up || this.#closing) {
+      return this.#up;
+    }
+    return new Promise((resolve) => {
+      const finish = (up: boolean): void => {
+        deadline.cancel();
+        this.#awaited.delete(finish);
+        resolve(up);
+      };
+      const deadline = this.#options.clock.after(timeoutMs, () => {
+        finish(false);
+      });
+      this.#awaited.add(finish);
+    });
   }
 
   /** Where the engine listens, as peers see it. */
@@ -160,6 +184,9 @@ export class EngineLink {
     this.#closing = true;
     this.#lost();
     this.#disconnect();
+    for (const awaited of this.#awaited) {
+      awaited(false);
+    }
     for (const dialog of this.#dialogs) {
       dialog.forget();
     }
@@ -206,14 +233,18 @@ export class EngineLink {
   #connected(hostports: string): void {
     const { log, onState } = this.#options;
     this.#listening = hostports.split(",").flatMap((text) => readListenAddress(text) ?? []);
-    const first = !this.#up && this.#dialogs.size === 0;
+    const again = this.#started;
+    this.#started = true;
     this.#up = true;
     this.#reattach();
     this.#startPing();
     log.info(
       { listening: this.#listening, dialogs: this.#dialogs.size },
-      first ? "signalling engine connected" : "signalling engine connected again",
+      again ? "signalling engine connected again" : "signalling engine connected",
     );
+    for (const awaited of this.#awaited) {
+      awaited(true);
+    }
     this.#guard(() => {
       onState(true);
     });

@@ -154,6 +154,33 @@ describe("the connection to the engine", () => {
     expect(await side.event("leg.ended")).toMatchObject({ leg: setup.caller, status: null, q850: null });
   });
 
+  test("a caller who is to be hung up while it is away is hung up when it is back", async () => {
+    const peer = await RawPeer.open(closings);
+    let control = 0;
+    const line = await cuttableLine(() => control);
+    const side = await startSide(closings, oneTrunk(peer.port), {
+      engine: { host: "127.0.0.1", port: line.port, secret },
+      onEngine: (port: number) => {
+        control = port;
+      },
+    });
+    const call = new RawCall(peer, side.engine.port);
+    call.send("INVITE", { body: sdp(4000) });
+    const setup = await side.call();
+    side.side.accept(setup.call, setup.caller, sdp(7000) as Sdp);
+    const ok = await peer.response(200, "INVITE");
+    call.toTag = tagOf(ok.header("To"));
+    call.send("ACK");
+    await side.event("leg.confirmed");
+    line.cut();
+    await expect.poll(() => side.side.ready()).toBe(false);
+    side.side.bye(setup.call, setup.caller, "over", []);
+    const bye = await fresh(peer, "BYE");
+    expect(bye.header("Call-ID")).toBe(call.callId);
+    peer.reply(bye, 200, "OK", { contact: "" });
+    peer.reply(await fresh(peer, "OPTIONS"), 481, "Call/Transaction Does Not Exist");
+  });
+
   test("a line that carries nothing any more is noticed and made anew", async () => {
     const peer = await RawPeer.open(closings);
     let control = 0;
