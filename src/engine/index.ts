@@ -21,9 +21,7 @@ import type { LocalHost } from "./ua/headers.ts";
 import { WireServer } from "./wire/server.ts";
 import type { WireStats } from "./wire/server.ts";
 
-export type { CounterName, CounterValues } from "./counters.ts";
-export { defaultLimits } from "./options.ts";
-export type { EngineLimits, EngineLog, EngineOptions, ListenOption } from "./options.ts";
+export type { EngineLog, EngineOptions } from "./options.ts";
 
 /** Sizes of every map and number of every timer: all zero at rest, but for the sockets and the connected applications. */
 export interface EngineStats {

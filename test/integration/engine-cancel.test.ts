@@ -35,7 +35,7 @@ async function callPeer(options: object = {}): Promise<Calling> {
           if (error === null) {
             resolve(sent);
           } else {
-            reject(error);
+            reject(new Error("refused", { cause: error }));
           }
         },
       },
@@ -61,7 +61,7 @@ describe("CANCEL by the application", () => {
           if (error === null) {
             resolve(sent);
           } else {
-            reject(error);
+            reject(new Error("refused", { cause: error }));
           }
         },
       );

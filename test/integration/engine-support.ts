@@ -1,14 +1,10 @@
-import { spawn } from "node:child_process";
 import { createSocket } from "node:dgram";
 import type { Socket as UdpSocket } from "node:dgram";
 import { once } from "node:events";
 import type { EventEmitter } from "node:events";
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { connect, createServer } from "node:net";
 import type { AddressInfo, Server, Socket } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 
 import { expect } from "vitest";
 
@@ -577,32 +573,4 @@ export async function failure(run: Promise<unknown>): Promise<{ message: string;
     return { message, status, code };
   }
   throw new Error("it did not fail");
-}
-
-export interface SippResult {
-  readonly code: number | null;
-  readonly output: string;
-  readonly messages: string;
-}
-
-/** Runs one SIPp scenario of ours to its end. The folder it writes to is removed afterwards. */
-export async function runSipp(args: readonly string[], timeoutMs = 20_000): Promise<SippResult> {
-  const folder = await mkdtemp(join(tmpdir(), "engine-sipp-"));
-  try {
-    const child = spawn("sipp", [...args, "-trace_msg", "-nostdin", "-timeout", `${Math.ceil(timeoutMs / 1000)}s`], {
-      cwd: folder,
-      stdio: ["ignore", "pipe", "pipe"],
-    });
-    let output = "";
-    child.stdout.on("data", (chunk: Buffer) => (output += chunk.toString()));
-    child.stderr.on("data", (chunk: Buffer) => (output += chunk.toString()));
-    const [code] = (await once(child, "exit")) as [number | null];
-    const files = await readdir(folder);
-    const traces = await Promise.all(
-      files.filter((name) => name.includes("messages")).map(async (name) => readFile(join(folder, name), "utf8")),
-    );
-    return { code, output: output.slice(-4000), messages: traces.join("\n") };
-  } finally {
-    await rm(folder, { recursive: true, force: true });
-  }
 }

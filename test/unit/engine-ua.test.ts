@@ -1,0 +1,624 @@
+import { beforeEach, describe, expect, it } from "vitest";
+
+import { Counters } from "../../src/engine/counters.ts";
+import type { CommandReply, Delivery, EngineEvents, SipCommand } from "../../src/engine/events.ts";
+import { defaultLimits, silentLog } from "../../src/engine/options.ts";
+import type { EngineLimits } from "../../src/engine/options.ts";
+import { formatHostPort, parseUri } from "../../src/engine/sip/grammar.ts";
+import type { SipUri } from "../../src/engine/sip/grammar.ts";
+import { defaultMessageLimits, parseMessage } from "../../src/engine/sip/message.ts";
+import type { SipRequest, SipResponse } from "../../src/engine/sip/message.ts";
+import { sipTimers, systemRandom } from "../../src/engine/timers.ts";
+import { UserAgent } from "../../src/engine/ua/agent.ts";
+import type {
+  Inbound,
+  Network,
+  NextHop,
+  Origin,
+  Outbound,
+  OutboundEvents,
+  Resolution,
+} from "../../src/engine/ua/core.ts";
+import { ManualClock } from "./engine-clock.ts";
+
+const origin: Origin = {
+  protocol: "udp",
+  address: "192.0.2.9",
+  port: 5070,
+  local: { address: "192.0.2.1", port: 5060 },
+};
+
+class FakeInbound implements Inbound {
+  readonly responses: SipResponse[] = [];
+  abandoned = false;
+  open = true;
+  readonly key: string;
+  readonly request: SipRequest;
+  readonly source: Origin;
+
+  constructor(key: string, request: SipRequest, source: Origin) {
+    this.key = key;
+    this.request = request;
+    this.source = source;
+  }
+
+  respond(response: SipResponse): boolean {
+    if (this.open) {
+      this.responses.push(response);
+    }
+    return this.open;
+  }
+
+  abandon(): void {
+    this.abandoned = true;
+  }
+
+  get statuses(): number[] {
+    return this.responses.map((response) => response.status);
+  }
+}
+
+class FakeOutbound implements Outbound {
+  cancels = 0;
+  abandoned = false;
+  readonly request: SipRequest;
+  readonly hops: readonly NextHop[];
+  readonly on: OutboundEvents;
+
+  constructor(request: SipRequest, hops: readonly NextHop[], on: OutboundEvents) {
+    this.request = request;
+    this.hops = hops;
+    this.on = on;
+  }
+
+  cancel(): void {
+    this.cancels += 1;
+  }
+
+  abandon(): void {
+    this.abandoned = true;
+  }
+
+  respond(status: number, reason = "Whatever", tag = "their-tag", lines: readonly string[] = []): void {
+    const { headers } = this.request;
+    const to = headers.get("To") ?? "";
+    this.on.response(
+      response(
+        [
+          `SIP/2.0 ${status} ${reason}`,
+          `Via: ${headers.get("Via")}`,
+          `From: ${headers.get("From")}`,
+          `To: ${to.includes("tag=") ? to : `${to};tag=${tag}`}`,
+          `Call-ID: ${headers.get("Call-ID")}`,
+          `CSeq: ${headers.get("CSeq")}`,
+          ...(status < 300 ? ["Contact: <sip:peer@192.0.2.9:5070>"] : []),
+          ...lines,
+        ].join("\r\n"),
+      ),
+      origin,
+    );
+  }
+}
+
+class FakeNetwork implements Network {
+  readonly requests: FakeOutbound[] = [];
+  readonly sent: { message: SipRequest; hop: NextHop }[] = [];
+  readonly lookups: { uri: SipUri; done: (resolution: Resolution) => void }[] = [];
+
+  localFor(): { host: string; port: number } {
+    return { host: "192.0.2.1", port: 5060 };
+  }
+  resolve(uri: SipUri, done: (resolution: Resolution) => void): void {
+    if (/^[\d.]+$/.test(uri.host)) {
+      done({ type: "hops", hops: [{ protocol: "udp", address: uri.host, port: uri.port ?? 5060 }] });
+    } else {
+      this.lookups.push({ uri, done });
+    }
+  }
+  isOwn(host: string, port: number): boolean {
+    return host === "192.0.2.1" && port === 5060;
+  }
+  request(request: SipRequest, hops: readonly NextHop[], on: OutboundEvents): Outbound {
+    const sent = request.clone();
+    sent.headers.prepend("Via", "SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKx");
+    const outbound = new FakeOutbound(sent, hops, on);
+    this.requests.push(outbound);
+    return outbound;
+  }
+  send(message: SipRequest, hop: NextHop): void {
+    this.sent.push({ message, hop });
+  }
+  viaFor(): string {
+    return "SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKack";
+  }
+  last(method: string): FakeOutbound {
+    const found = this.requests.findLast((one) => one.request.method === method);
+    if (found === undefined) {
+      throw new Error(`no ${method} was sent`);
+    }
+    return found;
+  }
+}
+
+class FakeApps implements EngineEvents {
+  readonly connected = new Set([1]);
+  readonly verbs = new Set(["invite", "options", "info"]);
+  readonly deliveries: (Delivery & { client: number; text: string })[] = [];
+  readonly replies: (CommandReply & { requestId: string })[] = [];
+
+  choose(verb: string): number | undefined {
+    return this.verbs.has(verb) ? [...this.connected][0] : undefined;
+  }
+  isConnected(client: number): boolean {
+    return this.connected.has(client);
+  }
+  deliver(client: number, delivery: Delivery): boolean {
+    if (!this.connected.has(client)) {
+      return false;
+    }
+    this.deliveries.push({ ...delivery, client, text: delivery.message.toString() });
+    return true;
+  }
+  reply(_client: number, requestId: string, reply: CommandReply): void {
+    this.replies.push({ ...reply, requestId });
+  }
+  get refusals(): string[] {
+    return this.replies.flatMap((reply) => (reply.type === "refused" ? [reply.text] : []));
+  }
+  get lastTxn(): string {
+    return this.deliveries.at(-1)?.txnId ?? "";
+  }
+  get lastLine(): string {
+    return this.deliveries.at(-1)?.text.split("\r\n")[0] ?? "";
+  }
+}
+
+function message(text: string): ReturnType<typeof parseMessage> {
+  return parseMessage(Buffer.from(`${text}\r\n\r\n`), defaultMessageLimits, "datagram");
+}
+
+function response(text: string): SipResponse {
+  const outcome = message(text);
+  if (!outcome.ok || outcome.message.kind !== "response") {
+    throw new Error(`no response: ${text}`);
+  }
+  return outcome.message;
+}
+
+function request(text: string): SipRequest {
+  const outcome = message(text);
+  if (!outcome.ok || outcome.message.kind !== "request") {
+    throw new Error(`no request: ${outcome.ok ? "a response" : outcome.reason}`);
+  }
+  return outcome.message;
+}
+
+let clock: ManualClock;
+let network: FakeNetwork;
+let apps: FakeApps;
+let counters: Counters;
+let agent: UserAgent;
+
+function start(limits: Partial<EngineLimits> = {}): void {
+  clock = new ManualClock();
+  network = new FakeNetwork();
+  apps = new FakeApps();
+  counters = new Counters();
+  agent = new UserAgent({
+    clock,
+    random: systemRandom,
+    timers: sipTimers(),
+    log: silentLog,
+    counters,
+    limits: { ...defaultLimits, ...limits },
+    settings: { orphanGraceMs: 30_000, ringingLimitMs: 600_000, outboundProxy: undefined, userAgent: "pb/1" },
+    network,
+    events: apps,
+  });
+}
+
+beforeEach(() => {
+  start();
+});
+
+let keys = 0;
+
+function receive(
+  method: string,
+  parts: {
+    seq?: number;
+    toTag?: string;
+    callId?: string;
+    headers?: readonly string[];
+    vias?: number;
+    protocol?: "udp" | "tcp";
+  } = {},
+): FakeInbound {
+  keys += 1;
+  const via = `Via: SIP/2.0/UDP 192.0.2.9:5070;branch=z9hG4bK${keys}`;
+  const text = [
+    `${method} sip:100@192.0.2.1 SIP/2.0`,
+    ...Array.from({ length: parts.vias ?? 1 }, () => via),
+    `From: <sip:alice@192.0.2.9>;tag=alice`,
+    `To: <sip:100@192.0.2.1>${parts.toTag === undefined ? "" : `;tag=${parts.toTag}`}`,
+    `Call-ID: ${parts.callId ?? "call-1"}`,
+    `CSeq: ${parts.seq ?? 1} ${method}`,
+    "Contact: <sip:alice@192.0.2.9:5070>",
+    ...(parts.headers ?? []),
+  ].join("\r\n");
+  const inbound = new FakeInbound(String(keys), request(text), {
+    ...origin,
+    protocol: parts.protocol ?? "udp",
+  });
+  if (method === "ACK") {
+    agent.onAck(inbound.request, origin);
+  } else {
+    agent.onRequest(inbound);
+  }
+  return inbound;
+}
+
+function command(sip: string, client = 1): SipCommand {
+  return { client, requestId: "r", sip: Buffer.from(sip) };
+}
+
+function respond(txnId: string, line: string, headers = "", client = 1): void {
+  agent.respond(command(`SIP/2.0 ${line}\r\n${headers}\r\n`, client), txnId);
+}
+
+function localTag(inbound: FakeInbound): string {
+  return /tag=(\w+)/.exec(inbound.responses.at(-1)?.headers.get("To") ?? "")?.[1] ?? "";
+}
+
+/** An answered call from the network; the ACK is left to the test. */
+function answered(callId = "call-1"): { inbound: FakeInbound; tag: string; dialogId: string } {
+  const inbound = receive("INVITE", { callId });
+  respond(apps.lastTxn, "200 OK");
+  return { inbound, tag: localTag(inbound), dialogId: `${callId};from-tag=alice` };
+}
+
+/** A call to the network; nothing is answered yet. */
+function calling(uri = "sip:bob@192.0.2.9:5070", headers = ""): { outbound: FakeOutbound; txnId: string } {
+  agent.requestOutOfDialog(command(`INVITE ${uri} SIP/2.0\r\n${headers}\r\n`), undefined);
+  const reply = apps.replies.at(-1);
+  if (reply?.type !== "sent") {
+    throw new Error(`refused: ${reply?.text ?? "no reply"}`);
+  }
+  return { outbound: network.last("INVITE"), txnId: reply.txnId };
+}
+
+function dialogOf(outbound: FakeOutbound): string {
+  const { headers } = outbound.request;
+  return `${headers.get("Call-ID")};from-tag=${/tag=(\w+)/.exec(headers.get("From") ?? "")?.[1] ?? ""}`;
+}
+
+function expectNothingLeft(): void {
+  expect(agent.stats()).toEqual({ dialogs: 0, incoming: 0, invites: 0, outgoing: 0, lookups: 0, timers: 0 });
+  expect(clock.pending).toBe(0);
+  expect(clock.errors).toEqual([]);
+}
+
+describe("times of the UAS, with T1 = 500 ms", () => {
+  it("repeats a 200 after 0.5, 1.5, 3.5, 7.5 s and then every 4 s; BYE at 32 s (timer H)", async () => {
+    const { inbound } = answered();
+    const times: number[] = [];
+    for (let at = 0; at < 31_900; at += 100) {
+      const before = inbound.responses.length;
+      await clock.advance(100);
+      if (inbound.responses.length > before) {
+        times.push(at + 100);
+      }
+    }
+    expect(times).toEqual([500, 1500, 3500, 7500, 11_500, 15_500, 19_500, 23_500, 27_500, 31_500]);
+    expect(network.requests).toEqual([]);
+    await clock.advance(100);
+    const bye = network.last("BYE");
+    expect(bye.request.headers.get("Reason")).toBe('SIP ;cause=200 ;text="ACK timeout"');
+    expect(apps.deliveries.at(-1)).toMatchObject({
+      source: "application",
+      txnId: "unsolicited",
+      dialogId: "call-1;from-tag=alice",
+    });
+    bye.respond(200);
+    expectNothingLeft();
+  });
+
+  it("over TCP the 200 is repeated only when a proxy stands in between", async () => {
+    for (const [vias, copies] of [
+      [1, 1],
+      [2, 3],
+    ] as const) {
+      const inbound = receive("INVITE", { callId: `tcp-${vias}`, vias, protocol: "tcp" });
+      respond(apps.lastTxn, "200 OK");
+      await clock.advance(2000);
+      expect(inbound.statuses.filter((status) => status === 200)).toHaveLength(copies);
+    }
+  });
+
+  it("answers an INVITE 408 at 64 s when no application does, and an OPTIONS not at all", async () => {
+    const invite = receive("INVITE");
+    const options = receive("OPTIONS", { callId: "other" });
+    await clock.advance(63_999);
+    expect([invite.statuses, options.statuses, options.abandoned]).toEqual([[], [], false]);
+    await clock.advance(1);
+    expect([invite.statuses, options.statuses, options.abandoned]).toEqual([[408], [], true]);
+    expectNothingLeft();
+  });
+
+  it("lets an INVITE ring for ten minutes at most", async () => {
+    const invite = receive("INVITE");
+    respond(apps.lastTxn, "180 Ringing");
+    await clock.advance(599_999);
+    expect(invite.statuses).toEqual([180]);
+    await clock.advance(1);
+    expect(invite.statuses).toEqual([180, 408]);
+    expectNothingLeft();
+  });
+
+  it("answers a request inside a dialog 500 at 32 s", async () => {
+    const { tag } = answered();
+    receive("ACK", { toTag: tag });
+    const info = receive("INFO", { toTag: tag, seq: 2 });
+    await clock.advance(31_999);
+    expect(info.statuses).toEqual([]);
+    await clock.advance(1);
+    expect(info.statuses).toEqual([500]);
+  });
+
+  it("a dialog without its application is ended after 30 s, unless another connection used it", async () => {
+    const kept = answered("kept");
+    const lost = answered("lost");
+    for (const { tag, dialogId } of [kept, lost]) {
+      receive("ACK", { toTag: tag, callId: dialogId.split(";")[0] ?? "" });
+    }
+    apps.connected.delete(1);
+    agent.clientGone(1);
+    apps.connected.add(2);
+    await clock.advance(15_000);
+    agent.requestInDialog(command("INFO sip:placeholder SIP/2.0\r\n\r\n", 2), kept.dialogId);
+    network.last("INFO").respond(200);
+    await clock.advance(14_999);
+    expect(network.requests.filter((one) => one.request.method === "BYE")).toEqual([]);
+    await clock.advance(1);
+    const byes = network.requests.filter((one) => one.request.method === "BYE");
+    expect(byes.map((one) => one.request.headers.get("Call-ID"))).toEqual(["lost"]);
+    await clock.advance(60_000);
+    expect(agent.stats().dialogs).toBe(1);
+    expect(counters.get("orphansEnded")).toBe(1);
+  });
+});
+
+describe("times of the UAC, with T1 = 500 ms", () => {
+  it("487 of its own 32 s after the CANCEL, and silence 32 s later", async () => {
+    const { outbound, txnId } = calling();
+    outbound.respond(180);
+    agent.cancel(command("CANCEL sip:x SIP/2.0\r\n\r\n"), txnId);
+    expect(outbound.cancels).toBe(1);
+    await clock.advance(31_999);
+    expect(apps.lastLine).toContain("180");
+    await clock.advance(1);
+    expect(apps.lastLine).toBe("SIP/2.0 487 Request Terminated");
+    expect(outbound.abandoned).toBe(true);
+    await clock.advance(32_000);
+    expectNothingLeft();
+  });
+
+  it("counts those 32 s from the first provisional response when the CANCEL was held until then", async () => {
+    const { outbound, txnId } = calling();
+    agent.cancel(command("CANCEL sip:x SIP/2.0\r\n\r\n"), txnId);
+    await clock.advance(20_000);
+    outbound.respond(100);
+    await clock.advance(31_999);
+    expect(apps.deliveries).toEqual([]);
+    await clock.advance(1);
+    expect(apps.lastLine).toContain("487");
+  });
+
+  it("cancels what rings for 185 s since its last provisional response (timer C)", async () => {
+    const { outbound } = calling();
+    outbound.respond(180);
+    await clock.advance(100_000);
+    outbound.respond(183);
+    await clock.advance(184_999);
+    expect(outbound.cancels).toBe(0);
+    await clock.advance(1);
+    expect(outbound.cancels).toBe(1);
+  });
+
+  it("ACK and BYE when the application did not acknowledge a 2xx for 32 s", async () => {
+    const { outbound } = calling();
+    outbound.respond(200);
+    await clock.advance(31_999);
+    expect(network.sent).toEqual([]);
+    await clock.advance(1);
+    expect(network.sent.map(({ message: sent }) => sent.method)).toEqual(["ACK"]);
+    expect(network.last("BYE").request.headers.get("Reason")).toContain("ACK timeout");
+    expect(apps.deliveries.at(-1)?.txnId).toBe("unsolicited");
+    network.last("BYE").respond(200);
+    await clock.advance(10_000);
+    expectNothingLeft();
+  });
+
+  it("keeps the ACK for 37 s and repeats it for every repetition of the 2xx", async () => {
+    const { outbound } = calling();
+    outbound.respond(200);
+    agent.requestInDialog(command("ACK sip:x SIP/2.0\r\n\r\n"), dialogOf(outbound));
+    await clock.advance(30_000);
+    outbound.respond(200);
+    expect(network.sent).toHaveLength(2);
+    expect(network.sent[1]).toEqual(network.sent[0]);
+    await clock.advance(7_000);
+    outbound.respond(200);
+    expect(network.sent).toHaveLength(2);
+    expect(agent.stats()).toMatchObject({ dialogs: 1, outgoing: 0, timers: 0 });
+  });
+});
+
+describe("names that have to be looked up", () => {
+  it("an ACK is never overtaken by the BYE behind it", () => {
+    const { outbound } = calling();
+    outbound.on.response(
+      response(
+        [
+          "SIP/2.0 200 OK",
+          `Via: ${outbound.request.headers.get("Via")}`,
+          `From: ${outbound.request.headers.get("From")}`,
+          `To: ${outbound.request.headers.get("To")};tag=t`,
+          `Call-ID: ${outbound.request.headers.get("Call-ID")}`,
+          `CSeq: ${outbound.request.headers.get("CSeq")}`,
+          "Contact: <sip:peer@peer.example>",
+        ].join("\r\n"),
+      ),
+      origin,
+    );
+    const dialogId = dialogOf(outbound);
+    agent.requestInDialog(command("ACK sip:x SIP/2.0\r\n\r\n"), dialogId);
+    agent.requestInDialog(command("BYE sip:placeholder SIP/2.0\r\n\r\n"), dialogId);
+    expect(network.lookups).toHaveLength(1);
+    expect([...network.sent, ...network.requests.slice(1)]).toEqual([]);
+    network.lookups[0]?.done({ type: "hops", hops: [{ protocol: "udp", address: "192.0.2.8", port: 5060 }] });
+    expect(network.sent.map(({ message: sent }) => sent.method)).toEqual(["ACK"]);
+    expect(network.requests.map((one) => one.request.method)).toEqual(["INVITE"]);
+    network.lookups[1]?.done({ type: "hops", hops: [{ protocol: "udp", address: "192.0.2.8", port: 5060 }] });
+    expect(network.requests.map((one) => one.request.method)).toEqual(["INVITE", "BYE"]);
+  });
+
+  it("a call whose application left while its name was looked up is not made", () => {
+    agent.requestOutOfDialog(command("INVITE sip:bob@slow.example SIP/2.0\r\n\r\n"), undefined);
+    apps.connected.delete(1);
+    agent.clientGone(1);
+    network.lookups[0]?.done({ type: "hops", hops: [{ protocol: "udp", address: "192.0.2.8", port: 5060 }] });
+    expect(network.requests).toEqual([]);
+    expectNothingLeft();
+  });
+
+  it("a failed look-up is a 503 like any other server that cannot be reached", async () => {
+    agent.requestOutOfDialog(command("INVITE sip:bob@nowhere.example SIP/2.0\r\n\r\n"), undefined);
+    network.lookups[0]?.done({ type: "failed", reason: "name not found" });
+    expect(apps.replies.at(-1)).toMatchObject({ type: "sent", kind: "request" });
+    expect(apps.lastLine).toBe("SIP/2.0 503 DNS Error");
+    await clock.advance(64_000);
+    expectNothingLeft();
+  });
+});
+
+describe("limits", () => {
+  it("refuses new calls with 503 and Retry-After when too many wait, and serves a BYE even then", () => {
+    start({ pendingRequests: 1 });
+    const { tag } = answered();
+    receive("ACK", { toTag: tag });
+    receive("OPTIONS", { callId: "o" });
+    const refused = receive("INVITE", { callId: "two" });
+    expect(refused.statuses).toEqual([503]);
+    expect(refused.responses[0]?.headers.get("Retry-After")).toBe("5");
+    receive("BYE", { toTag: tag, seq: 2 });
+    expect(apps.lastLine).toContain("BYE");
+  });
+
+  it("refuses new calls with 503 when there are too many dialogs", () => {
+    start({ dialogs: 1 });
+    answered();
+    expect(receive("INVITE", { callId: "two" }).statuses).toEqual([503]);
+  });
+
+  it("refuses requests of applications when too many are on their way", () => {
+    start({ outgoingRequests: 1 });
+    calling();
+    agent.requestOutOfDialog(command("OPTIONS sip:bob@192.0.2.9 SIP/2.0\r\n\r\n"), undefined);
+    expect(apps.refusals).toEqual(["too many requests in progress"]);
+  });
+
+  it("refuses what piles up in a dialog that waits for its ACK", () => {
+    const { dialogId } = answered();
+    for (let sent = 0; sent < 65; sent += 1) {
+      agent.requestInDialog(command("BYE sip:placeholder SIP/2.0\r\n\r\n"), dialogId);
+    }
+    expect(apps.refusals).toEqual(["too many requests in progress"]);
+  });
+
+  it("ends a 2xx that no dialog can be made for", () => {
+    start({ dialogs: 1 });
+    answered();
+    const { outbound } = calling();
+    outbound.respond(200);
+    expect(network.sent.map(({ message: sent }) => sent.method)).toEqual(["ACK"]);
+    expect(network.last("BYE").request.headers.get("Reason")).toContain("too many dialogs");
+    expect(apps.lastLine).toContain("503");
+  });
+});
+
+describe("the texts that drachtio-srf and applications match on", () => {
+  it.each([
+    ["ACK", "c;from-tag=x", "Server error: ACK for non-success final response is automatically generated by server"],
+    ["BYE", "c;from-tag=x", "Server error: unable to find dialog for dialog id provided"],
+    ["CANCEL", "c;from-tag=x", "Server error: unable to find dialog for dialog id provided"],
+  ])("%s in an unknown dialog", (method, dialogId, text) => {
+    agent.requestInDialog(command(`${method} sip:placeholder SIP/2.0\r\n\r\n`), dialogId);
+    expect(apps.refusals).toEqual([text]);
+  });
+
+  it("unknown transactions", () => {
+    respond("nothing", "200 OK");
+    agent.cancel(command("CANCEL sip:x SIP/2.0\r\n\r\n"), "nothing|\r\n");
+    expect(apps.refusals).toEqual([
+      "Response not sent due to unknown transaction",
+      "unable to cancel unknown transaction id: nothing???",
+    ]);
+  });
+
+  it("a second final response, a transport that is gone, a dialog there is already", () => {
+    const { inbound } = answered();
+    respond(apps.deliveries[0]?.txnId ?? "", "200 OK");
+    const other = receive("INVITE", { callId: "other" });
+    other.open = false;
+    respond(apps.lastTxn, "200 OK");
+    expect(apps.refusals).toEqual([
+      "final response already sent",
+      "transport for response has been shutdown or closed",
+    ]);
+    expect(inbound.statuses).toEqual([200]);
+    expect(agent.stats().dialogs).toBe(1);
+  });
+});
+
+describe("taking a dialog back after a restart of the engine (§4.4)", () => {
+  it("keeps the application's Call-ID, tags and CSeq, and makes the dialog of both tags", () => {
+    const { outbound } = calling(
+      "sip:peer@192.0.2.9:5070",
+      [
+        "From: <sip:100@192.0.2.1>;tag=ours",
+        "To: <sip:alice@192.0.2.9>;tag=theirs",
+        "Call-ID: old-call",
+        "CSeq: 1001 INVITE",
+        "",
+      ].join("\r\n"),
+    );
+    const { headers } = outbound.request;
+    expect(headers.get("From")).toBe("<sip:100@192.0.2.1>;tag=ours");
+    expect(headers.get("To")).toBe("<sip:alice@192.0.2.9>;tag=theirs");
+    expect(headers.get("Call-ID")).toBe("old-call");
+    expect(headers.get("CSeq")).toBe("1001 INVITE");
+    outbound.respond(200);
+    agent.requestInDialog(command("ACK sip:x SIP/2.0\r\n\r\n"), "old-call;from-tag=ours");
+    agent.requestInDialog(command("BYE sip:placeholder SIP/2.0\r\n\r\n"), "old-call;from-tag=ours");
+    const bye = network.last("BYE");
+    expect(bye.request.headers.get("To")).toContain("tag=theirs");
+    expect(bye.request.headers.get("CSeq")).toBe("1002 BYE");
+  });
+});
+
+describe("identity of the software", () => {
+  it("names itself in User-Agent and Server where the application does not", () => {
+    const { outbound } = calling();
+    expect(outbound.request.headers.get("User-Agent")).toBe("pb/1");
+    const { inbound } = answered();
+    expect(inbound.responses[0]?.headers.get("Server")).toBe("pb/1");
+  });
+
+  it("never names a host of its own accord that is not ours", () => {
+    const { outbound } = calling();
+    const contact = outbound.request.headers.get("Contact") ?? "";
+    expect(contact).toBe(`<sip:${formatHostPort("192.0.2.1", 5060)}>`);
+    expect(parseUri(contact.slice(1, -1))?.host).toBe("192.0.2.1");
+  });
+});
