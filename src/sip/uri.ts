@@ -157,7 +157,8 @@ function decodeUser(text: string): string | undefined {
   const [user = ""] = text.split(":");
   try {
     const decoded = decodeURIComponent(user);
-    return /\p{Cc}/u.test(decoded) ? undefined : decoded;
+    // RFC 3261 §25.1: `user` has at least one character.
+    return decoded === "" || /\p{Cc}/u.test(decoded) ? undefined : decoded;
   } catch {
     return undefined;
   }
