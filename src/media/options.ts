@@ -116,12 +116,6 @@ export interface MediaLimits {
 
 export const defaultMediaLimits: MediaLimits = { mostCalls: 2_000, mostQueuedPerCall: 64, mostLegsPerCall: 64 };
 
-/** ETSI TS 101 041 and most of Europe: 425 Hz, one second on, four off. */
-export const defaultRingback: readonly Tone[] = [
-  { frequenciesHz: [425], ms: 1_000 },
-  { frequenciesHz: [], ms: 4_000 },
-];
-
 export interface MediaOptions {
   readonly instances: readonly [RtpengineInstance, ...RtpengineInstance[]];
   /** For one ng command before it is repeated or given up. */
@@ -134,9 +128,12 @@ export interface MediaOptions {
   readonly lostAfterMs: number;
   /** Where rtpengine's `--dtmf-log-dest` points; port 0 takes a free one. */
   readonly dtmf: { readonly address: string; readonly port: number };
-  /** Far end of a parked caller: an address that swallows packets. RFC 5737's 192.0.2.1 is never routed. */
+  /**
+   * Far end of a parked caller, where his packets are thrown away: rtpengine's own loopback, port 9 (discard), or RFC 5737's
+   * 192.0.2.1, which is never routed.
+   */
   readonly parkingAddress: string;
-  /** One cycle of what a caller hears while an operator's phone rings. */
+  /** One cycle of what a caller hears while an operator's phone rings; most of Europe: 425 Hz, 1 s on, 4 s off. */
   readonly ringback: readonly Tone[];
   readonly prompts: PromptOptions;
   readonly speech: SpeechOptions;

@@ -200,7 +200,7 @@ export async function startStage(
     watchMs: 500,
     lostAfterMs: 3_000,
     dtmf,
-    parkingAddress: "192.0.2.1",
+    parkingAddress: "127.0.0.1",
     ringback: [
       { frequenciesHz: [pitches.ringback], ms: 1_000 },
       { frequenciesHz: [], ms: 500 },

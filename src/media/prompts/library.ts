@@ -71,7 +71,9 @@ export class PromptLibrary {
   readonly #resolving = new Map<string, Promise<string>>();
   #preparing = 0;
 
-  constructor(options: PromptLibraryOptions) {
+  constructor(given: PromptLibraryOptions) {
+    // rtpengine has a working directory of its own: it must be told whole paths.
+    const options = { ...given, cacheFolder: resolve(given.cacheFolder) };
     this.#options = options;
     this.#prompts = new FileCache(join(options.cacheFolder, "prompts"), options.cacheBytes, ".wav", options.log);
     this.#urlFolder = join(options.cacheFolder, "urls");

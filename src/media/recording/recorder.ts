@@ -1,6 +1,6 @@
 import { constants } from "node:fs";
 import { access, mkdir, readdir, readFile, statfs } from "node:fs/promises";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import type { TalkPhase } from "../../call/effect.ts";
 import type { RecordingOrder } from "../../call/ports.ts";
 import type { G711Law } from "../audio/g711.ts";
@@ -106,7 +106,9 @@ export class Recorder {
   /** Logs that this run writes to; everything else in the spool was left by an earlier one. */
   readonly #active = new Set<string>();
 
-  constructor(options: RecorderOptions) {
+  constructor(given: RecorderOptions) {
+    // Bots are told the path of a finished recording: it must mean the same to everybody.
+    const options = { ...given, folder: resolve(given.folder) };
     this.#options = options;
     this.#workers = new WorkerPool({
       size: options.mostRenders,
