@@ -27,7 +27,8 @@ function channelText(channel: { readonly dbfs: number; readonly pitchHz: number 
 export function recordingLines(recording: MeasuredRecording): readonly string[] {
   return [
     `Recording: ${shownPath(recording.file)}`,
-    `           ${recording.seconds.toFixed(2)} s, ${recording.channels} channels, ${recording.sampleRate} Hz; phases in ${shownPath(sidecarOf(recording.file))}`,
+    `Phases:    ${shownPath(sidecarOf(recording.file))}`,
+    `           ${recording.seconds.toFixed(2)} s, ${recording.channels} channels, ${recording.sampleRate} Hz`,
     `           longest gap in the caller's channel: ${recording.longestSilenceLeftMs} ms`,
     "",
     "   phase        from      to    left: caller                  right: bot and operator",

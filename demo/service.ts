@@ -9,7 +9,9 @@ import { claimPort } from "../test/support/ports.ts";
 import { RunningProcess } from "../test/support/process.ts";
 import { type RedisServer, startRedis } from "../test/support/redis.ts";
 import { type RtpengineServer, startRtpengine } from "../test/support/rtpengine.ts";
+import { delay } from "../test/support/wait.ts";
 
+const patienceMs = 300;
 const projectFolder = fileURLToPath(new URL("..", import.meta.url));
 
 export interface BotChannel {
@@ -149,6 +151,9 @@ export class Service implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    // The first signal lets calls go on to their end; the second, which disposal sends, ends them.
+    this.patchbay.signal("SIGTERM");
+    await Promise.race([this.patchbay.exited, delay(patienceMs)]);
     await this.#resources[Symbol.asyncDispose]();
   }
 }
