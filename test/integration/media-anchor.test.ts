@@ -317,3 +317,44 @@ describe("offers inside the dialog", () => {
     await expectAtRest(stage);
   });
 });
+
+describe("many calls", () => {
+  test("fifty at once through bot, operator and bot again leave nothing behind", async () => {
+    await using large = await startStage({}, { mediaPorts: 900 });
+    const [caller, operator] = await large.phones();
+    const prompt = large.botPrompt(0.2);
+    const calls = Array.from({ length: 50 }, () => large.call());
+    await Promise.all(
+      calls.map(async (call) => {
+        const port = await call.open(caller);
+        large.anchor.recording(call.id, "start");
+        expect(await call.played(call.play(prompt))).toMatchObject({ result: "completed" });
+        large.anchor.ringback(call.id, true);
+        await call.offer("operator-1");
+        await call.join("operator-1", operator, { codecs: ["PCMA"] });
+        call.drop("operator-1");
+        expect(await call.played(call.play(prompt))).toMatchObject({ result: "completed" });
+        expect(portIn((await call.event("media.opened")).answer)).toBe(port);
+        await call.close();
+        expect(call.all("recording.changed").map(({ state }) => state)).toEqual(["started", "finished"]);
+      }),
+    );
+    await expectAtRest(large);
+  }, 60_000);
+
+  test("one more than there may be is refused, and so are too many commands of one call", async () => {
+    await using small = await startStage({ limits: { mostCalls: 1, mostQueuedPerCall: 2, mostLegsPerCall: 2 } });
+    const phone = await small.phone();
+    const [first, second] = [small.call(), small.call()];
+    await first.open(phone);
+    small.anchor.open(second.id, second.caller, sdpOf(phone), { botId: "b", caller: "1", called: "2" });
+    expect(await second.event("media.openFailed")).toMatchObject({ incompatible: false, reason: "overloaded" });
+    for (let index = 1; index <= 10; index += 1) small.anchor.offer(first.id, first.leg(`operator-${index}`));
+    await waitFor(() => first.all("media.offered").length + first.all("media.legFailed").length === 10, {
+      what: "ten answers",
+    });
+    expect(first.all("media.offered").length).toBeLessThanOrEqual(2);
+    await first.close();
+    await expectAtRest(small);
+  });
+});

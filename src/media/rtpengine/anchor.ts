@@ -158,9 +158,13 @@ export class RtpengineAnchor implements MediaAnchor, AsyncDisposable {
   open(call: CallId, leg: LegId, offer: Sdp, recording: RecordingOrder): void {
     const { limits, parkingAddress, watchMs, log } = this.#options;
     const ringback = this.#ringback;
-    const reason = this.#calls.has(call) ? "open already" : this.#calls.size >= limits.mostCalls ? "overloaded" : null;
-    if (reason !== null || ringback === null || this.#closed) {
-      this.#postSoon(call, { type: "media.openFailed", incompatible: false, reason: reason ?? "not ready" });
+    if (this.#calls.has(call)) {
+      log.error({ call }, "a call was opened twice");
+      return;
+    }
+    if (ringback === null || this.#closed || this.#calls.size >= limits.mostCalls) {
+      const reason = this.#calls.size >= limits.mostCalls ? "overloaded" : "not ready";
+      this.#postSoon(call, { type: "media.openFailed", incompatible: false, reason });
       return;
     }
     const anchored: AnchoredCall = new AnchoredCall({

@@ -76,6 +76,11 @@ class QuietClient extends Client {
     if (this.messages.has(message.id)) super._onParsedMessage(message);
     else this.strays += 1;
   }
+
+  /** A command that could not even be sent is answered at once, but its timer goes on: that is no error either. */
+  protected override _onMessageTimeout(cookie: string): void {
+    if (this.messages.has(cookie)) super._onMessageTimeout(cookie);
+  }
 }
 
 /** rtpengine's ng protocol over one UDP socket, for any number of instances. */

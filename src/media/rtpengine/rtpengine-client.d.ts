@@ -28,6 +28,7 @@ declare module "rtpengine-client" {
     close(): void;
     protected _handleIncomingMessages(): void;
     protected _onParsedMessage(message: { readonly id: string; readonly data: unknown }): void;
+    protected _onMessageTimeout(cookie: string): void;
     static decodeMessage(message: Buffer): { readonly id: string; readonly data: unknown };
   }
 }
