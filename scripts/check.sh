@@ -9,6 +9,9 @@ if [ ! -x "$bin/tsc" ]; then
   exit 1
 fi
 
+# CI systems are taken for terminals by some of the tools.
+export NO_COLOR=1
+unset FORCE_COLOR
 output=$(mktemp -d)
 trap 'rm -rf "$output"' EXIT
 names=()
@@ -51,13 +54,13 @@ finish() {
 
 mkdir -p node_modules/.cache
 start types "$bin/tsc" --noEmit --incremental --tsBuildInfoFile node_modules/.cache/types.tsbuildinfo
-start lint "$bin/oxlint" --deny-warnings
-start format "$bin/oxfmt" --check
+start lint env -u CI "$bin/oxlint" --deny-warnings
+start format env -u CI "$bin/oxfmt" --check
 start dead-code "$bin/knip" --no-progress
 finish
 if [ "${1:-}" != --static ]; then
   # On its own, so that property tests are not timed against the compiler on a machine with two cores.
-  start pure-tests env NO_COLOR=1 "$bin/vitest" run --project pure
+  start pure-tests "$bin/vitest" run --project pure
   finish
   [ ! -f "$output/pure-tests.log" ] || grep -aE '^ *(Test Files|Tests) ' "$output/pure-tests.log" || true
 fi
