@@ -59,6 +59,9 @@ interface EventOptions {
   readonly timeoutMs?: number;
 }
 
+/** A little less than what is allowed, because what we count as a second and what the service counts is not the same. */
+const commandsPerSecond = 18;
+
 export class BotCall {
   readonly id: string;
   readonly replyTo: string;
@@ -115,11 +118,12 @@ export class BotCall {
 
   /** Sends a command and gives its answer, `accepted` or `rejected`. */
   async command(replies: readonly unknown[], extra: Readonly<Record<string, unknown>> = {}): Promise<BotEvent> {
+    await this.#bot.turn();
     const commandId = this.#bot.mintCommandId();
     const after = this.seq;
     const receivers = await this.publish(JSON.stringify({ commandId, ...extra, replies }));
     if (receivers === 0) throw new Error("nobody holds the call: PUBLISH had no receivers");
-    return this.answer(String(extra["commandId"] ?? commandId), after);
+    return this.answer(commandId, after);
   }
 
   answer(commandId: string, after = 0): Promise<BotEvent> {
@@ -166,6 +170,7 @@ export class RawBot implements AsyncDisposable {
   readonly eventsName: string;
   #listener: RawRedis | undefined;
   #commands = 0;
+  readonly #sentAtMs: number[] = [];
   readonly #taken = new Set<string>();
 
   private constructor(botId: string, prefix: string, redis: RawRedis) {
@@ -181,20 +186,38 @@ export class RawBot implements AsyncDisposable {
     return bot;
   }
 
+  /** Waits until one more command keeps the bot under the 20 a second that it may send (bot-contract §8). */
+  async turn(): Promise<void> {
+    await waitFor(
+      () => {
+        const now = nowMs();
+        while (this.#sentAtMs[0] !== undefined && this.#sentAtMs[0] < now - 1_000) this.#sentAtMs.shift();
+        return this.#sentAtMs.length < commandsPerSecond && this.#sentAtMs.push(now);
+      },
+      { what: "the bot's turn", timeoutMs: 30_000 },
+    );
+  }
+
   mintCommandId(): string {
     this.#commands += 1;
     return `command-${this.#commands}`;
   }
 
   /** The next call that was not asked for yet. */
-  async nextCall(timeoutMs = 8_000): Promise<BotCall> {
-    const first = await waitFor(
-      () => this.events.find(({ name, callId }) => name === "call" && !this.#taken.has(callId)),
-      {
-        what: `a call for the bot ${this.botId}`,
-        timeoutMs,
-      },
-    );
+  nextCall(timeoutMs = 8_000): Promise<BotCall> {
+    return this.#call(({ callId }) => !this.#taken.has(callId), timeoutMs);
+  }
+
+  /** The call whose INVITE has this Call-ID. */
+  callOf(sipCallId: string, timeoutMs = 8_000): Promise<BotCall> {
+    return this.#call(({ body }) => body["sipCallId"] === sipCallId, timeoutMs);
+  }
+
+  async #call(wanted: (event: BotEvent) => boolean, timeoutMs: number): Promise<BotCall> {
+    const first = await waitFor(() => this.events.find((event) => event.name === "call" && wanted(event)), {
+      what: `a call for the bot ${this.botId}`,
+      timeoutMs,
+    });
     this.#taken.add(first.callId);
     return new BotCall(this, first);
   }

@@ -168,7 +168,7 @@ export class Stage implements AsyncDisposable {
   async talk(options: PhoneOptions = {}, dial: DialOptions = {}): Promise<Talk> {
     const caller = await this.phone(options);
     const leg = await caller.dial(this.uri(), dial);
-    const call = await this.bot.nextCall();
+    const call = await this.bot.callOf(leg.callId);
     await leg.established;
     await call.event("answered");
     return { stage: this, caller, leg, call };
@@ -228,6 +228,7 @@ export class Stage implements AsyncDisposable {
 }
 
 export interface Sidecar {
+  readonly startedAt: string;
   readonly callId: string;
   readonly botId: string;
   readonly caller: string;
@@ -280,7 +281,7 @@ function configFile(parts: Parts, options: StageOptions): ConfigFile {
         { protocol: "udp", address: "127.0.0.1", port: 0 },
         { protocol: "tcp", address: "127.0.0.1", port: 0 },
       ],
-      t1Ms: options.t1Ms ?? 20,
+      t1Ms: options.t1Ms ?? 10,
     },
     redis: { url: redis.url },
     media: {
@@ -353,19 +354,28 @@ function numbersOf(value: unknown, path: string): readonly (readonly [path: stri
     .flatMap(([key, item]) => numbersOf(item, path === "" ? key : `${path}.${key}`));
 }
 
-/** One stage for all tests of a `describe`: started before the first, at rest after each, empty at the end. */
-export function sharedStage(options: StageOptions = {}): () => Stage {
+/**
+ * One stage for all tests of a `describe`: started before the first, at rest after each, empty at the end. With
+ * `concurrent` the tests run at the same time, and rest is asked for when the last one is over.
+ */
+export function sharedStage({
+  concurrent = false,
+  ...options
+}: StageOptions & { concurrent?: boolean } = {}): () => Stage {
   let stage: Stage | undefined;
   beforeAll(async () => {
     stage = await Stage.start(options);
   });
-  beforeEach(() => stage?.clear());
-  afterEach(async () => {
-    await stage?.clear();
-    await stage?.atRest({ commandsToo: false });
-  });
+  if (!concurrent) {
+    beforeEach(() => stage?.clear());
+    afterEach(async () => {
+      await stage?.clear();
+      await stage?.atRest({ commandsToo: false });
+    });
+  }
   afterAll(async () => {
     try {
+      await stage?.clear();
       await stage?.atRest();
     } finally {
       await stage?.[Symbol.asyncDispose]();
@@ -401,7 +411,7 @@ async function childrenOf(parent: number): Promise<readonly string[]> {
     const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
     // The TypeScript loader of the phones' sound thread keeps a compiler of its own; it is no part of the stage.
     if (Number(fields[1]) === parent && !stat.includes("(esbuild)"))
-      names.push(`${stat.slice(0, stat.lastIndexOf(")") + 1)}`);
+      names.push(stat.slice(0, stat.lastIndexOf(")") + 1));
   }
   return names;
 }
