@@ -11,8 +11,8 @@ export default defineConfig({
           testTimeout: 20_000,
           // Pure tests share no state, so the files of a worker share its modules: a third of the time.
           isolate: false,
-          // More than the cores, because some files wait for timers; vitest's default on two cores is a single worker.
-          maxWorkers: 3,
+          // On two cores vitest would take a single worker. More than the cores would make the tests of linear time noisy.
+          maxWorkers: 2,
           sequence: { groupOrder: 0 },
         },
       },
