@@ -1,5 +1,6 @@
 // `npm start` without a configuration: everything a softphone needs to call a bot and be transferred, on loopback.
 import { createSocket } from "node:dgram";
+import { existsSync } from "node:fs";
 import { createServer } from "node:net";
 import { networkInterfaces } from "node:os";
 import { join, resolve } from "node:path";
@@ -7,7 +8,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { DisposalStack } from "../test/support/disposal.ts";
 import { RunningProcess } from "../test/support/process.ts";
-import { writeBaresipFolder } from "./baresip.ts";
+import { type BaresipOptions, writeBaresipFolder } from "./baresip.ts";
 import { Interrupted, interruption, startUnless } from "./interruption.ts";
 import { redisRows } from "./labels.ts";
 import { tinted } from "./ladder.ts";
@@ -85,11 +86,16 @@ function ownAddresses(): readonly string[] {
   return addresses.filter(({ family, internal }) => family === "IPv4" && !internal).map(({ address }) => address);
 }
 
-function writePhoneFolders({ operator, caller, phoneFolders }: Places): Promise<void[]> {
-  const usual = { sound: { type: "devices" }, answering: "by-hand", codecs: ["opus", "g722", "g711"] } as const;
-  return Promise.all([
-    writeBaresipFolder(phoneFolders.operator, { user: "operator", sipPort: operator, ...usual }),
-    writeBaresipFolder(phoneFolders.caller, { user: "caller", sipPort: caller, ...usual }),
+/** Without a sound device baresip gives up its calls, so it sends a tone there and writes what it hears to a file. */
+const hasSoundDevice = existsSync("/dev/snd");
+
+async function writePhoneFolders({ operator, caller, phoneFolders }: Places): Promise<void> {
+  const soundOf = (hz: number): BaresipOptions["sound"] =>
+    hasSoundDevice ? { type: "devices" } : { type: "tone", hz };
+  const usual = { answering: "by-hand", codecs: ["opus", "g722", "g711"] } as const;
+  await Promise.all([
+    writeBaresipFolder(phoneFolders.operator, { user: "operator", sipPort: operator, sound: soundOf(850), ...usual }),
+    writeBaresipFolder(phoneFolders.caller, { user: "caller", sipPort: caller, sound: soundOf(440), ...usual }),
   ]);
 }
 
@@ -108,10 +114,13 @@ function screen(places: Places, redisPort: number): readonly string[] {
     `  recordings  ${shownPath(recordingFolder)}`,
     `  Redis       port ${redisPort}`,
     "",
-    "With baresip (apt-get install baresip), in two more terminals, the operator first:",
+    "With baresip (apt-get install baresip-core), in two more terminals, the operator first:",
     `  baresip -f ${shownPath(phoneFolders.operator)}`,
     `  baresip -f ${shownPath(phoneFolders.caller)} -e '/dial sip:demo@${host}'`,
     "  Keys: 1 asks the bot for the operator, a answers, b hangs up, q quits.",
+    ...(hasSoundDevice
+      ? []
+      : ["  No sound device here: they send tones and write what they hear to WAV files in these folders."]),
     "With Linphone or another softphone: no account; in its network settings the SIP port (UDP)",
     `${operator} for the operator and ${caller} for the caller. Then dial the address above.`,
     "",
