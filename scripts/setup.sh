@@ -4,7 +4,7 @@
 #   scripts/setup.sh service   npm packages only (Patchbay alone, on a configuration file)
 #   scripts/setup.sh runtime   + redis-server, rtpengine-daemon, espeak-ng
 #   scripts/setup.sh demo      the same (the demo's phones are its own)
-#   scripts/setup.sh test|ci   + sip-tester
+#   scripts/setup.sh test|ci   + sip-tester, baresip-core, python3
 #
 # Everything it says goes to standard error, so that a command behind it keeps standard output for itself.
 set -euo pipefail
@@ -21,7 +21,7 @@ fail() {
 case "${1:-}" in
 service) wanted=() ;;
 runtime | demo) wanted=(redis-server rtpengine-daemon espeak-ng) ;;
-test | ci) wanted=(redis-server rtpengine-daemon espeak-ng sip-tester) ;;
+test | ci) wanted=(redis-server rtpengine-daemon espeak-ng sip-tester baresip-core python3) ;;
 *) fail "usage: scripts/setup.sh service|runtime|demo|test|ci" ;;
 esac
 
@@ -65,6 +65,7 @@ binary_of() {
   case "$1" in
   rtpengine-daemon) echo rtpengine ;;
   sip-tester) echo sipp ;;
+  baresip-core) echo baresip ;;
   *) echo "$1" ;;
   esac
 }
@@ -74,6 +75,8 @@ purpose_of() {
   rtpengine-daemon) echo "rtpengine, the media anchor" ;;
   espeak-ng) echo "espeak-ng, text-to-speech that works offline" ;;
   sip-tester) echo "SIPp, SIP scenarios for the tests" ;;
+  baresip-core) echo "baresip, a softphone that the tests call with" ;;
+  python3) echo "Python, for the test of the example bot without our library" ;;
   esac
 }
 missing_of_wanted() {
