@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs";
+import { dirname, resolve } from "node:path";
 import { createApp } from "./app.ts";
 import { checkConfig, loadConfig } from "./config/load.ts";
 import { ConfigError } from "./config/problem.ts";
@@ -55,7 +56,7 @@ function check(file: string): number {
 
 async function run(file: string): Promise<number> {
   const config = loadConfig(file, process.env);
-  const secrets = loadSecrets(config, process.env);
+  const secrets = loadSecrets(config, process.env, dirname(resolve(file)));
   const log = createLog(config.log);
   await using app = await createApp(config, secrets, { log });
   const listening = app.listening.map(({ protocol, address, port }) => `${protocol}/${address}:${port}`);

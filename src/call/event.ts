@@ -1,4 +1,4 @@
-import type { CallId, CommandId, ExchangeId, LegId, PlayId, Sdp, TransferId } from "./ids.ts";
+import type { CommandId, ExchangeId, LegId, PlayId, Sdp, TransferId } from "./ids.ts";
 import type { Command } from "./reply.ts";
 
 /**
@@ -84,8 +84,3 @@ export interface SipFailure {
  * `closing`: the media side's time to finish a recording before the last event goes out without it.
  */
 export type TimerName = "answer" | "progress" | "refer" | "closing";
-
-export interface AddressedEvent {
-  readonly call: CallId;
-  readonly event: CallEvent;
-}

@@ -182,6 +182,10 @@ const mediaSchema = z
           .default(5000)
           .describe("Longest fetch of a prompt in milliseconds. Default 5000."),
         maxMb: z.int().min(1).max(1000).default(20).describe("Largest prompt fetched in MB. Default 20."),
+        hosts: z
+          .union([z.literal("any"), z.array(hostName).max(1000)])
+          .default("any")
+          .describe("Hosts that prompts are fetched from: a list, or any. Default any."),
         maxRedirects: z.int().min(0).max(10).default(3).describe("Redirects followed (count). Default 3."),
         freshMs: milliseconds(0, 86_400_000)
           .default(60_000)

