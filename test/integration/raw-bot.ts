@@ -111,6 +111,11 @@ export class BotCall {
     return this.event("transferProgress", { ...options, where: (body) => body["phase"] === phase });
   }
 
+  /** Waits until the bot may send one more command. */
+  turn(): Promise<void> {
+    return this.#bot.turn();
+  }
+
   /** Publishes whatever text; gives the number of receivers. */
   async publish(text: string | Uint8Array): Promise<number> {
     return Number(await this.#bot.redis.command("PUBLISH", this.replyTo, text));

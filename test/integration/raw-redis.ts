@@ -28,6 +28,7 @@ function parse(bytes: Buffer, at: number): Parsed {
       return { reply: bytes.toString("utf8", next, next + length), next: next + length + 2 };
     }
     case "*": {
+      if (Number(line) < 0) return { reply: null, next };
       const items: RedisReply[] = [];
       let position = next;
       for (let left = Number(line); left > 0; left -= 1) {
