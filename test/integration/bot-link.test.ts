@@ -419,9 +419,7 @@ describe("Redis goes away", () => {
       ...("ACL SETUSER service reset on >s resetchannels &pb:{*}:events ~pb:{*}:events ~pb.event:* -@all".split(
         " ",
       ) as ["ACL"]),
-      ...("+eval +exists +xadd +set +publish +subscribe +unsubscribe +ping +info +client|setname".split(
-        " ",
-      ) as string[]),
+      ..."+eval +exists +xadd +set +publish +subscribe +unsubscribe +ping +info +client|setname".split(" "),
     );
     stack.push(async () => {
       await raw.call("ACL", "DELUSER", "service");
