@@ -19,10 +19,15 @@ export interface StreamSeen {
   /** Every `address:port` that the stream came from. */
   readonly sources: readonly string[];
   readonly packets: number;
+  readonly ssrcs: number;
+  /** How often a packet was not the next one of its SSRC. */
+  readonly sequenceJumps: number;
 }
 export interface HeardSeen {
   readonly callerHeardHz: number | undefined;
   readonly operatorHeardHz: number | undefined;
+  /** The longest time without a packet at the caller's phone while they talked. */
+  readonly callerGapMs: number | undefined;
 }
 
 export interface Evidence {
@@ -141,6 +146,11 @@ function wireFindings(evidence: Evidence, plan: Plan): Finding[] {
       expected: "the caller's RTP comes from one place all the time",
       held: callerStream.sources.length === 1 && callerStream.packets > 0,
       found: `${callerStream.packets} packets from ${callerStream.sources.join(", ") || "nowhere"}`,
+    },
+    {
+      expected: "no packet of it is lost or out of order",
+      held: callerStream.packets > 0 && callerStream.sequenceJumps === 0,
+      found: `${callerStream.sequenceJumps} jumps, ${callerStream.ssrcs} SSRCs, gap in the talk ${talk.callerGapMs?.toFixed(0) ?? "?"} ms`,
     },
     {
       expected: `in the talk the caller hears the operator's ${plan.operatorHz} Hz`,

@@ -101,7 +101,11 @@ async function talk(operator: PhoneCall, callerCall: PhoneCall, trace: Trace): P
     callerCall.media.capture(fromMs, toMs),
     operator.media.capture(fromMs, toMs),
   ]);
-  const heard = { callerHeardHz: atCaller.pitch(knownPitches), operatorHeardHz: atOperator.pitch(knownPitches) };
+  const heard = {
+    callerHeardHz: atCaller.pitch(knownPitches),
+    operatorHeardHz: atOperator.pitch(knownPitches),
+    callerGapMs: atCaller.longestGapMs,
+  };
   trace.add(nowMs(), {
     type: "note",
     text: `they talk: the caller hears ${heard.callerHeardHz ?? "no"} Hz, the operator ${heard.operatorHeardHz ?? "no"} Hz`,
@@ -142,8 +146,8 @@ async function playCall(stage: Stage, witness: RedisWitness, trace: Trace, fault
     timeoutMs: 30_000,
     what: "the hangup event",
   });
-  const { sources, audio } = await callerCall.media.capture();
-  return { heard, stream: { sources, packets: audio.length } };
+  const { sources, audio, ssrcs, sequenceJumps } = await callerCall.media.capture();
+  return { heard, stream: { sources, packets: audio.length, ssrcs: ssrcs.length, sequenceJumps } };
 }
 
 interface Played {
@@ -205,8 +209,8 @@ export async function playStory(stage: Stage, trace: Trace): Promise<Evidence> {
     operatorInvites: [...exchange.invitesReceived, ...silent.invitesReceived]
       .toSorted((a, b) => a.atMs - b.atMs)
       .map(({ message }) => ({ headers: message.headers })),
-    callerStream: played?.stream ?? { sources: [], packets: 0 },
-    talk: played?.heard ?? { callerHeardHz: undefined, operatorHeardHz: undefined },
+    callerStream: played?.stream ?? { sources: [], packets: 0, ssrcs: 0, sequenceJumps: 0 },
+    talk: played?.heard ?? { callerHeardHz: undefined, operatorHeardHz: undefined, callerGapMs: undefined },
     recording,
     callsLeft: await stage.service.rtpengine.calls().then(
       (calls) => calls.length,
