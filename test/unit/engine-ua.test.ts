@@ -1,197 +1,15 @@
 import { beforeEach, describe, expect, it } from "vitest";
 
 import { Counters } from "../../src/engine/counters.ts";
-import type { CommandReply, Delivery, EngineEvents, SipCommand } from "../../src/engine/events.ts";
+import type { SipCommand } from "../../src/engine/events.ts";
 import { defaultLimits, silentLog } from "../../src/engine/options.ts";
 import type { EngineLimits } from "../../src/engine/options.ts";
 import { formatHostPort, parseUri } from "../../src/engine/sip/grammar.ts";
-import type { SipUri } from "../../src/engine/sip/grammar.ts";
-import { defaultMessageLimits, parseMessage } from "../../src/engine/sip/message.ts";
-import type { SipRequest, SipResponse } from "../../src/engine/sip/message.ts";
 import { sipTimers, systemRandom } from "../../src/engine/timers.ts";
 import { UserAgent } from "../../src/engine/ua/agent.ts";
-import type {
-  Inbound,
-  Network,
-  NextHop,
-  Origin,
-  Outbound,
-  OutboundEvents,
-  Resolution,
-} from "../../src/engine/ua/core.ts";
 import { ManualClock } from "./engine-clock.ts";
-
-const origin: Origin = {
-  protocol: "udp",
-  address: "192.0.2.9",
-  port: 5070,
-  local: { address: "192.0.2.1", port: 5060 },
-};
-
-class FakeInbound implements Inbound {
-  readonly responses: SipResponse[] = [];
-  abandoned = false;
-  open = true;
-  readonly key: string;
-  readonly request: SipRequest;
-  readonly source: Origin;
-
-  constructor(key: string, request: SipRequest, source: Origin) {
-    this.key = key;
-    this.request = request;
-    this.source = source;
-  }
-
-  respond(response: SipResponse): boolean {
-    if (this.open) {
-      this.responses.push(response);
-    }
-    return this.open;
-  }
-
-  abandon(): void {
-    this.abandoned = true;
-  }
-
-  get statuses(): number[] {
-    return this.responses.map((response) => response.status);
-  }
-}
-
-class FakeOutbound implements Outbound {
-  cancels = 0;
-  abandoned = false;
-  readonly request: SipRequest;
-  readonly hops: readonly NextHop[];
-  readonly on: OutboundEvents;
-
-  constructor(request: SipRequest, hops: readonly NextHop[], on: OutboundEvents) {
-    this.request = request;
-    this.hops = hops;
-    this.on = on;
-  }
-
-  cancel(): void {
-    this.cancels += 1;
-  }
-
-  abandon(): void {
-    this.abandoned = true;
-  }
-
-  respond(status: number, reason = "Whatever", tag = "their-tag", lines: readonly string[] = []): void {
-    const { headers } = this.request;
-    const to = headers.get("To") ?? "";
-    this.on.response(
-      response(
-        [
-          `SIP/2.0 ${status} ${reason}`,
-          `Via: ${headers.get("Via")}`,
-          `From: ${headers.get("From")}`,
-          `To: ${to.includes("tag=") ? to : `${to};tag=${tag}`}`,
-          `Call-ID: ${headers.get("Call-ID")}`,
-          `CSeq: ${headers.get("CSeq")}`,
-          ...(status < 300 ? ["Contact: <sip:peer@192.0.2.9:5070>"] : []),
-          ...lines,
-        ].join("\r\n"),
-      ),
-      origin,
-    );
-  }
-}
-
-class FakeNetwork implements Network {
-  readonly requests: FakeOutbound[] = [];
-  readonly sent: { message: SipRequest; hop: NextHop }[] = [];
-  readonly lookups: { uri: SipUri; done: (resolution: Resolution) => void }[] = [];
-
-  localFor(): { host: string; port: number } {
-    return { host: "192.0.2.1", port: 5060 };
-  }
-  resolve(uri: SipUri, done: (resolution: Resolution) => void): void {
-    if (/^[\d.]+$/.test(uri.host)) {
-      done({ type: "hops", hops: [{ protocol: "udp", address: uri.host, port: uri.port ?? 5060 }] });
-    } else {
-      this.lookups.push({ uri, done });
-    }
-  }
-  isOwn(host: string, port: number): boolean {
-    return host === "192.0.2.1" && port === 5060;
-  }
-  request(request: SipRequest, hops: readonly NextHop[], on: OutboundEvents): Outbound {
-    const sent = request.clone();
-    sent.headers.prepend("Via", "SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKx");
-    const outbound = new FakeOutbound(sent, hops, on);
-    this.requests.push(outbound);
-    return outbound;
-  }
-  send(message: SipRequest, hop: NextHop): void {
-    this.sent.push({ message, hop });
-  }
-  viaFor(): string {
-    return "SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKack";
-  }
-  last(method: string): FakeOutbound {
-    const found = this.requests.findLast((one) => one.request.method === method);
-    if (found === undefined) {
-      throw new Error(`no ${method} was sent`);
-    }
-    return found;
-  }
-}
-
-class FakeApps implements EngineEvents {
-  readonly connected = new Set([1]);
-  readonly verbs = new Set(["invite", "options", "info"]);
-  readonly deliveries: (Delivery & { client: number; text: string })[] = [];
-  readonly replies: (CommandReply & { requestId: string })[] = [];
-
-  choose(verb: string): number | undefined {
-    return this.verbs.has(verb) ? [...this.connected][0] : undefined;
-  }
-  isConnected(client: number): boolean {
-    return this.connected.has(client);
-  }
-  deliver(client: number, delivery: Delivery): boolean {
-    if (!this.connected.has(client)) {
-      return false;
-    }
-    this.deliveries.push({ ...delivery, client, text: delivery.message.toString() });
-    return true;
-  }
-  reply(_client: number, requestId: string, reply: CommandReply): void {
-    this.replies.push({ ...reply, requestId });
-  }
-  get refusals(): string[] {
-    return this.replies.flatMap((reply) => (reply.type === "refused" ? [reply.text] : []));
-  }
-  get lastTxn(): string {
-    return this.deliveries.at(-1)?.txnId ?? "";
-  }
-  get lastLine(): string {
-    return this.deliveries.at(-1)?.text.split("\r\n")[0] ?? "";
-  }
-}
-
-function message(text: string): ReturnType<typeof parseMessage> {
-  return parseMessage(Buffer.from(`${text}\r\n\r\n`), defaultMessageLimits, "datagram");
-}
-
-function response(text: string): SipResponse {
-  const outcome = message(text);
-  if (!outcome.ok || outcome.message.kind !== "response") {
-    throw new Error(`no response: ${text}`);
-  }
-  return outcome.message;
-}
-
-function request(text: string): SipRequest {
-  const outcome = message(text);
-  if (!outcome.ok || outcome.message.kind !== "request") {
-    throw new Error(`no request: ${outcome.ok ? "a response" : outcome.reason}`);
-  }
-  return outcome.message;
-}
+import { FakeApps, FakeInbound, FakeNetwork, origin, request, response } from "./engine-fakes.ts";
+import type { FakeOutbound } from "./engine-fakes.ts";
 
 let clock: ManualClock;
 let network: FakeNetwork;
@@ -454,6 +272,31 @@ describe("times of the UAC, with T1 = 500 ms", () => {
   });
 });
 
+describe("forks", () => {
+  it("the dialog is that of the branch that answered, not of the one that rang first", () => {
+    const { outbound } = calling();
+    outbound.respond(180, "Ringing", "first");
+    outbound.respond(200, "OK", "second");
+    expect(agent.stats().dialogs).toBe(1);
+    agent.requestInDialog(command("ACK sip:x SIP/2.0\r\n\r\n"), dialogOf(outbound));
+    expect(network.sent[0]?.message.headers.get("To")).toContain("tag=second");
+    expect(network.requests.map((one) => one.request.method)).toEqual(["INVITE"]);
+  });
+
+  it("each further branch that answers is acknowledged and ended, once", () => {
+    const { outbound } = calling();
+    for (const tag of ["one", "two", "three", "two"]) {
+      outbound.respond(200, "OK", tag);
+    }
+    const to = (one: { headers: { get(name: string): string | undefined } }): string =>
+      /tag=(\w+)/.exec(one.headers.get("To") ?? "")?.[1] ?? "";
+    expect(network.sent.map(({ message: ack }) => to(ack))).toEqual(["two", "three", "two"]);
+    const byes = network.requests.filter((one) => one.request.method === "BYE");
+    expect(byes.map((one) => to(one.request))).toEqual(["two", "three"]);
+    expect(apps.deliveries).toHaveLength(1);
+  });
+});
+
 describe("names that have to be looked up", () => {
   it("an ACK is never overtaken by the BYE behind it", () => {
     const { outbound } = calling();
@@ -563,6 +406,17 @@ describe("the texts that drachtio-srf and applications match on", () => {
     expect(apps.refusals).toEqual([
       "Response not sent due to unknown transaction",
       "unable to cancel unknown transaction id: nothing???",
+    ]);
+  });
+
+  it("reliable provisional responses", () => {
+    receive("INVITE", { callId: "plain" });
+    respond(apps.lastTxn, "183 Session Progress", "Require: 100rel\r\n");
+    receive("INVITE", { callId: "able", headers: ["Supported: timer, 100rel"] });
+    respond(apps.lastTxn, "183 Session Progress", "Require: 100rel\r\n");
+    expect(apps.refusals).toEqual([
+      "Remote endpoint does not support 100rel",
+      "100rel not supported by embedded engine",
     ]);
   });
 

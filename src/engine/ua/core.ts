@@ -126,6 +126,8 @@ export class Core {
     dialog.phase = "ended";
     this.dialogs.remove(dialog);
     this.parts.counters.add("dialogsEnded");
+    // What still waited for an ACK is refused now: every command of an application gets its one reply.
+    dialog.releaseHeld();
   }
 
   /** The connection that sent something in a dialog gets from then on what comes in it. */

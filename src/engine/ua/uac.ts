@@ -280,10 +280,12 @@ export class Uac {
     this.interruptInvite(dialog, true);
     const outgoing = this.#openInDialog(dialog, request, hops[0], command.client);
     dialog.bye = outgoing.txnId;
+    dialog.timers.stop("credentials");
     dialog.phase = "ending";
     this.#server.endPending(dialog);
     this.#launch(outgoing, hops);
     this.#replySent(command, outgoing);
+    dialog.releaseHeld();
   }
 
   /** Sends a BYE of the engine's own, drops the dialog and tells the application. */
@@ -397,7 +399,7 @@ export class Uac {
       peer: outgoing.hop,
       txnId: this.#core.parts.random.uuid(),
       dialogId: undefined,
-      message: textForApp(cancelFor(outgoing.request, extra)),
+      message: textForApp(cancelFor(outgoing.transaction.request, extra)),
     });
   }
 
@@ -763,6 +765,10 @@ export class Uac {
         // A BYE that was challenged is sent again with credentials; any other answer is the end of the dialog.
         if (response.status !== 401 && response.status !== 407) {
           this.#core.endDialog(dialog);
+        } else if (dialog.phase !== "ended") {
+          dialog.timers.start("credentials", this.#core.parts.timers.t64Ms, () => {
+            this.#core.endDialog(dialog);
+          });
         }
       }
     }

@@ -255,7 +255,6 @@ export class Uas {
     // RFC 3261 §15.1.2: requests of this dialog that are still open get a 487.
     this.endPending(dialog);
     this.#core.endDialog(dialog);
-    dialog.releaseHeld();
     if (owner === undefined) {
       this.#answer(transaction, 200);
       return;
@@ -541,6 +540,14 @@ export class Uas {
     }
     if (settings.userAgent !== undefined && !response.headers.has("Server") && !response.headers.has("User-Agent")) {
       response.headers.add("Server", settings.userAgent);
+    }
+    const reliable = status < 200 && response.headers.list("Require").some((one) => one.toLowerCase() === "100rel");
+    if (reliable) {
+      // RFC 3262 §3: without RSeq and PRACK such a response must not be sent, whatever the peer supports.
+      const offered = [...request.headers.list("Supported"), ...request.headers.list("Require")];
+      return offered.some((one) => one.toLowerCase() === "100rel")
+        ? "100rel not supported by embedded engine"
+        : "Remote endpoint does not support 100rel";
     }
     response.body = message.body;
     if (!ensureContentType(response.headers, response.body)) {
