@@ -9,7 +9,8 @@ import { sipTimers } from "../../src/engine/timers.ts";
 import { UserAgent } from "../../src/engine/ua/agent.ts";
 import type { NextHop, Outbound, OutboundEvents } from "../../src/engine/ua/core.ts";
 import { ManualClock, seededRandom } from "../unit/engine-clock.ts";
-import { FakeApps, FakeInbound, FakeNetwork, FakeOutbound, origin, request } from "../unit/engine-fakes.ts";
+import { FakeApps, FakeInbound, FakeNetwork, origin, request } from "../unit/engine-fakes.ts";
+import type { FakeOutbound } from "../unit/engine-fakes.ts";
 
 // Whatever the network and the applications do, in whatever order: nothing throws, no INVITE stays unanswered, every
 // request of an application gets its one reply, and after the longest timer nothing of any call is left.
