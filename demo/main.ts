@@ -50,7 +50,11 @@ async function play(folder: string, json: boolean, interrupted: Promise<never>):
   write("");
   if (failed.length > 0) process.stderr.write(`Patchbay's log ends:\n${logEnd(service.patchbay.output)}\n`);
   if (failed.length === 0) write(`All ${findings.length} expectations held.`);
-  else complain(`${failed.length} of ${findings.length} expectations did not hold; the first: ${failed[0]?.expected}`);
+  else {
+    const [first] = failed;
+    complain(`${failed.length} of ${findings.length} expectations did not hold.`);
+    complain(`The first: ${first?.expected}; found: ${first?.found}.`);
+  }
   if (json) write(JSON.stringify(jsonReport(evidence, findings)));
   return failed.length === 0;
 }

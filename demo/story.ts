@@ -24,7 +24,7 @@ const talkMs = 4_000;
 const talkEdgeMs = 300;
 const ringbackHz = 425;
 const knownPitches = [pitches.caller, pitches.operator, ringbackHz];
-const storyTimeoutMs = 90_000;
+const storyTimeoutMs = 60_000;
 
 /** What the exchange does with a call, by the number that was dialled. */
 function exchangeAnswers(invite: SipText): Answering {
@@ -115,10 +115,18 @@ async function talk(operator: PhoneCall, callerCall: PhoneCall, trace: Trace): P
   return heard;
 }
 
-async function playCall(stage: Stage, witness: RedisWitness, trace: Trace, faults: string[]): Promise<Played> {
-  const { service, caller, exchange, silent } = stage;
+/** Rejects when Patchbay ends before the story does. */
+async function untilPatchbayEnds({ service }: Stage): Promise<never> {
+  const { code, signal } = await service.patchbay.exited;
+  throw new Error(`Patchbay ended by itself (${signal ?? `exit status ${code}`})`);
+}
+
+async function playCall(stage: Stage, witness: RedisWitness, trace: Trace): Promise<Played> {
+  const { service, silent } = stage;
   await using bot = connectBot({ redis: service.redis.url, botId, worker: "demo" });
-  bot.on("error", (error) => void faults.push(`the bot failed: ${textOf(error)}`));
+  const botFails = new Promise<never>((_resolve, reject) => {
+    bot.on("error", (error) => reject(new Error("the bot failed", { cause: error })));
+  });
   bot.onCall((call) =>
     serveDemoCall(call, {
       answers: {
@@ -138,7 +146,12 @@ async function playCall(stage: Stage, witness: RedisWitness, trace: Trace, fault
     }),
   );
   await within(bot.ready, 10_000, "the bot's connection to Redis");
+  return await Promise.race([watchCall(stage, witness, trace), botFails]);
+}
 
+/** The caller's side of the story and the operators'; the bot plays its own. */
+async function watchCall(stage: Stage, witness: RedisWitness, trace: Trace): Promise<Played> {
+  const { service, caller, exchange } = stage;
   const callerCall = await caller.dial(`sip:demo@127.0.0.1:${service.sipPort}`);
   const heard = await talk(await exchange.nextCall({ timeoutMs: 30_000 }), callerCall, trace);
   await within(callerCall.ended, storyTimeoutMs, "the end of the call");
@@ -189,14 +202,15 @@ export async function playStory(stage: Stage, trace: Trace): Promise<Evidence> {
     for (const row of redisRows(message)) trace.add(message.atMs, row);
   };
   await using witness = await RedisWitness.start(stage.service.redis.port, { keep: true, seen });
-  const faults: string[] = [];
+  let fault: string | undefined;
   let played: Played | undefined;
   let recording: MeasuredRecording | undefined;
   try {
-    played = await within(playCall(stage, witness, trace, faults), storyTimeoutMs, "the story to be played");
+    const playing = Promise.race([playCall(stage, witness, trace), untilPatchbayEnds(stage)]);
+    played = await within(playing, storyTimeoutMs, "the story to be played");
     recording = await measured(witness);
   } catch (error) {
-    faults.push(textOf(error));
+    fault = textOf(error);
   }
   const { caller, exchange, silent } = stage;
   return {
@@ -216,6 +230,6 @@ export async function playStory(stage: Stage, trace: Trace): Promise<Evidence> {
       (calls) => calls.length,
       () => undefined,
     ),
-    fault: faults.length === 0 ? undefined : faults.join("; "),
+    fault,
   };
 }
