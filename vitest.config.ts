@@ -1,6 +1,7 @@
 import { defineConfig } from "vitest/config";
 
-// "pure" needs nothing but Node and runs in `npm run check`; "real" starts real servers and needs `npm test`'s set-up.
+// "pure" needs nothing but Node and runs in `npm run check`; "wire" (SIP and Redis) and "sound" (rtpengine and phones too)
+// start real servers and need the set-up of `npm test`.
 export default defineConfig({
   test: {
     projects: [
@@ -18,13 +19,25 @@ export default defineConfig({
       },
       {
         test: {
-          name: "real",
+          name: "wire",
+          include: ["test/integration/{bot,engine,sip}-*.test.ts"],
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
+          // These wait for SIP timers most of the time, so several files may wait at once.
+          maxWorkers: 3,
+          sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        test: {
+          name: "sound",
           include: ["test/{integration,interop}/**/*.test.ts"],
+          exclude: ["test/integration/{bot,engine,sip}-*.test.ts"],
           testTimeout: 60_000,
           hookTimeout: 60_000,
           // Two cores run the servers and the phones too: files run one after another so that audio timing stays honest.
           fileParallelism: false,
-          sequence: { groupOrder: 1 },
+          sequence: { groupOrder: 2 },
         },
       },
     ],

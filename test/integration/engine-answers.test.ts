@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
 
-import { Closings, startTestEngine, type TestEngine } from "../integration/engine-support.ts";
+import { Closings, startTestEngine, type TestEngine } from "./engine-support.ts";
 import { waitFor } from "../support/wait.ts";
 import { seededRandom } from "../unit/engine-clock.ts";
 
