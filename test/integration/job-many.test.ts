@@ -111,7 +111,7 @@ test("20 calls at once: every outcome is right, nobody hears a stranger, nothing
           `{"status":"${cause === "completed" ? "SUCCESS" : "FAIL"}","hangup":false,"number":"${number}"} ${cause}`,
       ),
     );
-    await stage.atRest();
+    await stage.atRest({ commandsToo: true });
   }
   await noChildren();
 });

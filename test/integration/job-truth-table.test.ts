@@ -301,7 +301,7 @@ const failures: readonly Failure[] = [
 ];
 
 describe("an operator who cannot be had, all ways at once", () => {
-  const stage = sharedStage({ concurrent: true });
+  const stage = sharedStage({ concurrent: true, commandsToo: true });
   const numberOf = (failure: Failure): string => `7900${failures.indexOf(failure).toString().padStart(3, "0")}`;
   const rowOf = (invite: SipText): Failure | undefined =>
     failures.find((failure) => numberOf(failure) === userOf(invite.uri ?? ""));

@@ -186,9 +186,9 @@ export class Stage implements AsyncDisposable {
 
   /**
    * Waits until nothing of any call is left, in the service, in rtpengine and on the disk, and checks what bots were told.
-   * `commandsToo`: late commands of ended calls are answered for five seconds, and that, too, must be over.
+   * `commandsToo`: late commands of ended calls are answered for five seconds, and that must be over as well.
    */
-  async atRest({ commandsToo = true }: { readonly commandsToo?: boolean } = {}): Promise<void> {
+  async atRest({ commandsToo = false }: { readonly commandsToo?: boolean } = {}): Promise<void> {
     let faults: readonly string[] = [];
     try {
       await waitFor(
@@ -354,14 +354,19 @@ function numbersOf(value: unknown, path: string): readonly (readonly [path: stri
     .flatMap(([key, item]) => numbersOf(item, path === "" ? key : `${path}.${key}`));
 }
 
-/**
- * One stage for all tests of a `describe`: started before the first, at rest after each, empty at the end. With
- * `concurrent` the tests run at the same time, and rest is asked for when the last one is over.
- */
+interface SharedStageOptions extends StageOptions {
+  /** The tests run at the same time, and rest is asked for when the last one is over. */
+  readonly concurrent?: boolean;
+  /** At the end waits until late commands are no longer answered either, which takes five seconds. */
+  readonly commandsToo?: boolean;
+}
+
+/** One stage for all tests of a `describe`: started before the first, at rest after each, gone at the end. */
 export function sharedStage({
   concurrent = false,
+  commandsToo = false,
   ...options
-}: StageOptions & { concurrent?: boolean } = {}): () => Stage {
+}: SharedStageOptions = {}): () => Stage {
   let stage: Stage | undefined;
   beforeAll(async () => {
     stage = await Stage.start(options);
@@ -370,13 +375,13 @@ export function sharedStage({
     beforeEach(() => stage?.clear());
     afterEach(async () => {
       await stage?.clear();
-      await stage?.atRest({ commandsToo: false });
+      await stage?.atRest();
     });
   }
   afterAll(async () => {
     try {
       await stage?.clear();
-      await stage?.atRest();
+      await stage?.atRest({ commandsToo });
     } finally {
       await stage?.[Symbol.asyncDispose]();
       stage = undefined;
