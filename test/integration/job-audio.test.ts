@@ -282,6 +282,96 @@ function hzIn(channel: Recording["left"]): readonly number[] {
   return [...found];
 }
 
+describe("what phones do during a talk", () => {
+  const stage = sharedStage();
+
+  test("the operator holds and takes back: the caller's phone is asked nothing", async () => {
+    const { leg, call } = await stage().talk();
+    await call.run(switchTo({ continueCall: true }));
+    const operator = await stage().incoming();
+    await operator.acknowledged;
+    await leg.media.hears(pitches.operator);
+    const before = operator.remoteSdp;
+    const held = await operator.reinvite({ direction: "sendonly" });
+    expect(held.status).toBe(200);
+    expect(held.body).toMatch(/^a=recvonly\r?$/m);
+    const back = await operator.reinvite();
+    expect(back.status).toBe(200);
+    expect(back.body).toMatch(/^a=sendrecv\r?$/m);
+    // His sound goes where it went before.
+    expect(operator.remoteSdp).toMatchObject({ address: before?.address, port: before?.port });
+    await Promise.all([leg.media.hears(pitches.operator), operator.media.hears(pitches.caller)]);
+    await operator.hangUp();
+    await call.transfer();
+    await botSpeaks(leg, call, stage());
+    expect(leg.reInvites).toEqual([]);
+    expect(leg.received("UPDATE")).toEqual([]);
+    await leg.hangUp();
+    await call.event("hangup");
+  });
+
+  test("the caller holds and takes back: the operator's phone is asked nothing", async () => {
+    const { leg, call } = await stage().talk();
+    await call.run(switchTo({ continueCall: true }));
+    const operator = await stage().incoming();
+    await operator.acknowledged;
+    await leg.media.hears(pitches.operator);
+    const before = leg.remoteSdp;
+    expect((await leg.reinvite({ direction: "inactive" })).body).toMatch(/^a=inactive\r?$/m);
+    const back = await leg.reinvite();
+    expect(back.status).toBe(200);
+    expect(leg.remoteSdp).toMatchObject({ address: before?.address, port: before?.port });
+    await Promise.all([leg.media.hears(pitches.operator), operator.media.hears(pitches.caller)]);
+    expect(operator.reInvites).toEqual([]);
+    await operator.hangUp();
+    await call.transfer();
+    await botSpeaks(leg, call, stage());
+    await leg.hangUp();
+    await call.event("hangup");
+  });
+
+  test("early media of the operator is not heard; the caller hears ringing until the answer", async () => {
+    stage().operator.answering = { type: "answer", ring: [{ status: 183, sdp: true }], afterMs: 900 };
+    const { leg, call } = await stage().talk();
+    await call.run(switchTo({ continueCall: true }));
+    const operator = await stage().incoming();
+    await call.progress("earlyMedia");
+    const fromMs = await leg.media.hears(pitches.ringback);
+    const answeredMs = await operator.established;
+    const heard = await leg.media.capture(fromMs, answeredMs);
+    expect(pitchesOf(heard)).toEqual([pitches.ringback]);
+    await leg.media.hears(pitches.operator);
+    await operator.hangUp();
+    await call.transfer();
+    await leg.hangUp();
+    await call.event("hangup");
+  });
+
+  test("two operators one after the other: each is heard alone, in one stream from one port", async () => {
+    const { secondOperator } = stage();
+    const { leg, call } = await stage().talk();
+    await call.run(switchTo({ continueCall: true }));
+    const first = await stage().incoming();
+    await first.acknowledged;
+    await Promise.all([leg.media.hears(pitches.operator), first.media.hears(pitches.caller)]);
+    await first.hangUp();
+    const { event } = await call.transfer();
+    await call.run({ type: "switch", sipUri: `second@127.0.0.1:${secondOperator.port}`, continueCall: true });
+    const second = await stage().incoming(secondOperator);
+    await second.acknowledged;
+    await Promise.all([leg.media.hears(pitches.operator2), second.media.hears(pitches.caller)]);
+    const talk = await listen();
+    expect(pitchesOf(await leg.media.capture(middle(talk).fromMs, middle(talk).toMs))).toEqual([pitches.operator2]);
+    await second.hangUp();
+    await call.transfer({ after: event.seq });
+    await botSpeaks(leg, call, stage());
+    expect((await leg.media.capture()).sources).toHaveLength(1);
+    expect(leg.reInvites).toEqual([]);
+    await leg.hangUp();
+    await call.event("hangup");
+  });
+});
+
 describe("digits during a call", () => {
   const stage = sharedStage();
 

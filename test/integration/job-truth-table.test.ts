@@ -5,7 +5,7 @@ import { pitches } from "../support/pitch.ts";
 import { type Answering, type HeaderList, Phone, type PhoneCall } from "../support/rtp-phone.ts";
 import { header, type SipText, userOf, uriOf } from "../support/sip-text.ts";
 import { Sipp } from "../support/sipp.ts";
-import { waitFor } from "../support/wait.ts";
+import { delay, waitFor } from "../support/wait.ts";
 import { type BotCall, type Reply, type Transfer, transferOf } from "./raw-bot.ts";
 import { botNumber, callerNumber, operatorNumber, sharedStage, Stage, type Talk, trunkPassword } from "./stage.ts";
 
@@ -683,6 +683,38 @@ describe("the caller hangs up", () => {
       await expectCallerGone(talk);
     },
   );
+
+  test("and the operator's 200 crosses our CANCEL: ACK, BYE, told once", async () => {
+    stage().operator.answering = { type: "ring", onCancel: "answer" };
+    const talk = await stage().talk();
+    await talk.call.run(switchTo({ continueCall: true }));
+    const late = await stage().incoming();
+    await talk.call.progress("ringing");
+    await talk.leg.hangUp();
+    expect(await late.ended).toMatchObject({ by: "peer", how: "BYE" });
+    expect(late.received("ACK")).not.toHaveLength(0);
+    await expectCallerGone(talk);
+  });
+
+  test("0 to 60 ms after a switch, whatever has happened by then", async () => {
+    const hangUpAfter = async (afterMs: number): Promise<void> => {
+      const talk = await stage().talk();
+      await talk.call.publish(JSON.stringify({ replies: [switchTo({ continueCall: true })] }));
+      // The moment is the point: before the INVITE, between INVITE and 200, at the ACK, at the bridge, in the talk.
+      await delay(afterMs);
+      expect((await talk.leg.hangUp()).message?.status).toBe(200);
+      await talk.call.event("hangup");
+      const transfers = talk.call.all("transfer").map((event) => transferOf(event).statusText);
+      // A command that came too late was refused and has no transfer.
+      expect(transfers).toHaveLength(talk.call.all("accepted").length);
+      for (const told of transfers) expect([statusText("FAIL", true), statusText("SUCCESS", true)]).toContain(told);
+    };
+    for (const afterMs of [0, 2, 4, 6, 8]) await hangUpAfter(afterMs);
+    await Promise.all([0, 5, 10, 15, 20, 25, 30, 40, 50, 60].map(hangUpAfter));
+    for (const operator of stage().incomingCalls(stage().operator)) {
+      expect(await operator.ended).toMatchObject({ by: "peer" });
+    }
+  });
 
   test("at the moment of the operator's 200: whatever was first, both are released and told once", async () => {
     stage().operator.answering = { type: "manual" };
