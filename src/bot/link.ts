@@ -340,7 +340,7 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
     const now = this.#options.clock.now();
     if (this.#writer.status !== "ready" || now - this.#toldRefusalAt < refusalsToldEveryMs) return;
     this.#toldRefusalAt = now;
-    this.#options.log.error({ err: error, call }, "Redis refused an event, it is sent again");
+    this.#options.log.error({ error: textOf(error), call }, "Redis refused an event, it is sent again");
   }
 
   // ------------------------------------------------------------------------------------------------ commands in
@@ -412,7 +412,7 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
     if (this.#closed || this.#subscriber.status !== "ready") return;
     this.#failures += 1;
     if (this.#again !== null) return;
-    this.#options.log.error({ err: error }, "Redis refused a subscription, the connection is made anew");
+    this.#options.log.error({ error: textOf(error) }, "Redis refused a subscription, the connection is made anew");
     // Rights that are missing are missing at once again, so the connection is not made anew in a circle.
     this.#again = this.#options.clock.after(this.#limits.refusedRetryMs, () => {
       this.#again = null;
@@ -482,7 +482,8 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
     } satisfies RedisOptions;
     const connection = url === undefined ? new Redis(options) : new Redis(url, options);
     connection.on("error", (error: Error) => {
-      if (!this.#closed) this.#options.log.warn({ err: error, connection: role }, "the connection to Redis failed");
+      if (this.#closed) return;
+      this.#options.log.warn({ error: textOf(error), connection: role }, "the connection to Redis failed");
     });
     return connection;
   }
@@ -535,4 +536,9 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
       this.#options.log.error({ err: error }, "the bot link failed");
     }
   }
+}
+
+/** ioredis hangs the refused command on its errors, with the password of AUTH or a whole event: only the text is logged. */
+function textOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }

@@ -1,5 +1,5 @@
 import type { WireReply } from "../bot/contract.ts";
-import { whenConnected } from "./connection.ts";
+import { whenConnected, withoutCommand } from "./connection.ts";
 import type { Redis } from "./connection.ts";
 import { delay } from "./deferred.ts";
 import { CallGoneError, CommandRejectedError, NoAnswerError } from "./errors.ts";
@@ -47,7 +47,7 @@ export async function sendCommand(
       attempt += 1;
       lastError = undefined;
     } catch (error) {
-      lastError = error;
+      lastError = withoutCommand(error);
       // Not an attempt: nothing was received. A connection that answers with an error is not asked at once again.
       if (performance.now() >= giveUpAt || redis.status === "end") break;
       if (redis.status === "ready") await delay(retryMs);

@@ -27,8 +27,14 @@ export function connectRedis(address: string | RedisAddress, name: string, onErr
     retryStrategy: (times: number) => Math.min(50 * 2 ** Math.min(times - 1, 6), 2_000),
   } satisfies RedisOptions;
   const redis = new Redis(url, options);
-  redis.on("error", onError);
+  redis.on("error", (error: Error) => onError(withoutCommand(error)));
   return redis;
+}
+
+/** ioredis hangs the refused command on its errors: the password of AUTH, or what was said to a call. */
+export function withoutCommand<Thrown>(error: Thrown): Thrown {
+  if (error instanceof Error && "command" in error) delete error.command;
+  return error;
 }
 
 /** Resolves when commands can be sent; false when the connection was closed for good or `timeoutMs` passed. */

@@ -1,4 +1,4 @@
-import { dropConnection, whenConnected } from "./connection.ts";
+import { dropConnection, whenConnected, withoutCommand } from "./connection.ts";
 import type { Redis } from "./connection.ts";
 import { deferred, delay } from "./deferred.ts";
 import type { Deferred } from "./deferred.ts";
@@ -75,7 +75,7 @@ export class EventReader {
         this.#pending = true;
         this.#behind = true;
         // A connection that broke is told by its own error event; what Redis answers with is told here.
-        if (this.#options.redis.status === "ready") this.#options.onError(error);
+        if (this.#options.redis.status === "ready") this.#options.onError(withoutCommand(error));
         await delay(backoffMs);
         backoffMs = Math.min(backoffMs * 2, backoffMaxMs);
       }

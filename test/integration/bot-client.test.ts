@@ -1,3 +1,4 @@
+import { inspect } from "node:util";
 import { Redis } from "ioredis";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import type { BotEvent } from "../../src/call/bot-event.ts";
@@ -618,6 +619,20 @@ describe("failures of the bot's own code", () => {
     side.dial("c");
     await waitFor(() => calls.length === 1, { what: "the call" });
     expect(errors).toEqual(["bad_event", "bad_event"]);
+  });
+});
+
+describe("errors of Redis", () => {
+  it("do not show the password or what was said", async () => {
+    await using locked = await startRedis({ password: "right" });
+    const errors: unknown[] = [];
+    const bot = connectBot({
+      redis: { url: `redis://127.0.0.1:${locked.port}`, password: "not-the-right-one" },
+      botId: "bot-1",
+    }).on("error", (error) => errors.push(error));
+    stack.push(() => bot.close());
+    await waitFor(() => errors.some((error) => inspect(error).includes("WRONGPASS")), { what: "the refused password" });
+    expect(errors.map((error) => inspect(error)).join("\n")).not.toContain("not-the-right-one");
   });
 });
 

@@ -439,6 +439,23 @@ describe("Redis goes away", () => {
     await waitFor(() => fixture.link.ready(), { what: "the link to be ready" });
   });
 
+  it("what Redis refuses stands in no log: neither the password nor an event with a caller's number", async () => {
+    await using locked = await startRedis({ password: "right" });
+    const wrong = await linkFixture({
+      redis: { host: "127.0.0.1", port: locked.port, password: "not-the-right-one" },
+      startMs: 0,
+    });
+    stack.push(() => wrong[Symbol.asyncDispose]());
+    await waitFor(() => wrong.logged.some((line) => line.includes("WRONGPASS")), { what: "the refused password" });
+    expect(wrong.logged.join("\n")).not.toContain("not-the-right-one");
+
+    const fixture = await started();
+    await raw.set("pb:{sick}:events", "not a stream");
+    fixture.say(fixture.open("s", "sick"), callEvent);
+    await waitFor(() => fixture.logged.some((line) => line.includes("WRONGTYPE")), { what: "the refused event" });
+    expect(fixture.logged.join("\n")).not.toContain("79991112233");
+  });
+
   it("too many events: the newest are lost, the last ones of a call are not, and the gap shows", async () => {
     await using away = await startRedis();
     const fixture = await linkFixture({
