@@ -30,7 +30,7 @@ export interface BotOptions {
   /** False: calls are not taken, every worker's callback runs. */
   readonly take?: boolean;
   readonly timing?: Partial<CommandTiming>;
-  /** How often a call that something waits for is asked whether it still exists; 120 seconds unless given. */
+  /** How often a call is asked whether it still exists; 120 seconds unless given. */
   readonly livenessMs?: number;
 }
 
@@ -213,6 +213,7 @@ export class Bot implements AsyncDisposable {
     const { call } = held;
     try {
       if (this.#options.take !== false && !(await this.#taken(call))) return this.#forget(held);
+      call.watch();
       await this.#callback?.(call);
     } catch (error) {
       // The callback ended with its call, as it should.

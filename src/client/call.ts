@@ -74,7 +74,7 @@ export interface CallLink {
   readonly worker: string;
   readonly timing: CommandTiming;
   readonly pacer: Pacer;
-  /** How often a call that something waits for is asked whether it still exists. */
+  /** How often a call is asked whether it still exists. */
   livenessMs(): number;
   onListenerError(error: unknown, call: BotCall): void;
 }
@@ -159,9 +159,7 @@ export class BotCall {
   /** Clears the queue and stops what plays. */
   async stop(): Promise<void> {
     if (this.isOver) return;
-    const playing = [...this.#plays.keys()];
     await this.send([{ type: "stop" }]);
-    for (const key of playing) this.#playEnded(key, { result: "stopped", reason: null });
   }
 
   /**
@@ -176,7 +174,6 @@ export class BotCall {
       refusal: null,
     };
     if (this.isOver) return failed(pending.number, true, null);
-    this.#watch();
     const naming = (commandId: string, before: string | null): void => {
       if (before !== null) this.#switches.delete(before);
       this.#switches.set(commandId, pending);
@@ -230,7 +227,11 @@ export class BotCall {
 
   /** Sends replies as they are; resolves when they are accepted. */
   async send(replies: readonly WireReply[]): Promise<void> {
+    const stops = replies.some(({ type }) => type === "stop");
+    const playing = stops ? [...this.#plays.keys()] : [];
     await this.#command(replies, () => undefined);
+    // Patchbay tells the end of what was playing, but not of prompts that were still in the queue.
+    for (const key of playing) this.#playEnded(key, { result: "stopped", reason: null });
   }
 
   /**
@@ -244,7 +245,6 @@ export class BotCall {
     const timer = setTimeout(() => this.#digitsDone("timeout"), request.timeoutMs ?? 10_000);
     this.#digitWait = { request, outcome, timer };
     this.#digitsChanged();
-    this.#watch();
     return outcome.promise;
   }
 
@@ -382,7 +382,6 @@ export class BotCall {
     if (this.isOver) throw new CallEndedError();
     const outcome = deferred<Playback>();
     let key = "";
-    this.#watch();
     try {
       await this.#command([reply], (commandId) => {
         this.#plays.delete(key);
@@ -473,20 +472,16 @@ export class BotCall {
 
   // ------------------------------------------------------------------------------------------------- liveness
 
-  get #isAwaited(): boolean {
-    return this.#switches.size > 0 || this.#plays.size > 0;
-  }
-
-  /** A Patchbay that died can tell nobody, so a call that something waits for is asked now and then. */
-  #watch(): void {
+  /** A Patchbay that died can tell nobody: from now on the call is asked now and then whether it still exists. */
+  watch(): void {
     if (this.#liveness !== null || this.isOver) return;
     this.#liveness = setTimeout(() => {
       this.#liveness = null;
-      if (!this.#isAwaited || this.isOver) return;
+      if (this.isOver) return;
       // An empty command does nothing but to be answered. That the call is gone is seen inside; all else is for next time.
       this.send([]).then(
-        () => this.#watch(),
-        () => this.#watch(),
+        () => this.watch(),
+        () => this.watch(),
       );
     }, this.#link.livenessMs());
     this.#liveness.unref();

@@ -50,8 +50,10 @@ export async function sendCommand(
       lastError = withoutCommand(error);
       // Not an attempt: nothing was received. A connection that answers with an error is not asked at once again.
       if (performance.now() >= giveUpAt || redis.status === "end") break;
-      if (redis.status === "ready") await delay(retryMs);
-      else await whenConnected(redis, Math.max(0, giveUpAt - performance.now()));
+      const again =
+        redis.status === "ready" ? delay(retryMs) : whenConnected(redis, Math.max(0, giveUpAt - performance.now()));
+      // The call may end, or the bot be closed, while Redis is away: then nobody waits for Redis any longer.
+      await Promise.race([again, answer]);
       continue;
     }
     const settled = await within(answer, receivers === 0 ? retryMs * 2 ** attempt : timing.answerMs);

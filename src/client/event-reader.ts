@@ -42,6 +42,8 @@ export class EventReader {
   /** There may be more to read at once, so a read does not wait. */
   #behind = true;
   #closed = false;
+  /** Ends the wait that is under way. */
+  #wake: () => void = () => undefined;
 
   constructor(options: EventReaderOptions) {
     this.#options = options;
@@ -62,7 +64,7 @@ export class EventReader {
     let backoffMs = backoffMinMs;
     while (!this.#closed) {
       try {
-        if (!(await whenConnected(this.#options.redis, blockMs))) continue;
+        if (!(await this.#unlessClosed(whenConnected(this.#options.redis, blockMs)))) continue;
         await this.#prepare();
         this.#started.resolve();
         const entries = await this.#read();
@@ -76,7 +78,7 @@ export class EventReader {
         this.#behind = true;
         // A connection that broke is told by its own error event; what Redis answers with is told here.
         if (this.#options.redis.status === "ready") this.#options.onError(withoutCommand(error));
-        await delay(backoffMs);
+        await this.#unlessClosed(delay(backoffMs));
         backoffMs = Math.min(backoffMs * 2, backoffMaxMs);
       }
     }
@@ -85,7 +87,15 @@ export class EventReader {
   close(): void {
     this.#closed = true;
     this.#started.resolve();
+    this.#wake();
     dropConnection(this.#options.redis);
+  }
+
+  /** A connection that is dropped between two attempts to connect never says so, so closing waits for nothing. */
+  async #unlessClosed<Value>(wait: Promise<Value>): Promise<Value | undefined> {
+    const stopped = deferred<undefined>();
+    this.#wake = () => stopped.resolve(undefined);
+    return Promise.race([wait, stopped.promise]);
   }
 
   #isClosed(): boolean {

@@ -622,6 +622,54 @@ describe("failures of the bot's own code", () => {
   });
 });
 
+describe("nothing waits for what cannot come", () => {
+  it("a call whose Patchbay died is over, also when its callback has returned", async () => {
+    const side = await patchbay({ onReply: () => undefined });
+    const seen: BotCall[] = [];
+    const bot = await connected({ livenessMs: 200, timing: { attemptsMax: 2 } }, (fresh) =>
+      fresh.onCall((call) => void seen.push(call)),
+    );
+    side.dial("c");
+    const call = await waitFor(() => seen[0], { what: "the call" });
+    const hungUp = call.hangup();
+    await waitFor(() => side.obeyed.some(({ reply }) => reply.type === "hangup"), { what: "the hangup" });
+    await side.fixture.link.shutdown(1_000);
+    expect(await hungUp).toMatchObject({ by: "service" });
+    expect(bot.calls).toEqual([]);
+  });
+
+  it("prompts in the queue end with a stop that was sent by hand", async () => {
+    const side = await patchbay({ onReply: () => undefined });
+    const { calls } = await keeping();
+    side.dial("c");
+    const call = await waitFor(() => calls[0], { what: "the call" });
+    const queued = call.say("never begun");
+    await waitFor(() => side.obeyed.some(({ reply }) => reply.type === "text"), { what: "the text" });
+    await call.send([{ type: "stop" }, { type: "record", action: "pause" }]);
+    expect(await queued).toEqual({ result: "stopped", reason: null });
+  });
+
+  it("closing the bot while Redis is away waits for no further attempt to connect", { timeout: 4_500 }, async () => {
+    await using away = await startRedis();
+    const fixture = await linkFixture({ redis: { host: "127.0.0.1", port: away.port } });
+    stack.push(() => fixture[Symbol.asyncDispose]());
+    const seen: BotCall[] = [];
+    let failures = 0;
+    const bot = connectBot({ redis: away.url, botId: "bot-1", take: false, timing: { giveUpMs: 60_000 } })
+      .onCall((call) => void seen.push(call))
+      .on("error", () => (failures += 1));
+    await bot.ready;
+    fixture.say(fixture.open("c", "bot-1"), callEvent);
+    const call = await waitFor(() => seen[0], { what: "the call" });
+    await away.crash();
+    // Between two attempts to connect, which are seconds apart by then.
+    await waitFor(() => failures >= 10, { what: "five attempts of both connections" });
+    const said = call.say("x").catch((error: unknown) => error);
+    await bot.close();
+    expect(await said).toBeInstanceOf(CallEndedError);
+  });
+});
+
 describe("errors of Redis", () => {
   it("do not show the password or what was said", async () => {
     await using locked = await startRedis({ password: "right" });
