@@ -18,6 +18,8 @@ export interface Route {
   readonly trunk: TrunkId;
   /** In the order in which they are tried; never empty. */
   readonly gateways: readonly [GatewayId, ...GatewayId[]];
+  /** `direct`: a SIP URI is called without the gateways, so that none of them is a second way to it. */
+  readonly sipUriVia: "direct" | "gateway";
   readonly identity: ShownIdentity;
   /** After a refusal of the caller's number (403, 433, 438, 607, 608) the same gateway is tried once with the bot's. */
   readonly retryWithBotNumber: boolean;

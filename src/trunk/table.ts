@@ -182,6 +182,7 @@ export class TrunkTable {
       route: {
         trunk: trunk.id,
         gateways: [first.id, ...others.map(({ id }) => id)],
+        sipUriVia: trunk.sipUriVia,
         identity,
         retryWithBotNumber: identity === "caller",
         progressTimeoutMs: trunk.progressTimeoutMs,

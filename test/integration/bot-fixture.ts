@@ -17,6 +17,7 @@ export const openPolicy: TransferPolicy = {
       gateways: ["own-1" as GatewayId],
       identity: "caller",
       retryWithBotNumber: false,
+      sipUriVia: "direct",
       progressTimeoutMs: 10_000,
     },
     known: channel === null || channel === "237-test-237-VDQ-28334674",

@@ -25,6 +25,7 @@ const request: TransferRequest = {
     gateways: ["g" as GatewayId],
     identity: "caller",
     retryWithBotNumber: false,
+    sipUriVia: "direct",
     progressTimeoutMs: 1000,
   },
   headers: [],

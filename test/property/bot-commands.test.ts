@@ -18,6 +18,7 @@ const policy: TransferPolicy = {
       gateways: ["own-1" as GatewayId],
       identity: "caller",
       retryWithBotNumber: false,
+      sipUriVia: "direct",
       progressTimeoutMs: 10_000,
     },
     known: channel === null,

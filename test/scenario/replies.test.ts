@@ -230,6 +230,16 @@ describe("media events", () => {
     ]);
   });
 
+  test("our own failure before the bridge stands → FAIL, because the two have never met", () => {
+    const answered = (): CallScript => script().botSwitches().invited().answers();
+    const lost = answered().happens({ type: "media.lost", reason: "anchor died" });
+    expect(lost.transfers).toMatchObject([
+      { status: { status: "FAIL", hangup: true }, details: { cause: "media_failure", sipCode: 200, talkMs: 0 } },
+    ]);
+    const stopped = answered().happens({ type: "shutdown" });
+    expect(stopped.transfers).toMatchObject([{ status: { status: "FAIL" }, details: { cause: "internal" } }]);
+  });
+
   test("media lost during a transfer → FAIL media_failure with hangup", () => {
     const call = script().botSwitches().invited().happens({ type: "media.lost", reason: "anchor died" });
     expect(call.transfers).toMatchObject([

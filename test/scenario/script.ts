@@ -32,6 +32,7 @@ export function route(over: Partial<Route> = {}): Route {
   return {
     trunk: "trunk-a" as TrunkId,
     gateways: ["g1" as GatewayId],
+    sipUriVia: "direct",
     identity: "caller",
     retryWithBotNumber: true,
     progressTimeoutMs: 10_000,

@@ -184,6 +184,38 @@ describe("hunting over the trunk's gateways", () => {
     expect(call.transfers).toHaveLength(1);
   });
 
+  test("a SIP URI that is called directly has no second way: 503 and silence are final", () => {
+    const direct = transferTo("a@b.example", { ...two, target: { kind: "uri", uri: "sip:a@b.example" } });
+    const refused = script().botSwitches(direct).invited().refuses(503);
+    expect(refused.asked("leg.invite")).toHaveLength(1);
+    expect(refused.transfers).toMatchObject([{ details: { cause: "trunk_failure", attempts: [{}] } }]);
+    const silent = script().botSwitches(direct).invited().timeIsUp("progress");
+    expect(silent.asked("leg.invite")).toHaveLength(1);
+    expect(silent.transfers).toMatchObject([{ details: { cause: "unreachable" } }]);
+  });
+
+  test("a SIP URI that goes by the gateways is tried at each", () => {
+    const byGateway = transferTo("a@b.example", {
+      target: { kind: "uri", uri: "sip:a@b.example" },
+      route: route({ gateways: gateways("g1", "g2"), sipUriVia: "gateway" }),
+    });
+    const call = script().botSwitches(byGateway).invited().refuses(503).invited(2);
+    expect(call.asked("leg.invite")).toMatchObject([{ order: { gateway: "g1" } }, { order: { gateway: "g2" } }]);
+  });
+
+  test("where a 3xx points fails → the next gateway is asked for the number, not for the 3xx's target again", () => {
+    const call = script().botSwitches(two).invited().refuses(302, 1, null, "sip:200@b.example").invited(2);
+    call.refuses(503, 2).invited(3);
+    expect(call.asked("leg.invite")).toMatchObject([
+      { order: { gateway: "g1", target: { kind: "phone", digits: "100" } } },
+      { order: { target: { kind: "uri", uri: "sip:200@b.example" } } },
+      { order: { gateway: "g2", target: { kind: "phone", digits: "100" } } },
+    ]);
+    call.refuses(486, 3);
+    const targets = call.transfers[0]!.details.attempts.map(({ target }) => target);
+    expect(targets).toEqual(["100", "sip:200@b.example", "100"]);
+  });
+
   test("no 18x within the progress timer → CANCEL, next gateway, then unreachable", () => {
     const call = script().botSwitches(two).invited().timeIsUp("progress").invited(2).timeIsUp("progress");
     expect(call.asked("leg.cancel")).toMatchObject([{ leg: operator(1) }, { leg: operator(2) }]);

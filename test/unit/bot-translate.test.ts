@@ -11,6 +11,7 @@ const own: Route = {
   gateways: ["own-1" as GatewayId],
   identity: "caller",
   retryWithBotNumber: true,
+  sipUriVia: "direct",
   progressTimeoutMs: 10_000,
 };
 const other: Route = { ...own, trunk: "other" as TrunkId };

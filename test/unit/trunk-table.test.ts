@@ -118,6 +118,7 @@ describe("where a transfer goes", () => {
         trunk: "a",
         gateways: ["ga", "a-2"],
         identity: "caller",
+        sipUriVia: "direct",
         retryWithBotNumber: true,
         progressTimeoutMs: 10_000,
       },
@@ -128,7 +129,14 @@ describe("where a transfer goes", () => {
     expect(trunks.routeFor("bot-a", "bot-b", false)).toEqual({
       known: true,
       referFallback: false,
-      route: { trunk: "b", gateways: ["b-1"], identity: "bot", retryWithBotNumber: false, progressTimeoutMs: 700 },
+      route: {
+        trunk: "b",
+        gateways: ["b-1"],
+        sipUriVia: "direct",
+        identity: "bot",
+        retryWithBotNumber: false,
+        progressTimeoutMs: 700,
+      },
     });
   });
 
@@ -139,6 +147,7 @@ describe("where a transfer goes", () => {
   test("a caller who withheld his number is anonymous and is not tried again with another", () => {
     expect(trunks.routeFor("bot-a", null, true)?.route).toMatchObject({
       identity: "anonymous",
+      sipUriVia: "direct",
       retryWithBotNumber: false,
     });
   });

@@ -161,8 +161,12 @@ function retryOf(
 ): Partial<OpenTransfer> | null {
   const { route } = transfer.request;
   switch (next) {
-    case "gateway":
-      return transfer.gateway + 1 < route.gateways.length ? { gateway: transfer.gateway + 1 } : null;
+    case "gateway": {
+      // Where a 3xx pointed belonged to the gateway that sent it; the next one is asked for whom the bot wants.
+      const { target } = transfer.request;
+      if (target.kind === "uri" && route.sipUriVia === "direct") return null;
+      return transfer.gateway + 1 < route.gateways.length ? { gateway: transfer.gateway + 1, target } : null;
+    }
     case "identity":
       return transfer.identity === "caller" && route.retryWithBotNumber ? { identity: "bot" } : null;
     case "redirect":

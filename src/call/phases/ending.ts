@@ -64,11 +64,17 @@ function abandonTransfer(state: Live, order: EndOrder, atMs: number): Effect[] {
         reportTransfer(state, { ...gone, status: "FAIL", cause: abandonCause(order) }),
       ];
     }
-    case "withOperator":
+    case "withOperator": {
+      // Where our own failure came before the bridge stood, the two have never met.
+      const met = state.joinedAtMs !== null || order.by !== "service";
+      const outcome = met
+        ? ({ status: "SUCCESS", cause: "completed" } as const)
+        : ({ status: "FAIL", cause: abandonCause(order) } as const);
       return [
         { type: "leg.bye", leg: state.attempt.leg, reason: `${endedBy} hung up`, headers: [] },
-        reportTransfer(state, { ...gone, status: "SUCCESS", cause: "completed", sipCode: 200, sipReason: "OK" }),
+        reportTransfer(state, { ...gone, ...outcome, sipCode: 200, sipReason: "OK" }),
       ];
+    }
     case "referring": {
       const stop: Effect = { type: "timer.stop", timer: "refer" };
       // BYE from the caller's side after 202: he has followed the REFER, though nobody has confirmed it. RFC 5589 §6.1.
