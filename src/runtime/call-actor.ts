@@ -13,6 +13,8 @@ export interface ActorHooks {
   /** After every event, with the state it led to. */
   changed(before: CallState, now: CallState): void;
   overflowed(): void;
+  /** The core threw, which is a bug; the state is what it was before the event. */
+  failed(event: CallEvent["type"], error: unknown): void;
 }
 
 /** One mailbox per call: events are handled one at a time, to completion, in the order of their arrival. */
@@ -60,13 +62,26 @@ export class CallActor {
     try {
       for (let event = this.#inbox.shift(); event !== undefined; event = this.#inbox.shift()) {
         const before = this.#state;
-        const [next, effects] = decide(before, event, this.#now());
+        const step = this.#decide(before, event);
+        if (step === undefined) continue;
+        const [next, effects] = step;
         this.#state = next;
         for (const effect of effects) this.#hooks.run(effect);
         this.#hooks.changed(before, next);
       }
     } finally {
       this.#busy = false;
+    }
+  }
+
+  /** A bug that one call meets must not end the process, and with it all the others: that call alone is given up. */
+  #decide(before: CallState, event: CallEvent): Step | undefined {
+    try {
+      return decide(before, event, this.#now());
+    } catch (error) {
+      this.#hooks.failed(event.type, error);
+      if (event.type !== "shutdown") this.#inbox.push({ type: "shutdown" });
+      return undefined;
     }
   }
 }

@@ -58,6 +58,7 @@ export class CallRegistry {
     const actor = new CallActor(first, () => clock.now(), {
       run: (effect) => this.#run(setup, effect),
       overflowed: () => telemetry.inboxOverflowed(call),
+      failed: (event, error) => telemetry.eventFailed(call, event, error),
       changed: (before, now) => {
         if (before.phase !== now.phase) telemetry.phaseChanged(call, before.phase, now.phase);
         if (now.phase === "ended") this.#forget(call);

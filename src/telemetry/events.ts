@@ -11,6 +11,7 @@ export interface Telemetry {
   recordingChanged(call: string, state: string, reason: string | null): void;
   inboxOverflowed(call: string): void;
   effectFailed(call: string, effect: string, error: unknown): void;
+  eventFailed(call: string, event: string, error: unknown): void;
 }
 
 export interface TransferFacts {
@@ -55,6 +56,9 @@ export function createTelemetry(log: Log, metrics: Metrics): Telemetry {
     },
     effectFailed(call, effect, error) {
       log.error({ call, effect, err: error }, "an adapter threw: the call is ended");
+    },
+    eventFailed(call, event, error) {
+      log.error({ call, event, err: error }, "the call core threw: the call is ended");
     },
   };
 }

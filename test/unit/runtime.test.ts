@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import type { CallEvent } from "../../src/call/event.ts";
 import type { Effect } from "../../src/call/effect.ts";
 import type { CallId, LegId } from "../../src/call/ids.ts";
 import type { BotEvent } from "../../src/call/bot-event.ts";
@@ -100,6 +101,25 @@ describe("the registry", () => {
     expect(asked).toContain("close");
   });
 
+  test("an event the core throws at gives up its call and no other", () => {
+    const { registry, asked, clock } = registryWith();
+    registry.begin(setup());
+    registry.begin({ ...setup(), call: "c2" as CallId, caller: "c2/caller" as LegId });
+    registry.post(callId, { type: "media.opened", answer: sdp });
+    registry.post(callId, { type: "leg.confirmed", leg: caller });
+    const broken = { type: "bot.command", command: { commandId: "x", worker: null } } as unknown as CallEvent;
+    expect(() => registry.post(callId, broken)).not.toThrow();
+    expect(asked).toContain("bye");
+    expect(registry.phases()).toEqual(
+      new Map([
+        ["ending", 1],
+        ["offered", 1],
+      ]),
+    );
+    clock.advance(60_000);
+    expect(registry.phases()).toEqual(new Map([["offered", 1]]));
+  });
+
   test("endAll ends every call and waits for the last one", async () => {
     const { registry, clock } = registryWith();
     registry.begin(setup());
@@ -123,6 +143,7 @@ describe("the actor", () => {
       },
       changed: (_before, now) => order.push(`→ ${now.phase}`),
       overflowed: () => order.push("overflow"),
+      failed: (event) => order.push(`failed at ${event}`),
     });
     actor.start(first);
     expect(order).toEqual(["bot.publish", "media.open", "leg.accept", "→ answering"]);
@@ -139,6 +160,9 @@ describe("the actor", () => {
       changed: () => undefined,
       overflowed: () => {
         overflows += 1;
+      },
+      failed: (_event, error) => {
+        throw error;
       },
     });
     actor.start(first);
