@@ -165,7 +165,9 @@ export class CallerLeg implements Leg {
       post: (event) => this.#post(event),
       onNotify: (request) => this.#state.phase === "confirmed" && (this.#state.refer?.notified(request) ?? false),
     });
-    const goodbye = this.#state.phase === "accepting" ? this.#state.goodbye : null;
+    // A CANCEL the engine passed on before it took our 200: the leg is over, and what came of it is hung up after its ACK.
+    const goodbye =
+      this.#state.phase === "accepting" ? this.#state.goodbye : { reason: "answered after CANCEL", headers: [] };
     // RFC 3261 §13.3.1.4: without an ACK the engine ends the dialog after 64*T1; if it does not, we do.
     const ackDeadline = clock.after(times.cancelMs, () => {
       this.#hangUp(dialog, { reason: "no ACK", headers: [] });

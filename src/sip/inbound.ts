@@ -16,7 +16,8 @@ export interface DoorOptions {
   readonly inboundPassword: (trunk: SipTrunk) => string | undefined;
   /** Legs on a trunk now. */
   readonly legsOf: (trunk: SipTrunk) => number;
-  readonly draining: () => boolean;
+  /** False when new calls are refused for now: the service stops, or no bot can be reached. */
+  readonly takesCalls: () => boolean;
   readonly mintCallId: () => CallId;
   readonly log: Log;
 }
@@ -75,7 +76,7 @@ export class Door {
   }
 
   #judge(invite: IncomingInvite): Admitted | Refusal {
-    const { directory, draining, legsOf } = this.#options;
+    const { directory, takesCalls, legsOf } = this.#options;
     const trunk = this.#identify(invite, directory.admit(invite.sourceAddress));
     if ("status" in trunk) {
       return trunk;
@@ -93,7 +94,7 @@ export class Door {
     if (typeof content !== "string") {
       return content;
     }
-    if (draining() || legsOf(trunk) >= trunk.maxCalls) {
+    if (!takesCalls() || legsOf(trunk) >= trunk.maxCalls) {
       return { status: 503, headers: [{ name: "Retry-After", value: "10" }] };
     }
     return this.#setUp(invite, trunk, channel, { called, offer: content as Sdp });

@@ -1,4 +1,4 @@
-import type { CallId, ExchangeId, LegId, Sdp, TrunkId } from "../call/ids.ts";
+import type { CallId, ExchangeId, GatewayId, LegId, Sdp, TrunkId } from "../call/ids.ts";
 import type { Post } from "../call/ports.ts";
 import type { CustomHeader, TransferRequest } from "../call/transfer.ts";
 import type { Clock } from "../lib/clock.ts";
@@ -41,6 +41,8 @@ export interface LegContext {
   readonly post: Post;
   readonly clock: Clock;
   readonly log: Log;
+  /** A gateway asked not to be called for this long. */
+  readonly onRetryAfter: (gateway: GatewayId, ms: number) => void;
   readonly times: LegTimes;
   /** The leg is over: it is forgotten and nothing is posted for it any more. */
   readonly release: (leg: LegId) => void;

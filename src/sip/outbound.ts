@@ -320,6 +320,10 @@ export class OperatorLeg implements Leg {
       const status = result.code === "cancelled" ? 487 : null;
       return { status, reason: result.message, q850: null, redirect: null };
     }
+    const rest = this.#route.viaGateway && result.status >= 500 && result.status < 600 ? retryAfterMs(result) : null;
+    if (rest !== null) {
+      this.#context.onRetryAfter(this.#gateway.id, rest);
+    }
     return {
       status: result.status,
       reason: result.reason,
@@ -428,6 +432,12 @@ function gatewayUri({ host, port, transport }: SipGateway, user: string | null):
 
 function addressOf(user: string, host: string): string {
   return user === "" ? `sip:${host}` : `sip:${escapeUser(user)}@${host}`;
+}
+
+/** RFC 3261 §20.33: seconds, before a comment and parameters that do not matter here. */
+function retryAfterMs(reply: Reply): number | null {
+  const seconds = /^\s*(\d{1,9})\b/.exec(reply.header("retry-after") ?? "")?.[1];
+  return seconds === undefined || Number(seconds) === 0 ? null : Number(seconds) * 1000;
 }
 
 function saysStale(reply: Reply): boolean {

@@ -1,5 +1,5 @@
 import type { InviteOrder } from "../call/effect.ts";
-import type { CallId, ExchangeId, LegId, Sdp, TrunkId } from "../call/ids.ts";
+import type { CallId, ExchangeId, GatewayId, LegId, Sdp, TrunkId } from "../call/ids.ts";
 import type { Post, Signalling } from "../call/ports.ts";
 import type { CallSetup } from "../call/setup.ts";
 import type { CustomHeader, TransferRequest } from "../call/transfer.ts";
@@ -24,6 +24,8 @@ export interface SipSideOptions {
   readonly post: Post;
   /** A call was let in; the call answers it through this object's methods. */
   readonly onCall: (setup: CallSetup) => void;
+  /** False while a call could not be served (no way to the bots): new ones are refused with 503. Default: always true. */
+  readonly takesCalls?: () => boolean;
   readonly mintCallId: () => CallId;
   readonly clock: Clock;
   readonly log: Log;
@@ -35,6 +37,8 @@ export interface SipSideOptions {
   readonly pingMs?: number;
   /** How long a call may take to answer an offer inside a dialog. Default 10000. */
   readonly exchangeMs?: number;
+  /** A gateway has failed and asked not to be called for this long. */
+  readonly onRetryAfter?: (gateway: GatewayId, ms: number) => void;
   /** The connection to the engine came or went; `ready()` says which. */
   readonly onState?: (ready: boolean) => void;
 }
@@ -96,7 +100,7 @@ export class SipSide implements Signalling {
       gate: this.#gate,
       inboundPassword: ({ id }) => password(id, "inbound"),
       legsOf: ({ id }) => this.#legsByTrunk.get(id) ?? 0,
-      draining: () => this.#draining,
+      takesCalls: () => !this.#draining && (options.takesCalls?.() ?? true),
       mintCallId,
       log,
     });
@@ -119,6 +123,7 @@ export class SipSide implements Signalling {
       },
       clock: this.#clock,
       log,
+      onRetryAfter: (gateway, ms) => options.onRetryAfter?.(gateway, ms),
       times: {
         transactionMs,
         cancelMs: transactionMs + spareMs,

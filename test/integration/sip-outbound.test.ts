@@ -226,6 +226,27 @@ describe("a call to an operator", () => {
     }
   });
 
+  test("Retry-After of a failing gateway is told; of a busy operator, or of a URI called directly, it is not", async () => {
+    const rests: (readonly [gateway: string, ms: number])[] = [];
+    const { side, setup, operator } = await talk("", 'destinations: { sipHosts: ["127.0.0.1"] }', {
+      onRetryAfter: (gateway, ms) => rests.push([gateway, ms]),
+    });
+    const uri = { kind: "uri", uri: `sip:x@127.0.0.1:${operator.port}` } as const;
+    for (const [status, retryAfter, over] of [
+      [503, "120 (maintenance);duration=60", {}],
+      [500, "0", {}],
+      [503, "soon", {}],
+      [486, "30", {}],
+      [503, "30", { target: uri }],
+    ] as const) {
+      side.side.invite(setup.call, order(setup, over));
+      const callee = new RawCallee(operator, await fresh(operator, "INVITE"));
+      callee.reply(status, "No", { headers: [`Retry-After: ${retryAfter}`] });
+      expect(await side.event("leg.failed")).toMatchObject({ status });
+    }
+    expect(rests).toEqual([["g", 120_000]]);
+  });
+
   test("a gateway that is not there, and targets that lead nowhere", async () => {
     const { side, setup } = await talk();
     side.side.invite(setup.call, order(setup, { gateway: "none" as GatewayId }));
