@@ -19,6 +19,7 @@ import { SipSide } from "./sip/side.ts";
 import { createTelemetry } from "./telemetry/events.ts";
 import type { Log } from "./telemetry/log.ts";
 import { createMetrics } from "./telemetry/metrics.ts";
+import { Quarantine } from "./trunk/quarantine.ts";
 import { TrunkTable } from "./trunk/table.ts";
 
 /** What the one who builds the service brings along. */
@@ -64,6 +65,7 @@ const flushMs = 5_000;
 export async function createApp(config: Config, secrets: Secrets, { log }: Surroundings): Promise<App> {
   await using disposal = new Disposal();
   const table = new TrunkTable(config);
+  const quarantine = new Quarantine(() => systemClock.now());
   const metrics = createMetrics(() => registry.phases());
   const registry: CallRegistry = new CallRegistry({
     clock: systemClock,
@@ -81,6 +83,13 @@ export async function createApp(config: Config, secrets: Secrets, { log }: Surro
     post,
     mintTransferId: () => randomUUID() as TransferId,
   });
+  // Deferred first, so that it answers to the end: whoever watches `/livez` would take a long closing for a crash.
+  const admin = new AdminServer({
+    ...config.admin,
+    ready: () => ({ redis: link.ready(), sip: sip.ready(), media: media.ready() }),
+    metrics: () => metrics.render(),
+  });
+  disposal.defer(() => admin.close());
   disposal.defer(() => link.shutdown(flushMs));
 
   for (const folder of [config.media.cacheFolder, config.recording.folder, config.recording.spoolFolder]) {
@@ -107,13 +116,19 @@ export async function createApp(config: Config, secrets: Secrets, { log }: Surro
     post,
     clock: systemClock,
     log: log.child({ part: "sip" }),
+    onRetryAfter: (gateway, ms) => {
+      log.info({ gateway, ms }, "a gateway asked for rest");
+      quarantine.put(gateway, ms);
+    },
+    // Without Redis no bot hears of the call, and the caller would be answered into silence.
+    takesCalls: () => link.ready(),
     onCall: (setup) => {
       link.open({
         call: setup.call,
         botId: setup.botId,
         caller: setup.callerNumber,
         called: setup.calledNumber,
-        policy: transferPolicy(table, setup),
+        policy: transferPolicy(table, quarantine, setup),
       });
       registry.begin(setup);
     },
@@ -123,22 +138,17 @@ export async function createApp(config: Config, secrets: Secrets, { log }: Surro
   disposal.defer(() => within(endAllMs, registry.endAll()));
 
   if (!(await link.start(redisStartMs))) {
-    log.warn({}, "Redis does not answer yet: calls are taken when it does");
+    log.warn({}, "Redis does not answer yet: calls are refused until it does");
   }
   await sip.start();
   disposal.defer(() => sip.drain());
 
-  const admin = new AdminServer({
-    ...config.admin,
-    ready: () => ({ redis: link.ready(), sip: sip.ready(), media: media.ready() }),
-    metrics: () => metrics.render(),
-  });
-  disposal.defer(() => admin.close());
   const adminPort = await admin.start();
 
   // What a crash has left is rendered while new calls are taken already.
   void media.recoverSpool().then((found) => {
-    if (found.length > 0) log.info({ recordings: found.length }, "recordings of an earlier run were recovered");
+    const recordings = found.filter(({ ok }) => ok).length;
+    if (recordings > 0) log.info({ recordings }, "recordings of an earlier run were recovered");
   });
 
   const closing = disposal.move();
@@ -203,7 +213,7 @@ function engineLog(log: Log): EngineLog {
 }
 
 /** What the bot of this call may ask for, bound to the call when it starts and never taken from a command. */
-function transferPolicy(table: TrunkTable, { botId, callerNumber }: CallSetup): TransferPolicy {
+function transferPolicy(table: TrunkTable, quarantine: Quarantine, { botId, callerNumber }: CallSetup): TransferPolicy {
   return {
     tls: false,
     allowsSipHost: (host) => table.hostAllowed(botId, host),
@@ -212,7 +222,8 @@ function transferPolicy(table: TrunkTable, { botId, callerNumber }: CallSetup): 
       // The schema refuses a channel whose trunk has no gateway.
       if (choice === undefined) throw new Error(`no route for bot ${botId}`);
       const identityHeaders = table.trunk(choice.route.trunk)?.identityHeaders ?? "allow";
-      return { ...choice, identityHeaders };
+      const route = { ...choice.route, gateways: quarantine.free(choice.route.gateways) };
+      return { ...choice, route, identityHeaders };
     },
   };
 }

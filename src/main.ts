@@ -60,26 +60,25 @@ async function run(file: string): Promise<number> {
   const log = createLog(config.log);
   await using app = await createApp(config, secrets, { log });
   const listening = app.listening.map(({ protocol, address, port }) => `${protocol}/${address}:${port}`);
+  const [first, second] = listenForSignals();
   log.info({ listening, admin: app.adminPort }, "ready");
-  await untilSignal();
+  await first;
   log.info({ calls: app.calls }, "draining: no new calls; a second signal ends the calls that are held");
-  const second = new AbortController();
-  const ended = await Promise.race([app.drain(drainMs).then(() => true), untilSignal(second.signal).then(() => false)]);
-  second.abort();
+  const ended = await Promise.race([app.drain(drainMs).then(() => true), second.then(() => false)]);
   if (!ended) log.warn({ calls: app.calls }, "second signal: ending the calls");
   return 0;
 }
 
-/** Resolves at SIGTERM or SIGINT; `stop` removes the listeners. */
-function untilSignal(stop?: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = (): void => {
-      process.off("SIGTERM", done).off("SIGINT", done);
-      resolve();
-    };
-    process.on("SIGTERM", done).on("SIGINT", done);
-    stop?.addEventListener("abort", done, { once: true });
-  });
+/**
+ * The first and the second SIGTERM or SIGINT. The listeners stay: a terminal's Ctrl-C often comes twice, and a signal
+ * during closing would end the process with events and recordings unwritten. Closing has time limits of its own.
+ */
+function listenForSignals(): readonly [first: Promise<void>, second: Promise<void>] {
+  const waiting: (() => void)[] = [];
+  const next = (): Promise<void> => new Promise((resolve) => waiting.push(resolve));
+  const arrived = (): void => waiting.shift()?.();
+  process.on("SIGTERM", arrived).on("SIGINT", arrived);
+  return [next(), next()];
 }
 
 try {
