@@ -441,8 +441,9 @@ export class AnchoredCall {
     if (this.#closing) return;
     this.#closing = true;
     this.#callerPlayer.close();
-    this.#options.post({ type: "media.openFailed", incompatible, reason });
+    // First forgotten, then told: the call closes its anchor while it hears of the failure, and must be answered.
     this.#options.onClosed();
+    this.#options.post({ type: "media.openFailed", incompatible, reason });
   }
 
   async #offer(leg: LegId): Promise<void> {
