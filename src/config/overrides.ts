@@ -54,7 +54,7 @@ function applyOne(raw: Record<string, unknown>, variable: string, value: string)
           variable,
           near === undefined
             ? `there is no field \`${part}\` in ${path.length === 0 ? "the configuration" : pathText(path)}: remove the variable`
-            : `there is no field \`${part}\`: did you mean ${[...path, near].map((step) => upper(String(step))).join(separator)}?`,
+            : `there is no field \`${part}\`: did you mean ${prefix}${[...path, near].map((step) => upper(String(step))).join(separator)}?`,
         );
       }
       path.push(key);

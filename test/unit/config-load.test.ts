@@ -137,9 +137,11 @@ describe("the environment", () => {
 
   test("a misspelt one is refused with the nearest name", () => {
     expect(problems("", { PATCHBAY_REDIS__URI: "redis://x" })).toEqual([
-      "PATCHBAY_REDIS__URI: there is no field `URI`: did you mean REDIS__URL?",
+      "PATCHBAY_REDIS__URI: there is no field `URI`: did you mean PATCHBAY_REDIS__URL?",
     ]);
-    expect(problems("", { PATCHBAY_MEDIA__CASH_MAX_MB: "1" })[0]).toContain("did you mean MEDIA__CACHE_MAX_MB?");
+    expect(problems("", { PATCHBAY_MEDIA__CASH_MAX_MB: "1" })[0]).toContain(
+      "did you mean PATCHBAY_MEDIA__CACHE_MAX_MB?",
+    );
     expect(problems("", { PATCHBAY_REDIS__URL__X: "1" })[0]).toContain("remove the variable");
     expect(problems(trunk, { PATCHBAY_TRUNKS__5__ID: "x" })[0]).toContain("use a position from 0 to 1");
     expect(problems(trunk, { PATCHBAY_TRUNKS__A__ID: "x" })[0]).toContain("trunks is a list with 1 entries");
