@@ -404,7 +404,7 @@ describe("what is changed or ignored with a warning", () => {
 });
 
 describe("commands at the wrong time", () => {
-  const stage = sharedStage({ commandsToo: true });
+  const stage = sharedStage();
 
   test("a second switch during a transfer: transfer_in_progress, and the first one goes on", async () => {
     stage().operator.answering = { type: "answer", afterMs: 500 };

@@ -7,7 +7,7 @@ import { waitFor } from "../support/wait.ts";
 import { RawRedis, type RedisReply } from "./raw-redis.ts";
 import { operatorNumber, sharedStage } from "./stage.ts";
 
-const stage = sharedStage({ commandsToo: true });
+const stage = sharedStage();
 const eventsName = "pb:{bot-a}:events";
 
 type Told = Readonly<Record<string, unknown>>;

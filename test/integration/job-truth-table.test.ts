@@ -4,7 +4,7 @@ import { nowMs } from "../support/clock.ts";
 import { pitches } from "../support/pitch.ts";
 import { type Answering, type HeaderList, Phone, type PhoneCall } from "../support/rtp-phone.ts";
 import { header, type SipText, userOf, uriOf } from "../support/sip-text.ts";
-import { Sipp } from "../support/sipp.ts";
+import { expectSuccess, Sipp } from "../support/sipp.ts";
 import { delay, waitFor } from "../support/wait.ts";
 import { type BotCall, type Reply, type Transfer, transferOf } from "./raw-bot.ts";
 import { botNumber, callerNumber, operatorNumber, sharedStage, Stage, type Talk, trunkPassword } from "./stage.ts";
@@ -716,6 +716,44 @@ describe("the caller hangs up", () => {
     }
   });
 
+  test("while the gateway has said nothing: no CANCEL, for there is nothing to cancel", async () => {
+    stage().operator.answering = { type: "silent" };
+    const fromMs = nowMs();
+    const talk = await stage().talk();
+    await talk.call.run(switchTo({ continueCall: true }));
+    await waitFor(() => requestsAt(stage().operator, "INVITE", fromMs).length > 0, { what: "the INVITE" });
+    await talk.leg.hangUp();
+    await expectCallerGone(talk);
+    await stage().atRest();
+    // RFC 3261 §9.1: not before a provisional response.
+    expect(requestsAt(stage().operator, "CANCEL", fromMs)).toEqual([]);
+  });
+
+  test("while the gateway has said nothing, and it rings later: CANCEL then", async () => {
+    await using late = await Sipp.start({ scenario: "test/integration/sipp/job/operator-answers-late.xml" });
+    const talk = await stage().talk();
+    const sipUri = `late@127.0.0.1:${late.port}`;
+    await talk.call.run({ type: "switch", sipUri, continueCall: true });
+    await waitFor(() => late.messages.some(({ what }) => what === "INVITE"), { what: "the INVITE" });
+    await talk.leg.hangUp();
+    const transfer = await talk.call.transfer();
+    expect(transfer.statusText).toBe(statusText("FAIL", true, sipUri));
+    expectSuccess(await late.finished());
+    await expectOneTransfer(talk.call);
+  });
+
+  test("or rather never acknowledges the 200: it is sent again, then BYE, and the bot is told", async () => {
+    const caller = await stage().phone();
+    const leg = await caller.dial(stage().uri(), { withoutAck: true });
+    await leg.established;
+    expect(await leg.ended).toMatchObject({ by: "peer", how: "BYE" });
+    const answers = leg.records.filter(({ message, direction }) => direction === "received" && message.status === 200);
+    expect(answers.length).toBeGreaterThan(3);
+    const call = await stage().bot.callOf(leg.callId);
+    await call.event("hangup");
+    expect(call.all("answered")).toHaveLength(0);
+  });
+
   test("at the moment of the operator's 200: whatever was first, both are released and told once", async () => {
     stage().operator.answering = { type: "manual" };
     const talk = await stage().talk();
@@ -940,6 +978,23 @@ describe("targets and what the operator is shown", () => {
     await talk.leg.hangUp();
     await talk.call.event("hangup");
     expect(talk.call.all("transfer")).toHaveLength(2);
+  });
+});
+
+describe("a trunk that is full", () => {
+  const stage = sharedStage({ trunk: { maxCalls: 1 } });
+
+  test("another caller gets 503, and a transfer through it fails as trunk_failure", async () => {
+    const talk = await stage().talk();
+    const late = await stage().phone();
+    expect(await (await late.dial(stage().uri())).ended).toMatchObject({ by: "peer", status: 503 });
+    await talk.call.run(switchTo({ continueCall: true }));
+    const transfer = await talk.call.transfer();
+    expect(transfer.statusText).toBe(statusText("FAIL", false));
+    expect(transfer.details.cause).toBe("trunk_failure");
+    expect(stage().incomingCalls(stage().operator)).toHaveLength(0);
+    await expectWithBot(talk);
+    await farewell(talk);
   });
 });
 
