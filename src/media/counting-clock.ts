@@ -19,6 +19,10 @@ export class CountingClock implements MediaClock {
     return this.#clock.now();
   }
 
+  wallMs(): number {
+    return this.#clock.wallMs();
+  }
+
   after(ms: number, run: () => void): { cancel(): void } {
     let live = true;
     this.#running += 1;

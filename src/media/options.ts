@@ -10,14 +10,19 @@ export interface MediaLog {
 }
 
 export interface MediaClock {
-  /** Milliseconds since 1970 by the wall clock, which is also what rtpengine stamps its packets with. */
+  /** Milliseconds that only ever grow, for how long something takes. */
   now(): number;
+  /** Milliseconds since 1970 by the wall clock, which is also what rtpengine stamps its packets with. */
+  wallMs(): number;
   /** Runs `run` once after `ms` milliseconds. */
   after(ms: number, run: () => void): { cancel(): void };
 }
 
 export const systemMediaClock: MediaClock = {
-  now: () => performance.timeOrigin + performance.now(),
+  now: () => performance.now(),
+  // Not from performance.timeOrigin: that is fixed when the process starts, and a wall clock that is set later would part
+  // from rtpengine's and leave every recording empty.
+  wallMs: () => Date.now(),
   after(ms, run) {
     const timer = setTimeout(run, ms);
     return {

@@ -1,3 +1,4 @@
+import { createSocket } from "node:dgram";
 import { createServer } from "node:http";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -184,6 +185,24 @@ describe("rtpengine in trouble", () => {
     await expectAtRest(stage);
   });
 
+  test("a newer rtpengine, which refuses to block a leg before its answer, is no obstacle", async () => {
+    await using real = await startStage();
+    await using newer = await startBlockRefusal(real.server.ngPort);
+    await using stage = await startStage({
+      instances: [{ host: "127.0.0.1", port: newer.port }],
+      recording: null,
+    });
+    const call = stage.call();
+    const [caller, operator] = await stage.phones();
+    await call.open(caller);
+    operator.connect("127.0.0.1", await call.offer("operator-1"), "PCMU");
+    expect(newer.refused).toBe(1);
+    await call.join("operator-1", operator);
+    operator.sendTone(pitches.operator);
+    await caller.hears(pitches.operator);
+    await call.close();
+  });
+
   test("the second of two instances takes the calls when the first is away", async () => {
     await using other = await startStage();
     await using stage = await startStage({
@@ -226,3 +245,37 @@ describe("rtpengine in trouble", () => {
     expect(await late.event("media.openFailed")).toMatchObject({ incompatible: false });
   });
 });
+
+/** Between a service and its rtpengine: answers `block media` as versions from 12.4 on do for a leg without an answer. */
+async function startBlockRefusal(
+  rtpenginePort: number,
+): Promise<AsyncDisposable & { readonly port: number; readonly refused: number }> {
+  const front = createSocket("udp4");
+  const back = createSocket("udp4");
+  let refused = 0;
+  let service: { readonly port: number; readonly address: string } | undefined;
+  back.on("message", (bytes) => {
+    if (service !== undefined) front.send(bytes, service.port, service.address);
+  });
+  front.on("message", (bytes, peer) => {
+    service = peer;
+    if (!bytes.includes("7:command11:block media")) return back.send(bytes, rtpenginePort, "127.0.0.1");
+    refused += 1;
+    const reason = "From-tag given, but no such tag exists";
+    const cookie = bytes.toString("latin1").split(" ", 1)[0] ?? "";
+    front.send(`${cookie} d12:error-reason${reason.length}:${reason}6:result5:errore`, peer.port, peer.address);
+    return undefined;
+  });
+  await new Promise<void>((resolve) => {
+    front.bind(0, "127.0.0.1", resolve);
+  });
+  return {
+    port: front.address().port,
+    get refused() {
+      return refused;
+    },
+    async [Symbol.asyncDispose]() {
+      await Promise.all([front, back].map((socket) => new Promise<void>((resolve) => socket.close(() => resolve()))));
+    },
+  };
+}

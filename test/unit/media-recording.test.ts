@@ -15,7 +15,7 @@ import { encodeG711 } from "../../src/media/audio/g711.ts";
 import { measureRecording } from "../../src/media/audio/measure.ts";
 import { toInt16, WavReader, WavWriter } from "../../src/media/audio/wav.ts";
 import type { JournalLine } from "../../src/media/recording/journal.ts";
-import { parseJournal } from "../../src/media/recording/journal.ts";
+import { JournalWriter, parseJournal } from "../../src/media/recording/journal.ts";
 import { readCapture, udpOf } from "../../src/media/recording/pcap.ts";
 import { renderRecording } from "../../src/media/recording/render.ts";
 import { parseRtp, RtpTrack } from "../../src/media/recording/rtp-track.ts";
@@ -535,4 +535,14 @@ describe("logs", () => {
     ]);
     expect(sidecarOf(timeline, 2, 8_000).segments).toHaveLength(2);
   });
+});
+
+test("a prompt that cannot be kept is told, and costs nothing but itself", async () => {
+  const lost: unknown[] = [];
+  const writer = new JournalWriter(join(folder, "patchbay"), "one", (error) => lost.push(error));
+  writer.write(opened);
+  writer.keepPrompt(join(folder, "gone.wav"));
+  await writer.flush();
+  expect(lost).toMatchObject([{ code: "ENOENT" }]);
+  expect(parseJournal(readFileSync(writer.path, "utf8"))).toEqual([opened]);
 });

@@ -1,11 +1,15 @@
 import { createSocket } from "node:dgram";
 import type { Socket } from "node:dgram";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import type { PlayId } from "../../src/call/ids.ts";
+import type { CallEvent } from "../../src/call/event.ts";
+import type { CallId, PlayId } from "../../src/call/ids.ts";
 import { CountingClock } from "../../src/media/counting-clock.ts";
 import { MediaError } from "../../src/media/media-error.ts";
+import { systemMediaClock } from "../../src/media/options.ts";
 import type { MediaClock, MediaLog } from "../../src/media/options.ts";
 import type { ReadyPrompt } from "../../src/media/prompts/library.ts";
+import type { CallRecording, Recorder } from "../../src/media/recording/recorder.ts";
+import { RecordingControl } from "../../src/media/rtpengine/call-recording.ts";
 import { parseDigit } from "../../src/media/rtpengine/dtmf.ts";
 import { InstancePool } from "../../src/media/rtpengine/instances.ts";
 import type { Instance } from "../../src/media/rtpengine/instances.ts";
@@ -22,6 +26,10 @@ class ManualClock implements MediaClock {
   readonly #timers = new Set<{ readonly at: number; readonly run: () => void }>();
 
   now(): number {
+    return this.#now;
+  }
+
+  wallMs(): number {
     return this.#now;
   }
 
@@ -404,6 +412,64 @@ describe("player", () => {
   });
 });
 
+describe("the recording of a call", () => {
+  const order = { botId: "b", caller: "1", called: "2" };
+
+  function control(recording: Partial<CallRecording>, startCapture: () => Promise<string | undefined>) {
+    const events: CallEvent[] = [];
+    const made = new RecordingControl({
+      call: "c" as CallId,
+      order,
+      recorder: { open: () => Promise.resolve(recording) } as unknown as Recorder,
+      spoolFolder: "/nowhere",
+      clock: new ManualClock(),
+      log,
+      startCapture,
+      stopCapture: () => Promise.resolve(),
+      post: (event) => void events.push(event),
+    });
+    return { made, events };
+  }
+
+  test("that cannot begin does not hold up the call's commands until its remains are removed", async () => {
+    let removed = (): void => {};
+    const remains = new Promise<void>((resolve) => {
+      removed = resolve;
+    });
+    const { made, events } = control({ finish: () => remains.then(() => Promise.reject(new Error("no_audio"))) }, () =>
+      Promise.reject(new MediaError("refused", "no")),
+    );
+    await made.start();
+    expect(events).toMatchObject([{ type: "recording.changed", state: "failed", reason: "refused" }]);
+    let finished = false;
+    void made.finished().then(() => (finished = true));
+    await settled();
+    expect(finished).toBe(false);
+    removed();
+    await settled();
+    expect(finished).toBe(true);
+  });
+
+  test("notes a leg only when it has changed", async () => {
+    const noted: number[] = [];
+    const { made } = control(
+      { leg: (_at, _leg, port) => void noted.push(port), finish: () => Promise.reject(new Error()) },
+      () => new Promise(() => {}),
+    );
+    void made.start();
+    await settled();
+    const both = (): Map<number, "PCMU" | "PCMA"> =>
+      new Map([
+        [0, "PCMU"],
+        [8, "PCMA"],
+      ]);
+    for (let index = 0; index < 3; index += 1) made.setLeg("caller", 4_000, both());
+    made.setLeg("caller", 4_000, new Map([...both(), [96, "PCMU"]]));
+    made.setLeg("caller", 4_002, both());
+    expect(noted).toEqual([4_000, 4_000, 4_002]);
+  });
+});
+
 describe("small parts", () => {
   test("a serial queue runs one step at a time, in order, past failures, up to its limit", async () => {
     const did: string[] = [];
@@ -451,6 +517,18 @@ describe("small parts", () => {
     await second;
     await expect(slots.run(() => Promise.reject(new Error("x")))).rejects.toThrow("x");
     expect([slots.running, slots.waiting]).toEqual([0, 0]);
+  });
+
+  test("the wall clock is asked anew each time, because rtpengine's packets follow it when it is set", () => {
+    vi.useFakeTimers({ toFake: ["Date"] });
+    try {
+      const later = Date.now() + 3_600_000;
+      vi.setSystemTime(later);
+      expect(systemMediaClock.wallMs()).toBe(later);
+      expect(new CountingClock(systemMediaClock, () => {}).wallMs()).toBe(later);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   test("a counting clock counts what runs, and what a timer throws is reported", async () => {

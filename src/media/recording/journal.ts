@@ -55,14 +55,16 @@ function asError(error: unknown): Error {
 export class JournalWriter {
   readonly path: string;
   readonly #promptFolder: string;
+  readonly #onPromptLost: (error: unknown) => void;
   readonly #kept = new Set<string>();
   #pending: string[] = [];
   #writing: Promise<void> | undefined;
   #keeping: Promise<void> = Promise.resolve();
   #failure: Error | undefined;
 
-  /** `folder` exists already. */
-  constructor(folder: string, id: string) {
+  /** `folder` exists already. `onPromptLost`: a prompt could not be kept and will be missing in the recording. */
+  constructor(folder: string, id: string, onPromptLost: (error: unknown) => void) {
+    this.#onPromptLost = onPromptLost;
     this.path = join(folder, id + journalEnding);
     this.#promptFolder = join(folder, id);
   }
@@ -101,11 +103,12 @@ export class JournalWriter {
         if (codeOf(error, "") !== "EEXIST") await copyFile(file, target);
       });
     } catch (error) {
-      this.#failure ??= asError(error);
+      // The rest of the call is worth more than one prompt of it.
+      this.#onPromptLost(error);
     }
   }
 
-  /** Resolves when everything is on the disk; rejects with the first thing that could not be written. */
+  /** Resolves when everything is on the disk; rejects with the first line that could not be written. */
   async flush(): Promise<void> {
     await this.#keeping;
     while (this.#writing !== undefined) await this.#writing;

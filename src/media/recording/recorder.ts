@@ -154,9 +154,11 @@ export class Recorder {
     }
     await this.#checkFree(folder);
     await this.#checkFree(spoolFolder);
-    const startedAt = new Date(clock.now()).toISOString().replaceAll(/[-:.]/g, "");
+    const startedAt = new Date(clock.wallMs()).toISOString().replaceAll(/[-:.]/g, "");
     const name = `${safeName(callId)}-${startedAt}`;
-    const journal = new JournalWriter(journalFolder, name);
+    const journal = new JournalWriter(journalFolder, name, (error) => {
+      this.#options.log.warn({ call: callId, error: messageOf(error) }, "a prompt will be missing in a recording");
+    });
     this.#active.add(journal.path);
     const { botId, caller, called } = order;
     journal.write({ type: "open", v: 1, callId, botId, caller, called, name });

@@ -370,7 +370,12 @@ export class AnchoredCall {
   }
 
   async #blockMedia(verb: "blockMedia" | "unblockMedia", operator: Operator): Promise<void> {
-    await this.#ng(verb, { "from-tag": operator.tag, flags: ["directional"] });
+    try {
+      await this.#ng(verb, { "from-tag": operator.tag, flags: ["directional"] });
+    } catch (error) {
+      // From 12.4 on rtpengine knows no tag before its answer, and then forwards nothing of it either.
+      if (!(error instanceof NgError && error.unknownTag && operator.remote === null)) throw error;
+    }
   }
 
   async #deleteLeg(operator: Operator): Promise<void> {

@@ -56,11 +56,14 @@ export class RecordingControl {
   }
 
   get #now(): number {
-    return this.#options.clock.now();
+    return this.#options.clock.wallMs();
   }
 
   /** Packets to `port` are this leg's. */
   setLeg(leg: string, port: number, laws: ReadonlyMap<number, G711Law>): void {
+    const known = this.#legs.get(leg);
+    // A phone that offers the same again, however often, is no news.
+    if (known?.port === port && sameLaws(known.laws, laws)) return;
     this.#legs.set(leg, { leg, port, laws });
     this.#recording?.leg(this.#now, leg, port, laws);
   }
@@ -96,7 +99,7 @@ export class RecordingControl {
   }
 
   async start(): Promise<void> {
-    const { recorder, call, order, spoolFolder, clock } = this.#options;
+    const { recorder, call, order, spoolFolder } = this.#options;
     if (this.#recording !== null) {
       await this.resume();
       return;
@@ -109,7 +112,7 @@ export class RecordingControl {
       const recording = await recorder.open(call, order, spoolFolder);
       this.#recording = recording;
       for (const { leg, port, laws } of this.#legs.values()) recording.leg(0, leg, port, laws);
-      if (this.#joined !== null) recording.joined(clock.now(), this.#joined);
+      if (this.#joined !== null) recording.joined(this.#now, this.#joined);
       await this.#capture(recording);
       if (this.#phase !== null) recording.phase(this.#phase.at, this.#phase.phase);
       const sound = this.#sound;
@@ -118,7 +121,7 @@ export class RecordingControl {
     } catch (error) {
       this.#failed(codeOf(error, "internal"), error);
       await this.#options.stopCapture().catch(() => {});
-      await this.#discard();
+      this.#discard();
     }
   }
 
@@ -135,12 +138,12 @@ export class RecordingControl {
     this.#running = true;
   }
 
-  /** Nothing was recorded: what had been begun is removed again. */
-  async #discard(): Promise<void> {
+  /** Nothing was recorded: what had been begun is removed again, in its turn among the renderings. */
+  #discard(): void {
     const recording = this.#recording;
     this.#recording = null;
     this.#running = false;
-    await recording?.finish(this.#now).catch(() => {});
+    if (recording !== null) this.#track(recording.finish(this.#now).then(nothing, nothing));
   }
 
   async pause(): Promise<void> {
@@ -181,7 +184,10 @@ export class RecordingControl {
     this.#recording = null;
     this.#running = false;
     this.#play = null;
-    const finishing = this.#finish(recording);
+    this.#track(this.#finish(recording));
+  }
+
+  #track(finishing: Promise<void>): void {
     this.#finishing.add(finishing);
     void finishing.finally(() => this.#finishing.delete(finishing));
   }
@@ -206,6 +212,12 @@ export class RecordingControl {
     log.warn(fields, "a recording failed");
     this.#options.post(changed("failed", null, null, reason));
   }
+}
+
+const nothing = (): void => {};
+
+function sameLaws(a: ReadonlyMap<number, G711Law>, b: ReadonlyMap<number, G711Law>): boolean {
+  return a.size === b.size && [...a].every(([payloadType, law]) => b.get(payloadType) === law);
 }
 
 function changed(

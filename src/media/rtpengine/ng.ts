@@ -53,6 +53,11 @@ export class NgError extends Error {
   get unknownCall(): boolean {
     return this.code === "refused" && /^unknown call-?id$/i.test(this.message);
   }
+
+  /** True when it holds the call, but not the leg that the command names. */
+  get unknownTag(): boolean {
+    return this.code === "refused" && /no such tag/i.test(this.message);
+  }
 }
 
 /**
