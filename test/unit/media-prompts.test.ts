@@ -23,6 +23,7 @@ import { conditionalHeaders, validatorsOf } from "../../src/media/prompts/http-f
 import { PromptLibrary } from "../../src/media/prompts/library.ts";
 import { createSpeech } from "../../src/media/tts/speech.ts";
 import { WorkerPool } from "../../src/media/worker/pool.ts";
+import { waitFor } from "../support/wait.ts";
 
 const log: MediaLog = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
 const audio = (url: string): Prompt => ({ kind: "audio", url, times: 1 });
@@ -74,7 +75,7 @@ async function makeLibrary(
     ...change,
     speech: createSpeech(speech, log),
     workers,
-    clock: { now: () => now, after: systemMediaClock.after.bind(systemMediaClock) },
+    clock: { now: () => now, wallMs: () => now, after: systemMediaClock.after.bind(systemMediaClock) },
     log,
   });
   await made.start();
@@ -304,6 +305,21 @@ describe("downloaded prompts", () => {
     expect(await slow).toMatchObject({ code: "fetch_timeout" });
   });
 
+  test("a copy that is still fresh does not wait for downloads of others", async () => {
+    library = await makeLibrary({ mostDownloads: 1 });
+    const body = tone(500, 1);
+    answer = (request, response) => {
+      if (request.url === "/fresh.wav") response.end(body);
+    };
+    (await library.prepare(audio(`${base()}/fresh.wav`))).release();
+    const slow = library.prepare(audio(`${base()}/slow.wav`)).catch((error: unknown) => error);
+    await waitFor(() => requests.some(({ url }) => url === "/slow.wav"), { what: "the slow download" });
+    (await library.prepare(audio(`${base()}/fresh.wav`))).release();
+    expect(library.stats().preparing).toBe(1);
+    server.closeAllConnections();
+    expect(await slow).toMatchObject({ code: "fetch_failed" });
+  });
+
   test.each([
     "",
     "no url",
@@ -401,9 +417,23 @@ describe("text-to-speech", () => {
     writeFileSync(join(folder, "voice.wav"), tone(500, 1));
     const script = `printf %s "$1" > ${folder}/heard; cat ${folder}/voice.wav`;
     const speaking = await makeLibrary({}, command("sh", "-c", script, "sh", "{text}"));
-    (await speaking.prepare(text("--help"))).release();
-    expect(readFileSync(join(folder, "heard"), "utf8")).toBe("--help");
+    (await speaking.prepare(text("What -f is?"))).release();
+    expect(readFileSync(join(folder, "heard"), "utf8")).toBe("What -f is?");
+    // A bot must not be able to give the program an option, such as one that reads a file aloud.
+    (await speaking.prepare(text("-f/etc/passwd"))).release();
+    expect(readFileSync(join(folder, "heard"), "utf8")).toBe(" -f/etc/passwd");
   });
+
+  test("a script whose children outlive it does not keep its place for ever", async () => {
+    const script = "sleep 5 & wait";
+    const speaking = await makeLibrary({}, {
+      ...command("sh", "-c", script),
+      timeoutMs: 50,
+      mostAtOnce: 1,
+    } as SpeechOptions);
+    await expect(speaking.prepare(text("one"))).rejects.toMatchObject({ code: "tts_timeout" });
+    await expect(speaking.prepare(text("two"))).rejects.toMatchObject({ code: "tts_timeout" });
+  }, 4_000);
 
   test.each([
     ["tts_failed", command("false")],

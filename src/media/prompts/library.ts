@@ -160,7 +160,7 @@ export class PromptLibrary {
     const hash = hashOf(url.href);
     let resolving = this.#resolving.get(hash);
     if (resolving === undefined) {
-      resolving = this.#downloads.run(() => this.#resolve(hash, url.href)).finally(() => this.#resolving.delete(hash));
+      resolving = this.#resolve(hash, url.href).finally(() => this.#resolving.delete(hash));
       this.#resolving.set(hash, resolving);
     }
     return this.#prompts.pin(await resolving, () =>
@@ -216,9 +216,9 @@ export class PromptLibrary {
     const { clock, log } = this.#options;
     const known = this.#knownUrls.get(hash);
     const copy = known !== undefined && this.#prompts.has(known.key) ? known : undefined;
-    if (copy !== undefined && clock.now() < copy.validators.freshUntil) return copy.key;
+    if (copy !== undefined && clock.wallMs() < copy.validators.freshUntil) return copy.key;
     try {
-      return await this.#withTemporary((path) => this.#fetch(hash, url, copy, path));
+      return await this.#downloads.run(() => this.#withTemporary((path) => this.#fetch(hash, url, copy, path)));
     } catch (error) {
       const code = codeOf(error, "fetch_failed");
       const serverFails = code === "fetch_failed" || code === "fetch_timeout" || /^http_5\d\d$/.test(code);
@@ -245,7 +245,7 @@ export class PromptLibrary {
       mostRedirects,
       hosts,
     });
-    const validators = validatorsOf(headers, clock.now(), freshMs);
+    const validators = validatorsOf(headers, clock.wallMs(), freshMs);
     if (!modified && copy === undefined) throw new MediaError("http_304", "the server answered 304 unasked");
     if (!modified && copy !== undefined) {
       const { etag, lastModified } = copy.validators;

@@ -110,7 +110,9 @@ async function speakByCommand(
   const [program, ...template] = options.command;
   const toFile = template.some((argument) => argument.includes("{out}"));
   const textAsArgument = template.some((argument) => argument.includes("{text}"));
-  const values: Readonly<Record<string, string>> = { ...order, out: target };
+  // A text that begins with a dash would be an option of the program; a blank before it is not heard.
+  const text = order.text.startsWith("-") ? ` ${order.text}` : order.text;
+  const values: Readonly<Record<string, string>> = { ...order, text, out: target };
   const args = template
     .map((argument) => argument.replaceAll(/\{(text|lang|voice|out)\}/g, (_, name: string) => values[name] ?? ""))
     // An argument that was nothing but an empty voice is left out.
@@ -139,19 +141,26 @@ function runProgram(
   return new Promise((resolve, reject) => {
     const child: ChildProcess = spawn(program, args, {
       stdio: ["pipe", output?.fd ?? "ignore", "pipe"],
-      timeout: timeoutMs,
-      killSignal: "SIGKILL",
     });
+    const deadline = setTimeout(() => {
+      child.kill("SIGKILL");
+      // The children of a script outlive it and hold its pipe open: nobody waits for them to close it.
+      child.stderr?.destroy();
+      reject(new MediaError("tts_timeout", `no speech within ${timeoutMs} ms`));
+    }, timeoutMs);
     let errors = "";
     child.stderr?.setEncoding("utf8");
     child.stderr?.on("data", (text: string) => {
       if (errors.length < mostErrorText) errors += text.slice(0, mostErrorText - errors.length);
     });
-    child.once("error", (error) => reject(new MediaError("tts_failed", messageOf(error), { cause: error })));
+    child.once("error", (error) => {
+      clearTimeout(deadline);
+      reject(new MediaError("tts_failed", messageOf(error), { cause: error }));
+    });
     child.once("close", (status, signal) => {
+      clearTimeout(deadline);
       if (status === 0) resolve();
-      else if (signal === "SIGKILL") reject(new MediaError("tts_timeout", `no speech within ${timeoutMs} ms`));
-      else reject(new MediaError("tts_failed", `status ${String(status)}: ${errors.trim()}`));
+      else reject(new MediaError("tts_failed", `ended by ${String(status ?? signal)}: ${errors.trim()}`));
     });
     // A program that does not read its input closes the pipe under us; its exit status tells the rest.
     child.stdin?.on("error", () => {});
