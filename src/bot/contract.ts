@@ -108,7 +108,7 @@ export const transferDetailsSchema = z
     sipCode: z.int().nullable().describe("The last SIP status of the operator's side."),
     sipReason: z.string().nullable().describe("Its reason phrase."),
     q850: z.int().nullable().describe("ITU-T Q.850 cause from a Reason header."),
-    ringMs: whole.nullable().describe("From the last INVITE to its first 18x, milliseconds."),
+    ringMs: whole.nullable().describe("How long the last attempt rang: from its first 18x to its answer or end, milliseconds."),
     answerMs: whole.nullable().describe("From the first INVITE to the answer, milliseconds."),
     talkMs: whole.nullable().describe("Length of the talk, milliseconds."),
     trunk: z.string().nullable().describe("The trunk that carried it."),
@@ -165,7 +165,7 @@ export const eventSchemas = {
   }),
   recording: event("recording", "The recording changed.", {
     state: z.enum(["started", "paused", "resumed", "finished", "failed"]).describe("What it does now."),
-    file: z.string().nullable().describe("The file, when it is finished."),
+    file: z.string().nullable().describe("Where the finished recording is or will be; null when it failed."),
     durationMs: whole.nullable().describe("Length of the audio, when it is finished, milliseconds."),
     reason: z.string().nullable().describe("Why it failed."),
   }),
