@@ -65,7 +65,7 @@ function live(state: Live, event: CallEvent, atMs: number): Step {
       if (event.leg !== setup.caller) break;
       return endCall(state, { by: "caller", sipCode: event.status, reason: event.reason }, atMs);
     case "shutdown":
-      return endCall(state, { by: "service", sipCode: null, reason: "service stops" }, atMs);
+      return endCall(state, { by: "service", sipCode: unanswered(state) ? 503 : null, reason: "service stops" }, atMs);
     case "media.lost":
       return endCall(
         state,
@@ -116,6 +116,11 @@ function live(state: Live, event: CallEvent, atMs: number): Step {
     case "referring":
       return referring(state, event, atMs);
   }
+}
+
+/** The INVITE still waits for a final response: 503 lets the trunk try elsewhere. RFC 3261 §21.5.4. */
+function unanswered({ phase }: Live): boolean {
+  return phase === "offered" || phase === "ringing";
 }
 
 /** After every event: whatever is due in the queue of replies happens now. */

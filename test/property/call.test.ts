@@ -34,11 +34,7 @@ class Witness {
       const wanted = event.command.replies.flatMap((r) => (r.type === "switch" ? [r.request.transferId] : []));
       this.#switches.set(event.command.commandId, wanted);
     }
-    if (event.type === "bot.invalidSwitch" && state.phase !== "ending" && state.phase !== "ended") {
-      const holder = state.core.worker;
-      if (holder !== null && event.worker !== null && event.worker !== holder) return;
-      this.#accepted.add(event.transferId);
-    }
+    if (event.type === "bot.invalidSwitch") this.#switches.set(event.commandId, [event.transferId]);
     if (event.type === "timer.fired") this.timers.delete(event.timer);
     if (event.type === "leg.failed" || event.type === "leg.ended") {
       this.#openLegs.delete(event.leg);
@@ -108,7 +104,8 @@ class Witness {
     if (event.event === "accepted" || event.event === "rejected") {
       if (event.commandId === null) return;
       this.#answers.set(event.commandId, (this.#answers.get(event.commandId) ?? 0) + 1);
-      if (event.event === "accepted")
+      // An invalid switch gets its FAIL too, unless it was refused for another reason first.
+      if (event.event === "accepted" || event.code === "invalid_target")
         for (const id of this.#switches.get(event.commandId) ?? []) this.#accepted.add(id);
     }
     if (event.event === "transfer") {

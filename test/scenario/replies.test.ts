@@ -129,6 +129,25 @@ describe("switch and switchCancel", () => {
   });
 });
 
+test("an invalid switch during a transfer → transfer_in_progress and no event that could be taken for the running one", () => {
+  const call = script()
+    .botSwitches()
+    .invited()
+    .happens({
+      type: "bot.invalidSwitch",
+      worker: null,
+      commandId: "x" as CommandId,
+      transferId: "t9" as TransferId,
+      method: "invite",
+      number: "?",
+      code: "invalid_reply",
+      message: "phoneNumber is not a number",
+      pointer: "/replies/0/phoneNumber",
+    });
+  expect(call.toldOf("rejected")).toMatchObject([{ code: "transfer_in_progress" }]);
+  expect(call.transfers).toHaveLength(0);
+});
+
 describe("hangup by the bot", () => {
   test("after the replies before it, with its headers", () => {
     const call = script().bot(say, { type: "hangup", headers: [{ name: "X-Why", value: "done" }] });
@@ -211,7 +230,11 @@ describe("arriving and leaving", () => {
     expect(call.toldOf("rejected")).toMatchObject([{ code: "unknown_call" }]);
   });
 
-  test("shutdown in any phase releases everybody and tells the outcome", () => {
+  test("shutdown before the answer → 503, so that the trunk tries elsewhere", () => {
+    expect(new CallScript().happens({ type: "shutdown" }).asked("leg.reject")).toMatchObject([{ status: 503 }]);
+  });
+
+  test("shutdown during a talk releases everybody and tells the outcome", () => {
     const call = script().botSwitches().invited().answers().joined().happens({ type: "shutdown" });
     expect(call.transfers).toHaveLength(1);
     expect(call.asked("leg.bye")).toHaveLength(2);

@@ -7,7 +7,7 @@ import type { TransferRequest } from "../transfer.ts";
 import { cancelTransfer, startDialling } from "./dialling.ts";
 import { endCall } from "./ending.ts";
 import { startReferring } from "./referring.ts";
-import { type Refusal, takenByAnother } from "./refusal.ts";
+import { type Refusal, takenByAnother, transferInProgress } from "./refusal.ts";
 import { cancelQueuedSwitch } from "./report.ts";
 
 /** A bot that queues more than this is not talking to a caller any more. */
@@ -59,21 +59,10 @@ function take(state: Live, reply: Reply, place: Place): Tried {
     case "switchCancel":
       return takeBack(state, reply.transferId, pointer, place.atMs);
     case "switch":
-      if (transferOpen(state) || core.queue.some((queued) => queued.reply.type === "switch")) {
-        return {
-          code: "transfer_in_progress",
-          message: "A transfer is under way; send switchCancel first.",
-          pointer,
-        };
-      }
-      return enqueue(state, reply, place);
+      return transferInProgress(state, pointer) ?? enqueue(state, reply, place);
     default:
       return enqueue(state, reply, place);
   }
-}
-
-function transferOpen({ phase }: Live): boolean {
-  return phase === "dialling" || phase === "withOperator" || phase === "referring";
 }
 
 function enqueue(state: Live, reply: QueuedReply, { command, index, atMs }: Place): Tried {

@@ -3,7 +3,7 @@ import type { Effect } from "../effect.ts";
 import type { CallEvent } from "../event.ts";
 import type { In, Live, Transferring } from "../state.ts";
 import { after, publish, type Step } from "../step.ts";
-import { takenByAnother } from "./refusal.ts";
+import { takenByAnother, transferInProgress } from "./refusal.ts";
 import { endCall } from "./ending.ts";
 import { noDetails, reportTransfer, type TransferEnd } from "./report.ts";
 
@@ -102,6 +102,9 @@ export function invalidSwitch(state: Live, event: Extract<CallEvent, { type: "bo
   if (worker !== null && event.worker !== null && event.worker !== worker) {
     return [state, [publish({ event: "rejected", commandId, ...takenByAnother("/worker") })]];
   }
+  // A FAIL event now would be taken for the transfer that is under way.
+  const busy = transferInProgress(state, pointer);
+  if (busy !== null) return [state, [publish({ event: "rejected", commandId, ...busy })]];
   return [
     state,
     [
