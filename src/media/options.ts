@@ -64,7 +64,7 @@ export interface PromptOptions {
   readonly mostRedirects?: number;
   /** Hosts that prompts may be downloaded from, `any` or exact names with or without a port. */
   readonly hosts: readonly string[] | "any";
-  /** Downloads at once over all calls; further ones wait. */
+  /** Downloads at once over all calls, half of them from one host; further ones wait. */
   readonly mostDownloads: number;
 }
 

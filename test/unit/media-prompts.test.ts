@@ -15,6 +15,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { Prompt } from "../../src/call/effect.ts";
+import { codeOf } from "../../src/media/media-error.ts";
 import { measureRecording } from "../../src/media/audio/measure.ts";
 import { toInt16, WavWriter } from "../../src/media/audio/wav.ts";
 import { systemMediaClock } from "../../src/media/options.ts";
@@ -303,6 +304,26 @@ describe("downloaded prompts", () => {
     (await library.prepare(audio(`file://${folder}/prompts/a.wav`))).release();
     expect(library.stats().preparing).toBe(1);
     expect(await slow).toMatchObject({ code: "fetch_timeout" });
+  });
+
+  test("a server that hangs takes only its share of the downloads", async () => {
+    const body = tone(500, 1);
+    answer = (request, response) => {
+      if (request.url === "/good.wav") response.end(body);
+    };
+    const hanging = Array.from({ length: 70 }, (_, index) =>
+      library.prepare(audio(`${base()}/hang-${index}.wav`)).catch((error: unknown) => codeOf(error, "")),
+    );
+    await waitFor(() => requests.length === 2, { what: "the first downloads" });
+    // Another host, as far as a URL tells.
+    (await library.prepare(audio(`${base().replace("127.0.0.1", "localhost")}/good.wav`))).release();
+    expect(requests.map(({ url }) => url)).toEqual(["/hang-0.wav", "/hang-1.wav", "/good.wav"]);
+    expect(library.stats().preparing).toBe(66);
+    answer = (_request, response) => response.writeHead(404).end();
+    server.closeAllConnections();
+    const codes = await Promise.all(hanging);
+    expect(codes.slice(66)).toEqual(["overloaded", "overloaded", "overloaded", "overloaded"]);
+    expect(codes.slice(2, 66).every((code) => code === "http_404")).toBe(true);
   });
 
   test("a copy that is still fresh does not wait for downloads of others", async () => {

@@ -37,6 +37,8 @@ interface KnownUrl {
 
 const mostKnownUrls = 10_000;
 const mostWaitingDownloads = 512;
+/** Behind a server that hangs nobody waits longer than a few time-outs: what comes on top fails at once. */
+const mostWaitingPerHost = 64;
 const usualRedirects = 3;
 const mostUrlLength = 2_048;
 const wavHeaderBytes = 44;
@@ -66,6 +68,8 @@ export class PromptLibrary {
   readonly #urlFolder: string;
   readonly #temporaryFolder: string;
   readonly #downloads: Slots;
+  /** By host, for as long as something is fetched from it: one that hangs must not take the places of all others. */
+  readonly #hosts = new Map<string, Slots>();
   /** In the order of use. */
   readonly #knownUrls = new Map<string, KnownUrl>();
   readonly #resolving = new Map<string, Promise<string>>();
@@ -218,7 +222,9 @@ export class PromptLibrary {
     const copy = known !== undefined && this.#prompts.has(known.key) ? known : undefined;
     if (copy !== undefined && clock.wallMs() < copy.validators.freshUntil) return copy.key;
     try {
-      return await this.#downloads.run(() => this.#withTemporary((path) => this.#fetch(hash, url, copy, path)));
+      return await this.#inTurn(new URL(url).host, () =>
+        this.#withTemporary((path) => this.#fetch(hash, url, copy, path)),
+      );
     } catch (error) {
       const code = codeOf(error, "fetch_failed");
       const serverFails = code === "fetch_failed" || code === "fetch_timeout" || /^http_5\d\d$/.test(code);
@@ -226,6 +232,17 @@ export class PromptLibrary {
       // RFC 9111 §4.2.4 lets a copy be used when its server cannot be reached: better an old prompt than silence.
       log.warn({ code }, "a prompt's server does not answer: its last copy is played");
       return copy.key;
+    }
+  }
+
+  async #inTurn<T>(host: string, work: () => Promise<T>): Promise<T> {
+    const { mostDownloads } = this.#options;
+    const slots = this.#hosts.get(host) ?? new Slots(Math.ceil(mostDownloads / 2), mostWaitingPerHost);
+    this.#hosts.set(host, slots);
+    try {
+      return await slots.run(() => this.#downloads.run(work));
+    } finally {
+      if (slots.running === 0) this.#hosts.delete(host);
     }
   }
 
