@@ -78,10 +78,8 @@ function live(state: Live, event: CallEvent, atMs: number): Step {
       return receive(state, event.command, atMs);
     case "bot.invalidSwitch":
       return invalidSwitch(state, event);
-    case "recording.changed": {
-      const { file, durationMs, reason } = event;
-      return [state, [publish({ event: "recording", state: event.state, file, durationMs, reason })]];
-    }
+    case "recording.changed":
+      return recordingChanged(state, event);
     case "media.played":
       return played(state, event);
     case "media.digit": {
@@ -127,6 +125,13 @@ function unanswered({ phase }: Live): boolean {
 function settle([state, effects]: Step, atMs: number): Step {
   if (state.phase === "ending" || state.phase === "ended") return [state, effects];
   return after(effects, advance(state, atMs));
+}
+
+function recordingChanged(state: Live, event: Extract<CallEvent, { type: "recording.changed" }>): Step {
+  const { file, durationMs, reason } = event;
+  // Nothing is recorded after a failure, so no outcome may say that it is, and the bot may start again.
+  const core = event.state === "failed" ? { ...state.core, recording: "off" as const } : state.core;
+  return [{ ...state, core }, [publish({ event: "recording", state: event.state, file, durationMs, reason })]];
 }
 
 function played(state: Live, event: Extract<CallEvent, { type: "media.played" }>): Step {

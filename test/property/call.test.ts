@@ -36,6 +36,7 @@ class Witness {
     }
     if (event.type === "bot.invalidSwitch") this.#switches.set(event.commandId, [event.transferId]);
     if (event.type === "timer.fired") this.timers.delete(event.timer);
+    if (event.type === "recording.changed" && event.state === "failed") this.#recording = "off";
     if (event.type === "leg.failed" || event.type === "leg.ended") {
       this.#openLegs.delete(event.leg);
       if (event.leg === caller && event.type === "leg.ended") this.#callerGone = true;

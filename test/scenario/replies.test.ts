@@ -39,12 +39,16 @@ describe("the queue of replies", () => {
       .bot(say, { type: "switch", request: transferTo("100") }, say)
       .bot({ type: "stop" });
     expect(call.asked("media.stop")).toMatchObject([{ leg: caller }]);
-    expect(call.toldOf("playback")).toMatchObject([{ result: "stopped" }]);
+    // Every prompt gets its end, also one that had not begun; the one behind the switch is no exception.
+    expect(call.toldOf("playback")).toMatchObject([
+      { index: 0, result: "stopped" },
+      { index: 2, result: "stopped" },
+    ]);
     expect(call.transfers).toMatchObject([
       { status: { status: "FAIL", hangup: false }, details: { cause: "cancelled" } },
     ]);
     plays(call, 1);
-    expect(call.toldOf("playback")).toHaveLength(1);
+    expect(call.toldOf("playback")).toHaveLength(2);
     expect(call.state.phase).toBe("withBot");
   });
 

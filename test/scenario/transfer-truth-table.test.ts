@@ -302,6 +302,15 @@ describe("recording", () => {
     expect(call.transfers).toMatchObject([{ status: { status: "FAIL" }, details: { cause: "media_failure" } }]);
   });
 
+  test("a recording that failed is not told as going on, and the bot may start another", () => {
+    const call = script();
+    call.happens({ type: "recording.changed", state: "failed", file: null, durationMs: null, reason: "disk_full" });
+    call.botSwitches().invited().answers().joined().hangsUp(operator(1));
+    expect(call.transfers[0]!.details.recording).toBe("off");
+    call.bot({ type: "record", action: "start" });
+    expect(marks(call)).toEqual(["start", "start"]);
+  });
+
   test("a channel that does not record is not made to", () => {
     const call = new CallScript({ recording: { enabled: false, resumeOnReturn: false } }).callerIsWithBot();
     call.botSwitches().invited().answers().joined().hangsUp(operator(1));

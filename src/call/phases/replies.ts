@@ -74,18 +74,24 @@ function enqueue(state: Live, reply: QueuedReply, { command, index, atMs }: Plac
   return { next: { ...state, core: { ...state.core, queue: [...queue, queued] } }, effects: [] };
 }
 
-/** Clears the queue and stops what plays; a `switch` in the queue ends as cancelled. */
+/** Clears the queue and stops what plays; a `switch` in the queue ends as cancelled, and no prompt is left without its end. */
 function stopAll(state: Live): Tried {
   const { core } = state;
   const { playing } = core;
   const next: Live = { ...state, core: { ...core, queue: [], playing: null } };
-  const effects: Effect[] = [];
-  if (playing !== null) {
-    const { leg, commandId, index, told } = playing;
-    effects.push({ type: "media.stop", leg });
-    if (told) effects.push(publish({ event: "playback", commandId, index, result: "stopped", reason: null }));
-  }
-  return { next, effects: [...effects, ...cancelQueuedSwitch(core, "cancelled", "bot", false)] };
+  return {
+    next,
+    effects: [
+      ...(playing === null ? [] : ([{ type: "media.stop", leg: playing.leg }] as const)),
+      ...(playing?.told === true ? [stopped(playing)] : []),
+      ...core.queue.filter(({ reply }) => reply.type === "text" || reply.type === "audio").map(stopped),
+      ...cancelQueuedSwitch(core, "cancelled", "bot", false),
+    ],
+  };
+}
+
+function stopped({ commandId, index }: Pick<Queued, "commandId" | "index">): Effect {
+  return publish({ event: "playback", commandId, index, result: "stopped", reason: null });
 }
 
 /** `switchCancel`: a queued `switch`, or a transfer that nobody has answered. */
