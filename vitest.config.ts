@@ -1,5 +1,11 @@
 import { defineConfig } from "vitest/config";
 
+/** Real servers, but time is waited for and not measured in the sound: several files may run at once. */
+const waiting = [
+  "test/integration/{bot,engine,sip}-*.test.ts",
+  "test/integration/job-{bad-input,identity,inbound,raw-redis,truth-table}.test.ts",
+];
+
 // "pure" needs nothing but Node and runs in `npm run check`; "wire" (SIP and Redis) and "sound" (rtpengine and phones too)
 // start real servers and need the set-up of `npm test`.
 export default defineConfig({
@@ -20,7 +26,7 @@ export default defineConfig({
       {
         test: {
           name: "wire",
-          include: ["test/integration/{bot,engine,sip}-*.test.ts"],
+          include: waiting,
           testTimeout: 60_000,
           hookTimeout: 60_000,
           // These wait for SIP timers most of the time, so several files may wait at once.
@@ -32,7 +38,7 @@ export default defineConfig({
         test: {
           name: "sound",
           include: ["test/{integration,interop}/**/*.test.ts"],
-          exclude: ["test/integration/{bot,engine,sip}-*.test.ts"],
+          exclude: waiting,
           testTimeout: 60_000,
           hookTimeout: 60_000,
           // Two cores run the servers and the phones too: files run one after another so that audio timing stays honest.
