@@ -106,10 +106,3 @@ export async function readRecording(path: string): Promise<Recording> {
   };
   return { channels, rateHz, seconds: frames / rateHz, left: channel(0), right: channel(1) };
 }
-
-/** The phases the recording's sidecar tells, in seconds from the beginning of the file. */
-export interface SidecarPhase {
-  readonly phase: string;
-  readonly fromMs: number;
-  readonly toMs: number;
-}
