@@ -43,9 +43,13 @@ describe("prompts", () => {
     await leg.media.hears(pitches.bot);
     await call.run({ type: "stop" });
     await leg.media.hears([]);
-    expect((await call.event("playback")).body).toMatchObject({ index: 0, result: "stopped" });
     await call.play(stage().prompts.short);
-    expect(call.all("playback")).toHaveLength(2);
+    // Each prompt has its one end, also the one that never began.
+    expect(call.all("playback").map(({ body }) => [body["index"], body["result"]])).toEqual([
+      [0, "stopped"],
+      [1, "stopped"],
+      [0, "completed"],
+    ]);
     await leg.hangUp();
     await call.event("hangup");
   });
