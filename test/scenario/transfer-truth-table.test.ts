@@ -87,8 +87,8 @@ describe("operator not reached", () => {
     expect(call.asked("leg.bye")).toMatchObject([{ leg: caller }]);
   });
 
-  test("408 after a 18x → no_answer", () => {
-    expect(script().botSwitches().invited().rings().refuses(408).transfers[0]!.details.cause).toBe("no_answer");
+  test.each([408, 487])("%i after a 18x → no_answer", (status) => {
+    expect(script().botSwitches().invited().rings().refuses(status).transfers[0]!.details.cause).toBe("no_answer");
   });
 
   test.each([
