@@ -233,7 +233,7 @@ export const replySchemas = {
       .describe("Language tag such as `en` or `ru-RU`; the default is the service's."),
   }),
   audio: reply("audio", "Plays a prompt; a bad or slow URL gives `playback` `failed`, and the queue goes on.", {
-    audioUrl: wordy(contractLimits.urlCharactersMax).describe("http, https, or a file under the prompt folder."),
+    audioUrl: wordy(contractLimits.urlCharactersMax).describe("http, https, or `file:` with the absolute path of a file under `media.promptFolder`."),
     times: z.int().min(1).max(contractLimits.playTimesMax).nullish().describe("How often it is played; default 1."),
   }),
   switch: reply("switch", "Transfers the caller to a person.", {
