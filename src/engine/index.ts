@@ -6,13 +6,15 @@ import { defaultLimits, silentLog } from "./options.ts";
 import type { EngineLimits, EngineLog, EngineOptions } from "./options.ts";
 import { formatHostPort, param, parseUri } from "./sip/grammar.ts";
 import type { SipUri } from "./sip/grammar.ts";
+import { defaultMessageLimits } from "./sip/message.ts";
 import type { SipRequest } from "./sip/message.ts";
 import { createSystemClock, sipTimers, systemRandom } from "./timers.ts";
 import type { Clock, Random } from "./timers.ts";
 import { TransportLayer } from "./transport/index.ts";
 import type { Listener, Protocol, TransportStats } from "./transport/index.ts";
 import { resolveTargets } from "./transport/resolve.ts";
-import { TransactionLayer } from "./txn/index.ts";
+import { defaultTcpLimits } from "./transport/tcp.ts";
+import { defaultTransactionLimits, TransactionLayer } from "./txn/index.ts";
 import type { TransactionStats } from "./txn/index.ts";
 import { UserAgent } from "./ua/agent.ts";
 import type { AgentStats } from "./ua/agent.ts";
@@ -65,7 +67,8 @@ export async function startEngine(options: EngineOptions): Promise<Engine> {
     });
   const random: Random = options.random ?? systemRandom;
   const timers = sipTimers(options.t1Ms);
-  const limits: EngineLimits = { ...defaultLimits, ...options.limits };
+  const { message, tcp, transactions: transactionLimits, ...ownLimits } = options.limits ?? {};
+  const limits: EngineLimits = { ...defaultLimits, ...ownLimits };
   const counters = new Counters();
   const outboundProxy = options.outboundProxy === undefined ? undefined : parseUri(options.outboundProxy);
   if (options.outboundProxy !== undefined && outboundProxy === undefined) {
@@ -76,10 +79,18 @@ export async function startEngine(options: EngineOptions): Promise<Engine> {
     listen: options.listen,
     externalAddress: options.externalAddress,
     sources: options.sources,
+    limits: { message: { ...defaultMessageLimits, ...message }, tcp: { ...defaultTcpLimits, ...tcp } },
     clock,
     log,
   });
-  const transactions = new TransactionLayer({ transport, timers, clock, random, log });
+  const transactions = new TransactionLayer({
+    transport,
+    timers,
+    clock,
+    random,
+    log,
+    limits: { ...defaultTransactionLimits, ...transactionLimits },
+  });
   const network = new EngineNetwork(transport, transactions, clock, random);
 
   const agent: UserAgent = new UserAgent({
@@ -120,11 +131,15 @@ export async function startEngine(options: EngineOptions): Promise<Engine> {
   transactions.onAck = (request, source) => {
     agent.onAck(request, source);
   };
-  transactions.onStrayResponse = (response) => {
-    agent.onStrayResponse(response);
+  transactions.onStrayResponse = (response, source) => {
+    agent.onStrayResponse(response, source);
   };
   // A request from a stranger is served when it belongs to something of ours, else it gets no answer at all.
   transport.isKnown = (message) => transactions.knows(message) || agent.isKnown(message);
+  transport.isNeeded = (connection) => agent.needsConnection(connection);
+  transport.onFailure = ({ protocol }, error) => {
+    log.info("a SIP message could not be sent", { protocol, error });
+  };
 
   await transport.start();
   let controlPort: number;
@@ -263,8 +278,17 @@ class EngineNetwork implements Network {
     return this.#transactions.request(request, hops, on);
   }
 
-  send(message: SipRequest, hop: NextHop): void {
-    this.#transactions.send(message, hop);
+  send(message: SipRequest, hops: readonly NextHop[]): void {
+    const [hop, ...others] = hops;
+    if (hop !== undefined) {
+      this.#transactions.send(message, hop, () => {
+        this.send(message, others);
+      });
+    }
+  }
+
+  takesRequests(connection: object): boolean {
+    return this.#transport.takesRequests(connection);
   }
 
   viaFor(hop: NextHop): string {

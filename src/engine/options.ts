@@ -1,4 +1,7 @@
+import type { MessageLimits } from "./sip/message.ts";
 import type { Clock, Random } from "./timers.ts";
+import type { TcpLimits } from "./transport/tcp.ts";
+import type { TransactionLimits } from "./txn/index.ts";
 
 /** Where the engine reports what a person may want to read; message texts carry no numbers and no secrets. */
 export interface EngineLog {
@@ -45,6 +48,13 @@ export const defaultLimits: EngineLimits = {
   dialogs: 20_000,
 };
 
+/** The limits that differ from the defaults; the parts of the engine that have limits of their own are named. */
+export interface LimitOptions extends Partial<EngineLimits> {
+  readonly message?: Partial<MessageLimits> | undefined;
+  readonly tcp?: Partial<TcpLimits> | undefined;
+  readonly transactions?: Partial<TransactionLimits> | undefined;
+}
+
 /** One address the engine listens on. Port 0 takes a free port, the same one for UDP and TCP of one address. */
 export interface ListenOption {
   readonly protocol: "udp" | "tcp";
@@ -69,7 +79,7 @@ export interface EngineOptions {
   readonly outboundProxy?: string | undefined;
   /** Value of User-Agent and Server where the application gives none; none is sent by default. */
   readonly userAgent?: string | undefined;
-  readonly limits?: Partial<EngineLimits> | undefined;
+  readonly limits?: LimitOptions | undefined;
   readonly clock?: Clock | undefined;
   readonly random?: Random | undefined;
   readonly log?: EngineLog | undefined;

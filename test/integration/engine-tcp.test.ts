@@ -1,3 +1,6 @@
+import { once } from "node:events";
+import type { Socket } from "node:net";
+
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 
 import type { Packet, SrfDialog, SrfInstance, SrfMessage, TestEngine } from "./engine-support.ts";
@@ -35,7 +38,16 @@ const isRequest =
 
 function tcpRequest(
   method: string,
-  ids: { callId: string; fromTag: string; toTag?: string; seq: number; branch?: string; target?: string },
+  ids: {
+    callId: string;
+    fromTag: string;
+    toTag?: string;
+    seq: number;
+    branch?: string;
+    target?: string;
+    contact?: string;
+    headers?: readonly string[];
+  },
   body = "",
 ): string {
   const lines = [
@@ -46,7 +58,8 @@ function tcpRequest(
     `To: <sip:100@127.0.0.1>${ids.toTag === undefined ? "" : `;tag=${ids.toTag}`}`,
     `Call-ID: ${ids.callId}`,
     `CSeq: ${ids.seq} ${method}`,
-    `Contact: <sip:alice@127.0.0.1:${peer.port};transport=tcp>`,
+    `Contact: ${ids.contact ?? `<sip:alice@127.0.0.1:${peer.port};transport=tcp>`}`,
+    ...(ids.headers ?? []),
     ...(body === "" ? [] : ["Content-Type: application/sdp"]),
     `Content-Length: ${Buffer.byteLength(body)}`,
   ];
@@ -137,5 +150,149 @@ describe("calls over TCP", () => {
     invite.connection?.write(replyText(invite, 487, "Request Terminated", { tag: "t" }));
     await peer.take("ACK", isRequest("ACK"));
     expect((await calling).status).toBe(487);
+  });
+});
+
+describe("a request of ours in a dialog over TCP", () => {
+  /** A caller who is connected and answered; `contact` is what he says of himself. */
+  async function calledOverTcp(
+    contact: string,
+    headers: readonly string[] = [],
+  ): Promise<{
+    readonly socket: Socket;
+    readonly dialog: SrfDialog;
+    readonly ids: { callId: string; fromTag: string; toTag: string; target: string };
+  }> {
+    const answered = new Promise<SrfDialog>((resolve) => {
+      srf.invite((req, res) => {
+        void srf.createUAS(req, res, { localSdp: sdp(5000) }).then(resolve);
+      });
+    });
+    await expect.poll(() => sip.engine.stats().wire.routes).toBe(1);
+    const socket = await peer.dial(sip.port);
+    const start = { callId: unique("c"), fromTag: unique("f"), contact, headers };
+    socket.write(tcpRequest("INVITE", { ...start, seq: 1 }, sdp(4000)));
+    const ok = await peer.take("200", (packet) => packet.status === 200);
+    const ids = { ...start, toTag: tagOf(ok.header("To")), target: uriOf(ok.header("Contact")) };
+    socket.write(tcpRequest("ACK", { ...ids, seq: 1 }));
+    const dialog = await answered;
+    await expect.poll(() => sip.engine.stats().agent.incoming).toBe(0);
+    return { socket, dialog, ids };
+  }
+
+  async function endedBy(dialog: SrfDialog): Promise<Packet> {
+    const ended = dialog.destroy();
+    const bye = await peer.take("BYE", isRequest("BYE"));
+    bye.connection?.write(replyText(bye, 200, "OK"));
+    await ended;
+    return bye;
+  }
+
+  // Port 9 (discard): nobody listens there.
+  it.each([
+    ["an address where nobody listens", "<sip:alice@127.0.0.1:9;transport=tcp>"],
+    ["a name that only the caller's network knows", "<sip:alice@phone.invalid;transport=tcp>"],
+    ["no transport", "<sip:alice@127.0.0.1:9>"],
+  ])("goes over the caller's connection when his Contact has %s", async (_what, contact) => {
+    const { socket, dialog } = await calledOverTcp(contact);
+    const bye = await endedBy(dialog);
+    expect(bye.connection).toBe(socket);
+    expect(bye.startLine).toBe(`BYE ${uriOf(contact)} SIP/2.0`);
+    expect(bye.header("Via")).toMatch(`SIP/2.0/TCP 127.0.0.1:${sip.port};`);
+    expect(peer.connections).toHaveLength(1);
+  });
+
+  it("goes to the Contact when the caller's connection is closed", async () => {
+    const { socket, dialog } = await calledOverTcp(`<sip:alice@127.0.0.1:${peer.port};transport=tcp>`);
+    socket.destroy();
+    await expect.poll(() => sip.engine.stats().transport.tcpConnections).toBe(0);
+    const bye = await endedBy(dialog);
+    expect(bye.connection).not.toBe(socket);
+  });
+
+  it("goes over the connection that the caller came back on", async () => {
+    const { socket, dialog, ids } = await calledOverTcp("<sip:alice@127.0.0.1:9;transport=tcp>");
+    socket.destroy();
+    const again = await peer.dial(sip.port);
+    again.write(tcpRequest("OPTIONS", { ...ids, seq: 2 }));
+    await peer.take("200 OPTIONS", (packet) => packet.status === 200 && packet.method === "OPTIONS");
+    expect((await endedBy(dialog)).connection).toBe(again);
+  });
+
+  it("goes to the Contact's address when the INVITE came through a proxy", async () => {
+    const contact = await RawTcpPeer.open(closings);
+    const { dialog } = await calledOverTcp(`<sip:alice@127.0.0.1:${contact.port};transport=tcp>`, [
+      "Via: SIP/2.0/UDP 192.0.2.7;branch=z9hG4bKbehind",
+    ]);
+    const ended = dialog.destroy();
+    const bye = await contact.take("BYE", isRequest("BYE"));
+    bye.connection?.write(replyText(bye, 200, "OK"));
+    await ended;
+  });
+
+  it("goes over the connection of a callee whose Contact cannot be reached", async () => {
+    const calling = srf.createUAC(`sip:bob@127.0.0.1:${peer.port};transport=tcp`, { localSdp: sdp(5000) });
+    const invite = await peer.take("INVITE", isRequest("INVITE"));
+    const contact = "<sip:bob@127.0.0.1:9;transport=tcp>";
+    invite.connection?.write(replyText(invite, 200, "OK", { tag: "t", contact, body: sdp(4000) }));
+    const dialog = await calling;
+    const ack = await peer.take("ACK", isRequest("ACK"));
+    expect(ack.connection).toBe(invite.connection);
+    expect((await endedBy(dialog)).connection).toBe(invite.connection);
+  });
+});
+
+describe("a connection that a call needs", () => {
+  it("stays open for as long as the call, however little is sent, and is closed after it", async () => {
+    const idleMs = 50;
+    sip = await startTestEngine(closings, { limits: { tcp: { idleMs } } });
+    srf = await sip.connect();
+    const calling = srf.createUAC(`sip:bob@127.0.0.1:${peer.port};transport=tcp`, { localSdp: sdp(5000) });
+    const invite = await peer.take("INVITE", isRequest("INVITE"));
+    const contact = `<sip:bob@127.0.0.1:${peer.port};transport=tcp>`;
+    invite.connection?.write(replyText(invite, 200, "OK", { tag: "t", contact, body: sdp(4000) }));
+    const dialog = await calling;
+    await peer.take("ACK", isRequest("ACK"));
+    // A connection without a call shows that the idle time has passed, and more than once.
+    for (let round = 0; round < 2; round += 1) {
+      await expect.poll(() => sip.engine.stats().transactions.client, { timeout: 5000 }).toBe(0);
+      const idle = await peer.dial(sip.port);
+      await once(idle, "end");
+      idle.destroy();
+    }
+    expect(invite.connection?.destroyed).toBe(false);
+    const ended = dialog.destroy();
+    const bye = await peer.take("BYE", isRequest("BYE"));
+    expect(bye.connection).toBe(invite.connection);
+    const closed = once(invite.connection as Socket, "end");
+    bye.connection?.write(replyText(bye, 200, "OK"));
+    await ended;
+    await closed;
+  });
+
+  it("is not given up for a message of a stranger's that belongs to nothing", async () => {
+    const calling = srf.createUAC(`sip:bob@127.0.0.1:${peer.port};transport=tcp`, { localSdp: sdp(5000) });
+    const invite = await peer.take("INVITE", isRequest("INVITE"));
+    sip.engine.setSources([]);
+    const contact = `<sip:bob@127.0.0.1:${peer.port};transport=tcp>`;
+    invite.connection?.write(replyText(invite, 200, "OK", { tag: "t", contact, body: sdp(4000) }));
+    const dialog = await calling;
+    await peer.take("ACK", isRequest("ACK"));
+    invite.connection?.write(tcpRequest("OPTIONS", { callId: unique("c"), fromTag: unique("f"), seq: 1 }));
+    await expect.poll(() => sip.engine.stats().transport.unlisted).toBe(1);
+    const ended = dialog.destroy();
+    const bye = await peer.take("BYE", isRequest("BYE"));
+    expect(bye.connection).toBe(invite.connection);
+    bye.connection?.write(replyText(bye, 200, "OK"));
+    await ended;
+    expect(peer.received.filter((packet) => packet.method === "OPTIONS")).toEqual([]);
+  });
+
+  it("the number of connections from one address can be set", async () => {
+    sip = await startTestEngine(closings, { limits: { tcp: { connectionsPerAddress: 1 } } });
+    await peer.dial(sip.port);
+    await peer.dial(sip.port);
+    await expect.poll(() => sip.engine.stats().transport.connectionsRefused).toBe(1);
+    expect(sip.engine.stats().transport.tcpConnections).toBe(1);
   });
 });

@@ -94,7 +94,8 @@ export class FakeOutbound implements Outbound {
 
 export class FakeNetwork implements Network {
   readonly requests: FakeOutbound[] = [];
-  readonly sent: { message: SipRequest; hop: NextHop }[] = [];
+  readonly sent: { message: SipRequest; hops: readonly NextHop[] }[] = [];
+  readonly openConnections = new Set<object>();
   readonly lookups: { uri: SipUri; done: (resolution: Resolution) => void }[] = [];
 
   localFor(): { host: string; port: number } {
@@ -117,8 +118,11 @@ export class FakeNetwork implements Network {
     this.requests.push(outbound);
     return outbound;
   }
-  send(message: SipRequest, hop: NextHop): void {
-    this.sent.push({ message, hop });
+  send(message: SipRequest, hops: readonly NextHop[]): void {
+    this.sent.push({ message, hops });
+  }
+  takesRequests(connection: object): boolean {
+    return this.openConnections.has(connection);
   }
   viaFor(): string {
     return "SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKack";

@@ -42,6 +42,19 @@ export interface DialogRoute {
   readonly nextHop: string;
 }
 
+/** The TCP connection that the peer of a dialog was last heard on. */
+export interface PeerConnection {
+  readonly hop: {
+    readonly protocol: "tcp";
+    readonly address: string;
+    readonly port: number;
+    readonly local: { readonly address: string; readonly port: number };
+    readonly connection: object;
+  };
+  /** The peer opened it himself, with no proxy in between: whatever his Contact says, he is at its other end. */
+  readonly direct: boolean;
+}
+
 /** drachtio-srf hard-codes this form in `findDialogByCallIDAndFromTag`. */
 export function dialogIdOf(callId: string, fromTag: string): string {
   return `${callId};from-tag=${fromTag}`;
@@ -74,6 +87,7 @@ export class Dialog {
   remoteUpdate: string | undefined;
   /** Transaction ids of the peer's INVITEs that got our 2xx and were not acknowledged yet. */
   readonly awaitingAck = new Set<string>();
+  connection: PeerConnection | undefined;
   /** Our BYE on its way. */
   bye: string | undefined;
   /** Requests of ours that have to wait until the peer's ACK came: BYE (RFC 3261 §15) and INVITE (§14.1). */

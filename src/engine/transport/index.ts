@@ -118,6 +118,9 @@ export class TransportLayer {
   isInUse: (peer: { readonly address: string; readonly port: number; readonly connection: object }) => boolean = () =>
     false;
 
+  /** Whether a dialog needs this TCP connection: it then stays open although nothing is sent on it. */
+  isNeeded: (connection: object) => boolean = () => false;
+
   readonly #options: TransportOptions;
   readonly #limits: TransportLimits;
   readonly #tcp: TcpTransport;
@@ -150,6 +153,7 @@ export class TransportLayer {
         onPiece: (piece, connection) => this.#onPiece(piece, connection),
         isListed: (address) => this.#sources.allows(address),
         isInUse: (connection) => this.isInUse(describe(connection)),
+        isNeeded: (connection) => this.isNeeded(connection),
         onClosed: (connection, error) => {
           if (error !== undefined && !this.#closed) {
             this.onBroken(describe(connection));
@@ -200,6 +204,11 @@ export class TransportLayer {
   /** RFC 3261 §17: on a reliable transport nothing is retransmitted. */
   isReliable(protocol: Protocol): boolean {
     return protocol === "tcp";
+  }
+
+  /** Whether a connection that a message came over is still open for requests of ours. */
+  takesRequests(connection: object): boolean {
+    return connection instanceof TcpConnection && connection.takesRequests;
   }
 
   /** The address families that can be sent from with that protocol. */

@@ -28,12 +28,14 @@ export const defaultTcpLimits: TcpLimits = {
 };
 
 export interface TcpEvents {
-  /** One piece of the stream. False drops the connection without a word (a stranger's first message). */
+  /** One piece of the stream. False for a message of a stranger that belongs to nothing. */
   onPiece(piece: StreamPiece, connection: TcpConnection): boolean;
   /** Whether the peer may be answered at all before it sent a message that we know. */
   isListed(address: string): boolean;
   /** Whether a transaction still needs the connection. */
   isInUse(connection: TcpConnection): boolean;
+  /** Whether a dialog needs the connection: it may lie idle for as long as the dialog lives. */
+  isNeeded(connection: TcpConnection): boolean;
   /** The connection is gone; `error` when it did not simply end. */
   onClosed(connection: TcpConnection, error: Error | undefined): void;
   onError(error: unknown): void;
@@ -188,11 +190,14 @@ export class TcpConnection {
         continue;
       }
       this.#timers.stop("partial");
-      if (!this.#parts.events.onPiece(piece, this)) {
+      if (this.#parts.events.onPiece(piece, this)) {
+        this.#trusted = true;
+      } else if (!this.#trusted) {
+        // A stranger gets no answer and no second message. On a connection that a call of ours runs over, what belongs to
+        // nothing (a keep-alive by OPTIONS, a late repetition) must not cost the call its connection.
         this.destroy();
         return;
       }
-      this.#trusted = true;
       if (piece.type === "broken") {
         this.end();
         return;
@@ -237,8 +242,8 @@ export class TcpConnection {
     const leftMs = this.#lastActivityMs + allowedMs - clock.now();
     this.#timers.start("idle", Math.max(leftMs, 1), () => {
       const idle = clock.now() - this.#lastActivityMs >= (this.#trusted ? limits.idleMs : allowedMs);
-      // What a transaction needs stays, and is looked at again after another idle time.
-      if (idle && !this.#parts.events.isInUse(this)) {
+      // What a transaction or a dialog needs stays, and is looked at again after another idle time.
+      if (idle && !this.#parts.events.isInUse(this) && !this.#parts.events.isNeeded(this)) {
         this.end();
         return;
       }
@@ -291,6 +296,7 @@ export class TcpTransport {
       onPiece: (piece, connection) => parts.events.onPiece(piece, connection),
       isListed: (address) => parts.events.isListed(address),
       isInUse: (connection) => parts.events.isInUse(connection),
+      isNeeded: (connection) => parts.events.isNeeded(connection),
       onError: (error) => {
         parts.events.onError(error);
       },

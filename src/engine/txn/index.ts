@@ -9,12 +9,13 @@ import { ServerMachine, type ServerParts } from "./server.ts";
 
 export type { ClientEvents } from "./client.ts";
 
+/** Transactions at once, of requests sent and of requests received. */
 export interface TransactionLimits {
   readonly client: number;
   readonly server: number;
 }
 
-const defaultTransactionLimits: TransactionLimits = { client: 20_000, server: 20_000 };
+export const defaultTransactionLimits: TransactionLimits = { client: 20_000, server: 20_000 };
 
 /** A request received, until its answer has done its work. */
 export interface ServerTransaction {

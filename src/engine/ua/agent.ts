@@ -48,22 +48,25 @@ export class UserAgent implements SipCommands {
     this.#uas.onAck(request, source);
   }
 
-  onStrayResponse(response: SipResponse): void {
-    this.#uac.onStrayResponse(response);
+  onStrayResponse(response: SipResponse, source: Origin): void {
+    this.#uac.onStrayResponse(response, source);
   }
 
-  /** Whether a request belongs to a dialog of ours: such a one is served whoever sent it. */
+  /** Whether a message belongs to a dialog or an INVITE of ours: such a one is served whoever sent it. */
   isKnown(message: SipMessage): boolean {
+    if (message.kind === "response") {
+      return this.#uac.isGivenUp(message);
+    }
     const { headers } = message;
     const callId = headers.get("Call-ID") ?? "";
     const from = tagOf(headers.get("From"));
     const to = tagOf(headers.get("To"));
-    return (
-      message.kind === "request" &&
-      from !== undefined &&
-      to !== undefined &&
-      this.#core.dialogs.byTags(callId, to, from) !== undefined
-    );
+    return from !== undefined && to !== undefined && this.#core.dialogs.byTags(callId, to, from) !== undefined;
+  }
+
+  /** Whether a dialog needs that TCP connection: its peer may be reachable in no other way. */
+  needsConnection(connection: object): boolean {
+    return this.#core.dialogs.all().some((dialog) => dialog.connection?.hop.connection === connection);
   }
 
   // From the applications

@@ -16,6 +16,8 @@ export interface NextHop {
   readonly protocol: "udp" | "tcp";
   readonly address: string;
   readonly port: number;
+  /** Our own address to send from, when it matters. */
+  readonly local?: { readonly address: string; readonly port: number };
   readonly connection?: object;
 }
 
@@ -66,8 +68,13 @@ export interface Network {
   /** Whether host and port of a URI are ones we listen on or advertise. */
   isOwn(host: string, port: number): boolean;
   request(request: SipRequest, hops: readonly NextHop[], on: OutboundEvents): Outbound;
-  /** Sends a message outside of any transaction, the ACK to a 2xx; nobody learns of a failure but the log. */
-  send(message: SipRequest, hop: NextHop): void;
+  /**
+   * Sends a message outside of any transaction, the ACK to a 2xx, to the first hop that takes it; nobody learns of a
+   * failure but the log.
+   */
+  send(message: SipRequest, hops: readonly NextHop[]): void;
+  /** Whether a connection that a message came over is open for requests of ours. */
+  takesRequests(connection: object): boolean;
   /** A Via for such a message. */
   viaFor(hop: NextHop): string;
 }

@@ -1,3 +1,5 @@
+import { isIP } from "node:net";
+
 import { Dialog, dialogIdOf, uacDialogState } from "../dialog/dialog.ts";
 import type { DialogRoute } from "../dialog/dialog.ts";
 import type { ClientId, SipCommand } from "../events.ts";
@@ -7,6 +9,7 @@ import type { SipRequest, SipResponse } from "../sip/message.ts";
 import { Headers } from "../sip/message.ts";
 import { TimerSet } from "../timers.ts";
 import { cancelFor } from "../txn/client.ts";
+import { connectionOf, overConnection, usableConnection } from "./connection.ts";
 import type { Core, NextHop, Origin, Outbound, Resolution } from "./core.ts";
 import { cleanAppHeaders, contactTarget, parseAppMessage, tagOf, textForApp } from "./headers.ts";
 import type { AppRequest } from "./requests.ts";
@@ -28,7 +31,7 @@ export interface ServerHalf {
 
 interface SentAck {
   readonly request: SipRequest;
-  readonly hop: NextHop;
+  readonly hops: readonly NextHop[];
 }
 
 interface OutgoingRequest {
@@ -225,7 +228,7 @@ export class Uac {
     }
     const [hop] = resolution.hops;
     if (method === "ACK") {
-      this.#acknowledge(command, message, dialog, route, hop);
+      this.#acknowledge(command, message, dialog, route, resolution.hops);
       return;
     }
     if (this.#outgoing.size >= this.#core.parts.limits.outgoingRequests) {
@@ -337,7 +340,14 @@ export class Uac {
 
   // ACK
 
-  #acknowledge(command: SipCommand, message: AppRequest, dialog: Dialog, route: DialogRoute, hop: NextHop): void {
+  #acknowledge(
+    command: SipCommand,
+    message: AppRequest,
+    dialog: Dialog,
+    route: DialogRoute,
+    hops: readonly [NextHop, ...NextHop[]],
+  ): void {
+    const [hop] = hops;
     const outgoing = dialog.unacknowledged === undefined ? undefined : this.#outgoing.get(dialog.unacknowledged);
     if (outgoing === undefined) {
       this.#core.refuse(command, automaticAck);
@@ -351,7 +361,7 @@ export class Uac {
     }
     dialog.unacknowledged = undefined;
     outgoing.timers.stop("ack");
-    this.#sendAck(outgoing, dialog.remoteTag, { request: ack, hop });
+    this.#sendAck(outgoing, dialog.remoteTag, { request: ack, hops });
     this.#core.reply(command, {
       type: "sent",
       kind: "request",
@@ -367,7 +377,7 @@ export class Uac {
 
   #sendAck(outgoing: OutgoingRequest, remoteTag: string, ack: SentAck): void {
     outgoing.acks.set(remoteTag, ack);
-    this.#core.parts.network.send(ack.request, ack.hop);
+    this.#core.parts.network.send(ack.request, ack.hops);
   }
 
   // CANCEL
@@ -541,12 +551,12 @@ export class Uac {
     }
     withoutBrokenContact(response);
     if (outgoing.method === "INVITE" && !outgoing.inDialog) {
-      this.#formEarlyDialog(outgoing, response);
+      this.#formEarlyDialog(outgoing, response, source);
     }
     this.#deliver(outgoing, response, source);
   }
 
-  #formEarlyDialog(outgoing: OutgoingRequest, response: SipResponse): void {
+  #formEarlyDialog(outgoing: OutgoingRequest, response: SipResponse, source: Origin): void {
     if (outgoing.dialog !== undefined) {
       return;
     }
@@ -559,6 +569,7 @@ export class Uac {
     if (this.#core.addDialog(dialog)) {
       dialog.owner = outgoing.client;
       dialog.localInvite = outgoing.txnId;
+      dialog.connection = connectionOf(response, source);
       outgoing.dialog = dialog;
     }
   }
@@ -569,14 +580,14 @@ export class Uac {
     const known = outgoing.acks.get(remoteTag);
     if (known !== undefined) {
       // RFC 3261 §13.2.2.4: the ACK is sent again for each repetition of the 2xx.
-      this.#core.parts.network.send(known.request, known.hop);
+      this.#core.parts.network.send(known.request, known.hops);
       return;
     }
     if (outgoing.winner !== undefined) {
       if (outgoing.winner !== remoteTag && !outgoing.inDialog) {
         // RFC 3261 §13.2.2.4: each 2xx of a fork makes a dialog; those that nobody wants are acknowledged and ended.
         this.#core.parts.counters.add("forksEnded");
-        this.#endUnwanted(outgoing, response, 'SIP;cause=200;text="Call completed elsewhere"');
+        this.#endUnwanted(outgoing, response, source, 'SIP;cause=200;text="Call completed elsewhere"');
       }
       // A repetition before the application acknowledged: absorbed.
       return;
@@ -605,16 +616,16 @@ export class Uac {
     }
     if (!usable || !wanted) {
       // drachtio-srf rejects a 2xx without Contact and leaves the call up; one without host goes the same way.
-      this.#endUnwanted(outgoing, response, wanted ? noContact : noApplication);
+      this.#endUnwanted(outgoing, response, source, wanted ? noContact : noApplication);
       if (wanted) {
         withoutBrokenContact(response);
         this.#deliver(outgoing, response, source);
       }
       return;
     }
-    const dialog = this.#confirm(outgoing, response);
+    const dialog = this.#confirm(outgoing, response, source);
     if (dialog === undefined) {
-      this.#endUnwanted(outgoing, response, 'SIP;cause=503;text="too many dialogs"');
+      this.#endUnwanted(outgoing, response, source, 'SIP;cause=503;text="too many dialogs"');
       this.#deliver(outgoing, this.#core.synthetic(outgoing.request, 503), outgoing.hop);
       return;
     }
@@ -624,10 +635,11 @@ export class Uac {
     this.#deliver(outgoing, response, source);
   }
 
-  #confirm(outgoing: OutgoingRequest, response: SipResponse): Dialog | undefined {
+  #confirm(outgoing: OutgoingRequest, response: SipResponse, source: Origin): Dialog | undefined {
     const early = outgoing.dialog;
     if (early !== undefined) {
       early.confirmFrom(response);
+      early.connection = connectionOf(response, source);
       return early;
     }
     const state = uacDialogState(outgoing.request, response, outgoing.callId, outgoing.seq);
@@ -637,6 +649,7 @@ export class Uac {
     }
     dialog.phase = "confirmed";
     dialog.owner = outgoing.client;
+    dialog.connection = connectionOf(response, source);
     outgoing.dialog = dialog;
     return dialog;
   }
@@ -680,16 +693,16 @@ export class Uac {
   /** An ACK of the engine's own, without a body. */
   #acknowledgeAlone(outgoing: OutgoingRequest, dialog: Dialog): void {
     this.#inOrder(dialog, (resolution, route) => {
-      const hop = resolution.type === "hops" ? resolution.hops[0] : outgoing.hop;
-      const ack = buildAck(this.#core, outgoing, dialog, route, hop, [], Buffer.alloc(0));
+      const hops: readonly [NextHop, ...NextHop[]] = resolution.type === "hops" ? resolution.hops : [outgoing.hop];
+      const ack = buildAck(this.#core, outgoing, dialog, route, hops[0], [], Buffer.alloc(0));
       if (ack !== undefined) {
-        this.#sendAck(outgoing, dialog.remoteTag, { request: ack, hop });
+        this.#sendAck(outgoing, dialog.remoteTag, { request: ack, hops });
       }
     });
   }
 
   /** ACK and BYE for a 2xx that no application gets. The dialog exists for these two requests only, in no table. */
-  #endUnwanted(outgoing: OutgoingRequest, response: SipResponse, reason: string): void {
+  #endUnwanted(outgoing: OutgoingRequest, response: SipResponse, source: Origin, reason: string): void {
     const state = uacDialogState(outgoing.request, response, outgoing.callId, outgoing.seq) ?? {
       // RFC 3261 §12.1.2: a peer of RFC 2543 gives no tag.
       role: "uac" as const,
@@ -707,6 +720,7 @@ export class Uac {
     };
     const dialog = new Dialog(state, this.#core.parts.clock);
     dialog.phase = "confirmed";
+    dialog.connection = connectionOf(response, source);
     this.#acknowledgeAlone(outgoing, dialog);
     this.#inOrder(dialog, (resolution, route) => {
       if (resolution.type !== "hops") {
@@ -806,24 +820,26 @@ export class Uac {
    * A 2xx to an INVITE whose transaction is over. When we gave that INVITE up less than 64*T1 ago, the peer believes in a
    * call: it is acknowledged and ended. Everything else is let go, so that nobody can make us send to where he likes.
    */
-  onStrayResponse(response: SipResponse): void {
-    const { headers } = response;
-    const seq = parseCSeq(headers.get("CSeq") ?? "")?.number ?? 0;
-    const key = inviteKey(headers.get("Call-ID") ?? "", tagOf(headers.get("From")) ?? "", seq);
-    const outgoing = this.#givenUp.get(key);
+  onStrayResponse(response: SipResponse, source: Origin): void {
+    const outgoing = this.#givenUp.get(keyOfResponse(response));
     if (outgoing === undefined) {
       this.#core.parts.counters.add("responsesUnmatched");
       return;
     }
-    const remoteTag = tagOf(headers.get("To")) ?? "";
+    const remoteTag = tagOf(response.headers.get("To")) ?? "";
     const known = outgoing.acks.get(remoteTag);
     if (known !== undefined) {
-      this.#core.parts.network.send(known.request, known.hop);
+      this.#core.parts.network.send(known.request, known.hops);
     } else if (outgoing.inDialog && outgoing.dialog !== undefined) {
       this.#acknowledgeAlone(outgoing, outgoing.dialog);
     } else {
-      this.#endUnwanted(outgoing, response, tooLate);
+      this.#endUnwanted(outgoing, response, source, tooLate);
     }
+  }
+
+  /** Whether a response is one to an INVITE that the engine ended by itself and whose dialogs it still ends. */
+  isGivenUp(response: SipResponse): boolean {
+    return this.#givenUp.has(keyOfResponse(response));
   }
 
   /** Stops every timer. */
@@ -893,7 +909,7 @@ export class Uac {
       this.#outboxes.delete(dialog);
       return;
     }
-    this.#core.parts.network.resolve(job.uri, (resolution) => {
+    this.#resolve(dialog, job.uri, (resolution) => {
       jobs.shift();
       try {
         job.run(resolution);
@@ -902,6 +918,26 @@ export class Uac {
       }
     });
   }
+
+  #resolve(dialog: Dialog, uri: SipUri, done: (resolution: Resolution) => void): void {
+    const { network } = this.#core.parts;
+    const open = usableConnection(network, dialog.connection, uri);
+    // The name in the Contact of a peer who is connected to us is often one that only his own network knows.
+    if (open?.direct === true && isIP(uri.host) === 0) {
+      done({ type: "hops", hops: [open.hop] });
+      return;
+    }
+    network.resolve(uri, (resolution) => {
+      // Asked again, because a lookup takes its time.
+      const connection = usableConnection(network, dialog.connection, uri);
+      done(connection === undefined ? resolution : overConnection(connection, resolution));
+    });
+  }
+}
+
+function keyOfResponse({ headers }: SipResponse): string {
+  const seq = parseCSeq(headers.get("CSeq") ?? "")?.number ?? 0;
+  return inviteKey(headers.get("Call-ID") ?? "", tagOf(headers.get("From")) ?? "", seq);
 }
 
 // Call-IDs and tags hold no blanks.

@@ -6,6 +6,7 @@ import { Headers, standardMethods } from "../sip/message.ts";
 import type { SipRequest, SipResponse } from "../sip/message.ts";
 import { TimerSet } from "../timers.ts";
 import { cancelFor } from "../txn/client.ts";
+import { connectionOf } from "./connection.ts";
 import type { Core, Inbound, Origin } from "./core.ts";
 import {
   cleanAppHeaders,
@@ -200,6 +201,8 @@ export class Uas {
       this.#answer(transaction, 500, undefined, "CSeq Out Of Order");
       return;
     }
+    // A peer whose connection broke comes back on another one.
+    dialog.connection = connectionOf(request, transaction.source) ?? dialog.connection;
     if (method === "BYE") {
       this.#bye(transaction, dialog);
       return;
@@ -579,6 +582,7 @@ export class Uas {
       }
       dialog.owner = client;
       dialog.remoteInvite = incoming.txnId;
+      dialog.connection = connectionOf(request, incoming.transaction.source);
       incoming.dialog = dialog;
     }
     if (response.status >= 200) {
