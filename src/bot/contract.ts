@@ -108,7 +108,9 @@ export const transferDetailsSchema = z
     sipCode: z.int().nullable().describe("The last SIP status of the operator's side."),
     sipReason: z.string().nullable().describe("Its reason phrase."),
     q850: z.int().nullable().describe("ITU-T Q.850 cause from a Reason header."),
-    ringMs: whole.nullable().describe("How long the last attempt rang: from its first 18x to its answer or end, milliseconds."),
+    ringMs: whole
+      .nullable()
+      .describe("How long the last attempt rang: from its first 18x to its answer or end, milliseconds."),
     answerMs: whole.nullable().describe("From the first INVITE to the answer, milliseconds."),
     talkMs: whole.nullable().describe("Length of the talk, milliseconds."),
     trunk: z.string().nullable().describe("The trunk that carried it."),
@@ -233,7 +235,9 @@ export const replySchemas = {
       .describe("Language tag such as `en` or `ru-RU`; the default is the service's."),
   }),
   audio: reply("audio", "Plays a prompt; a bad or slow URL gives `playback` `failed`, and the queue goes on.", {
-    audioUrl: wordy(contractLimits.urlCharactersMax).describe("http, https, or `file:` with the absolute path of a file under `media.promptFolder`."),
+    audioUrl: wordy(contractLimits.urlCharactersMax).describe(
+      "http, https, or `file:` with the absolute path of a file under `media.promptFolder`.",
+    ),
     times: z.int().min(1).max(contractLimits.playTimesMax).nullish().describe("How often it is played; default 1."),
   }),
   switch: reply("switch", "Transfers the caller to a person.", {
