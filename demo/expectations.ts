@@ -148,8 +148,9 @@ function wireFindings(evidence: Evidence, plan: Plan): Finding[] {
       found: `${callerStream.packets} packets from ${callerStream.sources.join(", ") || "nowhere"}`,
     },
     {
-      expected: "no packet of it is lost or out of order",
-      held: callerStream.packets > 0 && callerStream.sequenceJumps === 0,
+      // A machine that is busy with something else may lose a few on loopback too.
+      expected: "less than one packet of it in a hundred is lost or out of order",
+      held: callerStream.packets > 0 && callerStream.sequenceJumps * 100 < callerStream.packets,
       found: `${callerStream.sequenceJumps} jumps, ${callerStream.ssrcs} SSRCs, gap in the talk ${talk.callerGapMs?.toFixed(0) ?? "?"} ms`,
     },
     {

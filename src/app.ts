@@ -92,10 +92,14 @@ export async function createApp(config: Config, secrets: Secrets, { log }: Surro
   disposal.defer(() => admin.close());
   disposal.defer(() => link.shutdown(flushMs));
 
-  for (const folder of [config.media.cacheFolder, config.recording.folder, config.recording.spoolFolder]) {
-    await mkdir(folder, { recursive: true });
-  }
-  const media = await startRtpengineAnchor(mediaOptions(config, secrets, log.child({ part: "media" }), post));
+  const { media: mediaConfig, recording } = config;
+  await named("media.cacheFolder", mkdir(mediaConfig.cacheFolder, { recursive: true }));
+  await named("recording.folder", mkdir(recording.folder, { recursive: true }));
+  await named("recording.spoolFolder", mkdir(recording.spoolFolder, { recursive: true }));
+  const media = await named(
+    "media (the digit listener `media.dtmf`, or the folder `media.cacheFolder`)",
+    startRtpengineAnchor(mediaOptions(config, secrets, log.child({ part: "media" }), post)),
+  );
   disposal.defer(() => media[Symbol.asyncDispose]());
 
   const control = { address: "127.0.0.1", secret: randomBytes(24).toString("base64url") };
@@ -143,7 +147,7 @@ export async function createApp(config: Config, secrets: Secrets, { log }: Surro
   await sip.start();
   disposal.defer(() => sip.drain());
 
-  const adminPort = await admin.start();
+  const adminPort = await named("admin.port", admin.start());
 
   // What a crash has left is rendered while new calls are taken already.
   void media.recoverSpool().then((found) => {
@@ -289,6 +293,15 @@ function speechOptions(tts: Config["media"]["tts"], secrets: Secrets): SpeechOpt
       const headers = { ...tts.headers, ...(authorization === undefined ? {} : { authorization }) };
       return { kind: "http", url, headers, body: format, lang, voice, timeoutMs, mostAtOnce };
     }
+  }
+}
+
+/** A part that could not start is told with the configuration field that is to be changed. */
+async function named<T>(field: string, starting: Promise<T>): Promise<T> {
+  try {
+    return await starting;
+  } catch (error) {
+    throw Object.assign(new Error(`${field} cannot be used`, { cause: error }), { code: "start_failed" });
   }
 }
 

@@ -47,11 +47,23 @@ function check(file: string): number {
     return 2;
   }
   const problems = checkConfig(text, process.env);
-  if (problems.length === 0) return print(`${file}: no problems\n`);
+  if (problems.length === 0) return print(`${file}: no problems\n${missingSecrets(file)}`);
   for (const { path, message } of problems) {
     process.stderr.write(path === "" ? `${file}: ${message}\n` : `${file}: ${path}: ${message}\n`);
   }
   return 2;
+}
+
+/** The file may be right where its secrets are not at hand; the service would not start there, so it is said. */
+function missingSecrets(file: string): string {
+  try {
+    loadSecrets(loadConfig(file, process.env), process.env, dirname(resolve(file)));
+    return "";
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    const lines = error.problems.map(({ path, message }) => `  ${path}: ${message}\n`);
+    return `The service cannot start here, because secrets are missing:\n${lines.join("")}`;
+  }
 }
 
 async function run(file: string): Promise<number> {

@@ -276,16 +276,20 @@ export const replySchemas = {
   switchCancel: reply("switchCancel", "Ends a transfer that has not been answered.", {
     transferId: z.string().nullish().describe("Only if this is the transfer under way."),
   }),
-  dtmf: reply("dtmf", "Sends digits.", {
+  dtmf: reply("dtmf", "Plays digits as tones (in the audio; RFC 4733 is not sent yet).", {
     digits: z
       .string()
       .regex(new RegExp(`^[0-9*#A-D wW,]{1,${contractLimits.digitsMax}}$`))
       .describe("0-9 * # A-D; `w`, `W`, `,` and a blank are pauses."),
     to: z.enum(["caller", "operator"]).nullish().describe("Default: the caller."),
   }),
-  record: reply("record", "Controls the recording.", {
-    action: z.enum(["start", "pause", "resume", "stop"]).describe("What it does."),
-  }),
+  record: reply(
+    "record",
+    "Controls the recording. A `start` after a `stop` begins another file; an action that changes nothing does nothing.",
+    {
+      action: z.enum(["start", "pause", "resume", "stop"]).describe("What it does."),
+    },
+  ),
   hangup: reply("hangup", "BYE to the caller, after the replies before it.", { headers: headersField }),
   stop: reply("stop", "Clears the queue and stops what plays.", {}),
   take: reply("take", "This worker of the bot has the call; the first one is accepted.", {
@@ -317,7 +321,9 @@ const commandFields = {
     .describe("A repeat is answered with the first answer and does nothing. Without it one is minted."),
   worker: wordy(contractLimits.workerCharactersMax)
     .nullish()
-    .describe("The worker that sends it; needed once a worker has taken the call."),
+    .describe(
+      "The worker that sends it. Once a worker has taken the call, another worker's commands are refused; a command that names none is obeyed.",
+    ),
 };
 
 /** One command as the documents show it. */

@@ -72,7 +72,8 @@ export function judge(failure: SipFailure, rang: boolean): Verdict {
   const refined = q850 === null ? undefined : byQ850.get(q850);
   if (refined !== undefined) return refined;
   // A 487 we did not ask for comes from whoever gave up waiting for us: a proxy's timer C (RFC 3261 §16.8), or the engine's.
-  if (status === 408 || status === 487) return rang ? verdict("no_answer", "nothing") : verdict("unreachable", "gateway");
+  if (status === 408 || status === 487)
+    return rang ? verdict("no_answer", "nothing") : verdict("unreachable", "gateway");
   const known = general.get(status);
   if (known !== undefined) return known;
   // RFC 3261 §21.5: a 5xx is this server's failure, another one may succeed; §21.6: a 6xx holds everywhere.

@@ -88,7 +88,19 @@ function recording({ recording: { folder, spoolFolder } }: Config): ConfigProble
     : [];
 }
 
+const ttsPlaceholders = ["text", "lang", "voice", "out"];
+
 function ttsProblems({ media: { tts } }: Config): ConfigProblem[] {
+  if (tts.kind === "command") {
+    return tts.command.flatMap((part, index) =>
+      [...part.matchAll(/\{([A-Za-z]+)\}/g)]
+        .filter(([, name]) => name !== undefined && !ttsPlaceholders.includes(name))
+        .map(([whole]) => ({
+          path: `media.tts.command[${index}]`,
+          message: `${whole} is replaced by nothing: use one of ${ttsPlaceholders.map((name) => `{${name}}`).join(", ")}`,
+        })),
+    );
+  }
   if (tts.kind === "http" && tts.authorizationEnv !== undefined && tts.authorizationFile !== undefined) {
     return oneSecret("media.tts", tts.authorizationEnv, tts.authorizationFile, "authorization");
   }

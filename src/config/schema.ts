@@ -386,6 +386,10 @@ export const channelSchema = z
               .string()
               .max(253)
               .regex(/^(?:\*\.)?[A-Za-z0-9.:_-]+$/, "must be a host, an IP address or *.domain")
+              .refine(
+                (host) => !host.includes(":") || isIP(host) === 6,
+                "must be a host without `sip:` and without a port, an IP address or *.domain",
+              )
               .transform((host) => host.toLowerCase()),
           )
           .max(1000)

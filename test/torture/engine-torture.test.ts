@@ -107,7 +107,7 @@ function parsed(set: string, name: string): SipMessage {
   return outcome.message;
 }
 
-describe.skipIf(!present)("torture messages", () => {
+describe.skipIf(!present)("torture messages (skipped where ../shared/data is not beside the project)", () => {
   for (const [set, table] of [
     ["rfc4475", rfc4475],
     ["rfc5118", rfc5118],

@@ -231,6 +231,10 @@ describe("what is refused", () => {
     );
     expect(problems("trunks: [{ id: a, gateways: [{ host: 'a b' }] }]")[0]).toContain("trunks[0].gateways[0].host");
     expect(problems("sip: { listen: [{ protocol: udp, address: localhost }] }")[0]).toContain("must be an IP address");
+    const channel = (host: string): string =>
+      `channels: [{ botId: b, trunk: a, destinations: { sipHosts: ['${host}'] } }]`;
+    expect(problems(channel("sip:192.0.2.1"))[0]).toContain("without `sip:` and without a port");
+    expect(problems(channel("pbx.example:5070"))[0]).toContain("sipHosts[0]");
   });
 });
 
@@ -281,6 +285,12 @@ describe("contradictions name the field and the fix", () => {
       "media: { tts: { kind: http, url: 'https://t/', authorizationEnv: A, authorizationFile: b } }",
       "media.tts",
       ["keep one of them"],
+    ],
+    [
+      "a text-to-speech command with an unknown placeholder",
+      "media: { tts: { kind: command, command: [espeak-ng, '{language}'] } }",
+      "media.tts.command[1]",
+      ["{language}", "use one of {text}, {lang}"],
     ],
     [
       "a trunk that registers",

@@ -16,5 +16,9 @@ export function takenByAnother(pointer: string): Refusal {
 export function transferInProgress({ phase, core }: Live, pointer: string | null): Refusal | null {
   const open = phase === "dialling" || phase === "withOperator" || phase === "referring";
   if (!open && !core.queue.some(({ reply }) => reply.type === "switch")) return null;
-  return { code: "transfer_in_progress", message: "A transfer is under way; send switchCancel first.", pointer };
+  return {
+    code: "transfer_in_progress",
+    message: "A transfer is under way; until it is answered, switchCancel ends it.",
+    pointer,
+  };
 }
