@@ -52,7 +52,7 @@ export interface Engine {
 const closingWaitT1 = 4;
 const closingCheckMs = 10;
 const defaultOrphanGraceMs = 30_000;
-const defaultRingingLimitMs = 600_000;
+const defaultRingingLimitMs = 660_000;
 
 /**
  * Starts the embedded SIP engine: a SIP stack that speaks drachtio-server's wire protocol on its control port.

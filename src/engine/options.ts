@@ -73,7 +73,10 @@ export interface EngineOptions {
   readonly t1Ms?: number | undefined;
   /** How long a dialog may be without an application connection before the engine ends it, in milliseconds (default 30 s). */
   readonly orphanGraceMs?: number | undefined;
-  /** How long an INVITE may ring after its first provisional response, in milliseconds (default 10 min). */
+  /**
+   * How long an INVITE, of ours or of a peer, may ring, in milliseconds. Default 11 min: longer than any time an application
+   * of ours gives an operator, so that its own timer decides.
+   */
   readonly ringingLimitMs?: number | undefined;
   /** First hop of every request outside of a dialog that names no `proxy` itself. */
   readonly outboundProxy?: string | undefined;

@@ -71,13 +71,11 @@ export interface SipTimers {
   readonly t4Ms: number;
   /** 64*T1: timers B, D, F, H, J, L and M. */
   readonly t64Ms: number;
-  /** Timer C: how long a proceeding INVITE may stay without a further response (over three minutes by default). */
-  readonly provisionalMs: number;
 }
 
 /** All SIP timers from T1 in milliseconds (default 500, RFC 3261 table 4). */
 export function sipTimers(t1Ms = 500): SipTimers {
-  return { t1Ms, t2Ms: 8 * t1Ms, t4Ms: 10 * t1Ms, t64Ms: 64 * t1Ms, provisionalMs: 370 * t1Ms };
+  return { t1Ms, t2Ms: 8 * t1Ms, t4Ms: 10 * t1Ms, t64Ms: 64 * t1Ms };
 }
 
 /** The named timers of one owner. Starting a name again replaces its timer; `clear()` leaves none behind. */

@@ -227,7 +227,7 @@ it("ends every call and forgets it, in any order of events", async () => {
       for (const step of sequence) {
         await world.run(step);
       }
-      // Ringing ends after ten minutes, timer C and the guard behind it after four, an orphan after half a minute.
+      // Ringing ends after ten minutes, the guard behind a CANCEL after half a minute, an orphan too.
       await world.run({ type: "crash" });
       await world.clock.advance(1_500_000);
       expect(world.clock.errors).toEqual([]);

@@ -418,7 +418,7 @@ export class Uac {
       return;
     }
     outgoing.cancelled = true;
-    outgoing.timers.stop("C");
+    outgoing.timers.stop("ringing");
     outgoing.transaction?.cancel(extra);
     if (outgoing.phase === "proceeding") {
       this.#guardCancel(outgoing);
@@ -540,8 +540,9 @@ export class Uac {
           this.#guardCancel(outgoing);
         }
       } else {
-        // RFC 3261 §16.6 step 11 (timer C): a peer that rings for ever would hold the transaction for ever.
-        outgoing.timers.start("C", this.#core.parts.timers.provisionalMs, () => {
+        // A peer that rings for ever would hold the transaction for ever. RFC 3261 §16.6 step 11 has timer C of three minutes
+        // for proxies; we are a UAC, whose application may wait longer.
+        outgoing.timers.start("ringing", this.#core.parts.settings.ringingLimitMs, () => {
           this.#cancelInvite(outgoing, new Headers());
         });
       }
