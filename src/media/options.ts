@@ -100,10 +100,13 @@ export interface RecordingOptions {
   /** Finished recordings and their sidecars. */
   readonly folder: string;
   /**
-   * rtpengine's `--recording-dir` as this machine sees it; packets and the log of what was played wait here. It belongs to
-   * one running service: whatever lies there when another one starts is taken for what a crash has left.
+   * rtpengine's `--recording-dir` as this machine sees it; packets and the log of what was played wait here. Several
+   * services may share it when they share the rtpengines too: what lies there is taken for what a crash has left when
+   * rtpengine does not know its call any more.
    */
   readonly spoolFolder: string;
+  /** Between two looks at recordings that others have left while their calls go on; a minute when left out. */
+  readonly lookAgainMs?: number;
   /** No recording is begun when less is free on its disk; 100 MB when left out. */
   readonly leastFreeBytes?: number;
   /** Recordings rendered at once. */

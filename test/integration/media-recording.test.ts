@@ -5,11 +5,12 @@ import { measureRecording } from "../../src/media/audio/measure.ts";
 import type { RecordingMeasure } from "../../src/media/audio/measure.ts";
 import { WavReader } from "../../src/media/audio/wav.ts";
 import { startRtpengineAnchor } from "../../src/media/rtpengine/anchor.ts";
+import type { RtpengineAnchor } from "../../src/media/rtpengine/anchor.ts";
 import type { Sidecar } from "../../src/media/recording/timeline.ts";
 import { nowMs } from "../support/clock.ts";
 import { allPitches, pitches } from "../support/pitch.ts";
 import { delay, waitFor } from "../support/wait.ts";
-import { expectAtRest, sdpOf, startStage } from "./media-support.ts";
+import { expectAtRest, sdpOf, startKillableService, startStage } from "./media-support.ts";
 import type { MediaStage, TestCall } from "./media-support.ts";
 
 let stage: MediaStage;
@@ -312,7 +313,19 @@ describe("a recording that cannot be made", () => {
 });
 
 describe("after a crash", () => {
-  test("the spool that an earlier run left is rendered by the next one", async () => {
+  /** Another service on the same rtpengine and the same folders. */
+  async function another(number = 2): Promise<RtpengineAnchor> {
+    return startRtpengineAnchor({
+      ...stage.options,
+      dtmf: { address: "127.0.0.1", port: 0 },
+      prompts: { ...stage.options.prompts, cacheFolder: join(stage.folder, `cache-${number}`) },
+      recording: { ...stage.options.recording!, lookAgainMs: 200 },
+    });
+  }
+
+  const wavs = (): readonly string[] => readdirSync(stage.recordingFolder).filter((name) => name.endsWith(".wav"));
+
+  test("a service that starts beside another leaves the recordings of its live calls alone", async () => {
     const call = stage.call();
     const [caller] = await stage.phones();
     await call.open(caller);
@@ -320,26 +333,71 @@ describe("after a crash", () => {
     stage.anchor.phase(call.id, "bot");
     stage.anchor.recording(call.id, "start");
     await call.event("recording.changed");
-    await call.played(call.play(stage.botPrompt(1)));
-    // What a crash leaves is what lies on the disk now: the log without an end, and a capture that is still open.
-    const journals = join(stage.server.recordingFolder, "patchbay");
-    await waitFor(() => readdirSync(journals).some((name) => name.endsWith(".jsonl")), { what: "the log" });
-    await delay(200);
-    await using next = await startRtpengineAnchor({
-      ...stage.options,
-      dtmf: { address: "127.0.0.1", port: 0 },
-      prompts: { ...stage.options.prompts, cacheFolder: join(stage.folder, "cache-of-the-next") },
-    });
-    expect(next.dtmfPort).toBeGreaterThan(0);
-    const [recovered] = await next.recoverSpool();
-    expect(recovered).toMatchObject({ ok: true, callId: call.id });
-    const file = recovered?.ok === true ? recovered.recording.file : "";
-    const sidecar = JSON.parse(readFileSync(file.replace(/wav$/, "json"), "utf8")) as Sidecar;
-    expect(sidecar.seconds).toBeGreaterThan(0.9);
-    const { pitches: parts } = await heard(file, [{ from: 0.2, to: 0.9 }], 0);
-    expect(parts[0]).toEqual([pitches.caller, pitches.bot]);
-    expect(stage.spool().filter((path) => path.includes("patchbay"))).toEqual([]);
+    const startedAt = nowMs();
+    await using next = await another();
     expect(await next.recoverSpool()).toEqual([]);
+    // It looks again and again, and once more by itself when the call has just ended.
+    await call.played(call.play(stage.botPrompt(1)));
+    expect(await next.recoverSpool()).toEqual([]);
+    await call.played(call.play(stage.botPrompt(1)));
+    const endedAt = nowMs();
+    await call.close();
+    const { file, sidecar } = await finished(call);
+    expect(Math.abs(sidecar.seconds - (endedAt - startedAt) / 1_000)).toBeLessThan(0.15);
+    const { pitches: parts } = await heard(file, [{ from: sidecar.seconds - 0.7, to: sidecar.seconds - 0.3 }], 0);
+    expect(parts[0]).toEqual([pitches.caller, pitches.bot]);
+    expect(await next.recoverSpool()).toEqual([]);
+    expect(wavs()).toHaveLength(1);
+    await expectAtRest(stage);
+    expect(next.stats()).toMatchObject({ calls: 0, timers: 0, recordings: 0, rendering: 0 });
+  });
+
+  test("what a killed service left is rendered once rtpengine does not know its call, by one of two", async () => {
+    const phone = await stage.phone();
+    const dead = await startKillableService(stage.options, join(stage.folder, "cache-killed"), sdpOf(phone));
+    phone.connect("127.0.0.1", dead.port, "PCMU", 101);
+    phone.sendTone(pitches.caller);
+    await delay(1_500);
+    await dead.kill();
+    await using second = await another(2);
+    await using third = await another(3);
+    // The caller is still there, and rtpengine still records him.
+    expect(await Promise.all([second.recoverSpool(), third.recoverSpool()])).toEqual([[], []]);
+    expect(await stage.server.calls()).toHaveLength(1);
+    await delay(1_000);
+    expect(wavs()).toEqual([]);
+    for (const name of await stage.server.calls())
+      await stage.server.ask({ command: "delete", "call-id": name, "delete-delay": 0 });
+    const [file = ""] = await waitFor(() => (wavs().length > 0 ? wavs() : undefined), {
+      what: `the recording; there was ${stage.spool().join(" ")}`,
+      timeoutMs: 10_000,
+    });
+    const path = join(stage.recordingFolder, file);
+    const sidecar = JSON.parse(readFileSync(path.replace(/wav$/, "json"), "utf8")) as Sidecar;
+    expect(sidecar.callId).toBe("killed-call");
+    expect(sidecar.seconds).toBeGreaterThan(2.3);
+    const { pitches: parts } = await heard(path, [{ from: 0.2, to: sidecar.seconds - 0.2 }], 0);
+    expect(parts[0]).toEqual([pitches.caller, null]);
+    await waitFor(() => stage.spool().length === 0, { what: "the spool to be empty" });
+    expect(await Promise.all([second.recoverSpool(), third.recoverSpool()])).toEqual([[], []]);
+    expect(wavs()).toHaveLength(1);
+    expect(stage.logged.filter((line) => line.includes("of an earlier run"))).toHaveLength(1);
+  });
+
+  test("a call that rtpengine has lost is left alone while rtpengine cannot be asked", async () => {
+    const call = stage.call();
+    const caller = await stage.phone();
+    await call.open(caller);
+    caller.sendTone(pitches.caller);
+    stage.anchor.recording(call.id, "start");
+    await call.event("recording.changed");
+    await stage.server.crash();
+    await using next = await another();
+    expect(await next.recoverSpool()).toEqual([]);
+    await call.event("media.lost", 0, 10_000);
+    await call.close();
+    await finished(call);
+    expect(wavs()).toHaveLength(1);
   });
 
   test("rtpengine is killed: the call is told, the recording so far is rendered, and closing ends", async () => {

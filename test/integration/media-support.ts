@@ -1,4 +1,6 @@
 // A real rtpengine with a media anchor on it, and the events it posts, for the media tests.
+import { fork } from "node:child_process";
+import { once } from "node:events";
 import { readdirSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -263,6 +265,48 @@ export async function startStage(
       await owned[Symbol.asyncDispose]();
     },
   };
+}
+
+export interface KillableService {
+  /** Port of its only caller. */
+  readonly port: number;
+  /** As a crash does it: nothing is closed. */
+  readonly kill: () => Promise<void>;
+}
+
+/** A service in a process of its own that has one call and records it. */
+export async function startKillableService(
+  options: MediaOptions,
+  cacheFolder: string,
+  offer: Sdp,
+): Promise<KillableService> {
+  const given = {
+    ...options,
+    dtmf: { address: "127.0.0.1", port: 0 },
+    prompts: { ...options.prompts, cacheFolder },
+  };
+  const child = fork(join(import.meta.dirname, "media-killable.ts"), [JSON.stringify(given), offer], {
+    execArgv: ["--import", "tsx"],
+    stdio: ["ignore", "ignore", "inherit", "ipc"],
+  });
+  const told: { readonly opened?: Sdp; readonly recording?: string }[] = [];
+  child.on("message", (message) => void told.push(message as (typeof told)[number]));
+  const kill = async (): Promise<void> => {
+    if (child.exitCode !== null || child.signalCode !== null) return;
+    const exited = once(child, "exit");
+    child.kill("SIGKILL");
+    await exited;
+  };
+  try {
+    await waitFor(() => told.some(({ recording }) => recording === "started"), {
+      what: `the other service to record; it said ${JSON.stringify(told)}`,
+      timeoutMs: 15_000,
+    });
+  } catch (error) {
+    await kill();
+    throw error;
+  }
+  return { port: portIn(told.find(({ opened }) => opened !== undefined)?.opened ?? ""), kill };
 }
 
 /** Nothing of any call is left: in the anchor, in rtpengine, in the spool. */

@@ -133,6 +133,7 @@ const opened: JournalLine = {
   type: "open",
   v: 1,
   callId: "call-1",
+  ngCall: "pb-call",
   botId: "bot-1",
   caller: "100",
   called: "200",

@@ -419,6 +419,7 @@ describe("the recording of a call", () => {
     const events: CallEvent[] = [];
     const made = new RecordingControl({
       call: "c" as CallId,
+      ngCall: "pb-c",
       order,
       recorder: { open: () => Promise.resolve(recording) } as unknown as Recorder,
       spoolFolder: "/nowhere",

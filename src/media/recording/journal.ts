@@ -1,8 +1,9 @@
+import { constants } from "node:fs";
 import { appendFile, link, copyFile, mkdir } from "node:fs/promises";
 import { basename, join } from "node:path";
 import type { TalkPhase } from "../../call/effect.ts";
 import type { G711Law } from "../audio/g711.ts";
-import { codeOf } from "../media-error.ts";
+import { codeOf, MediaError } from "../media-error.ts";
 
 /**
  * One line of a recording's log: what the packets alone do not tell. Times (`at`) are milliseconds since 1970. The log is
@@ -13,6 +14,8 @@ export type JournalLine =
       readonly type: "open";
       readonly v: 1;
       readonly callId: string;
+      /** The call's name in rtpengine, which tells another process whether the call still goes on. */
+      readonly ngCall: string;
       readonly botId: string;
       readonly caller: string;
       readonly called: string;
@@ -46,6 +49,13 @@ export type JournalLine =
 /** Folder of the logs below rtpengine's recording folder. */
 export const journalFolderName = "patchbay";
 export const journalEnding = ".jsonl";
+/** Added to the name of a log, with something random behind it, by whoever is about to render it. */
+export const claimMark = ".claimed-";
+
+/** What the paths of everything that belongs to a log begin with, whether it is claimed or not. */
+export function journalStem(path: string): string {
+  return path.slice(0, path.lastIndexOf(journalEnding));
+}
 
 function asError(error: unknown): Error {
   return error instanceof Error ? error : new Error(String(error));
@@ -61,6 +71,7 @@ export class JournalWriter {
   #writing: Promise<void> | undefined;
   #keeping: Promise<void> = Promise.resolve();
   #failure: Error | undefined;
+  #begun = false;
 
   /** `folder` exists already. `onPromptLost`: a prompt could not be kept and will be missing in the recording. */
   constructor(folder: string, id: string, onPromptLost: (error: unknown) => void) {
@@ -79,9 +90,13 @@ export class JournalWriter {
       const text = this.#pending.join("");
       this.#pending = [];
       try {
-        await appendFile(this.path, text, { mode: 0o640 });
+        // A log that is there no more has been taken by another process: the rest of it would be of no use by itself.
+        const flag = this.#begun ? constants.O_WRONLY | constants.O_APPEND : "a";
+        await appendFile(this.path, text, { mode: 0o640, flag });
+        this.#begun = true;
       } catch (error) {
-        this.#failure ??= asError(error);
+        const taken = this.#begun && codeOf(error, "") === "ENOENT";
+        this.#failure ??= taken ? new MediaError("journal_taken", "the log is gone", { cause: error }) : asError(error);
       }
     }
     this.#writing = undefined;

@@ -1,18 +1,22 @@
+import { randomBytes } from "node:crypto";
 import { constants } from "node:fs";
-import { access, mkdir, readdir, readFile, statfs } from "node:fs/promises";
+import { access, mkdir, readdir, readFile, rename, stat, statfs, utimes } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import type { TalkPhase } from "../../call/effect.ts";
 import type { RecordingOrder } from "../../call/ports.ts";
 import type { G711Law } from "../audio/g711.ts";
-import { MediaError, messageOf } from "../media-error.ts";
+import { codeOf, MediaError, messageOf } from "../media-error.ts";
 import type { MediaClock, MediaLog, RecordingOptions } from "../options.ts";
 import type { RenderedRecording } from "../worker/job.ts";
 import { WorkerPool } from "../worker/pool.ts";
-import { journalEnding, journalFolderName, JournalWriter, parseJournal } from "./journal.ts";
+import { claimMark, journalEnding, journalFolderName, journalStem, JournalWriter, parseJournal } from "./journal.ts";
+import type { JournalLine } from "./journal.ts";
 
 const workerIdleMs = 10_000;
 /** Far more than an hour's call needs; a job that is still not done hangs on its disk. */
 const renderTimeoutMs = 30 * 60 * 1_000;
+/** Whoever claimed a log so long ago has died or has failed with it. Rendering takes half of that at most. */
+const staleClaimMs = 60 * 60 * 1_000;
 const spoolMode = 0o750;
 const usualLeastFreeBytes = 100 * 1_024 * 1_024;
 
@@ -99,12 +103,50 @@ export type RecoveredRecording =
   | { readonly ok: true; readonly callId: string; readonly recording: RenderedRecording }
   | { readonly ok: false; readonly callId: string | null; readonly code: string; readonly message: string };
 
+export interface Recovery {
+  readonly recovered: readonly RecoveredRecording[];
+  /** Logs that may be recovered later: their calls go on, or another process is rendering them. */
+  readonly left: number;
+}
+
+export interface RecoveryOptions {
+  /** Whether the call with that name is certainly not in rtpengine any more. Never rejects. */
+  isOver(ngCall: string): Promise<boolean>;
+  /**
+   * Gives a process whose call has just ended or is lost the time to notice that and to render the recording itself.
+   * Resolves with false when the recovery is to be given up.
+   */
+  pause(): Promise<boolean>;
+}
+
+/** A log in the spool, and how it looked then: one that changes is still being written. */
+interface FoundJournal {
+  readonly path: string;
+  readonly size: number;
+  readonly mtimeMs: number;
+}
+
+/** The first line of a log; undefined when there is none of this version or the log cannot be read. */
+async function readOpening(journal: string): Promise<Extract<JournalLine, { readonly type: "open" }> | undefined> {
+  const text = await readFile(journal, "utf8").catch(() => "");
+  const first = parseJournal(text.slice(0, text.indexOf("\n") + 1))[0];
+  return first?.type === "open" ? first : undefined;
+}
+
+/** A log that is not rendered after all can be claimed by anybody. It is gone when it was rendered in the last moment. */
+async function giveBack(claimed: string): Promise<void> {
+  await rename(claimed, journalStem(claimed) + journalEnding).catch(() => {});
+}
+
 /** Makes recordings of captured packets and logs; renders them one after another in workers of low priority. */
 export class Recorder {
   readonly #options: RecorderOptions;
   readonly #workers: WorkerPool;
-  /** Logs that this run writes to; everything else in the spool was left by an earlier one. */
+  /** Stems of the logs that this process writes or renders. */
   readonly #active = new Set<string>();
+  /** Claimed logs that wait for rendering or are rendered. */
+  readonly #claims = new Set<string>();
+  #closed = false;
 
   constructor(given: RecorderOptions) {
     // Bots are told the path of a finished recording: it must mean the same to everybody.
@@ -140,7 +182,7 @@ export class Recorder {
    * Begins the log of a recording. Rejects with a MediaError `no_recording_folder` when the finished file could not be
    * written, `no_spool` when rtpengine's folder is not there or not ours to write in, `disk_full` when too little is free.
    */
-  async open(callId: string, order: RecordingOrder, spoolFolder: string): Promise<CallRecording> {
+  async open(callId: string, ngCall: string, order: RecordingOrder, spoolFolder: string): Promise<CallRecording> {
     const { folder, clock } = this.#options;
     await access(folder, constants.W_OK).catch((error: unknown) => {
       throw new MediaError("no_recording_folder", "the recording folder cannot be written", { cause: error });
@@ -159,15 +201,18 @@ export class Recorder {
     const journal = new JournalWriter(journalFolder, name, (error) => {
       this.#options.log.warn({ call: callId, error: messageOf(error) }, "a prompt will be missing in a recording");
     });
-    this.#active.add(journal.path);
+    const stem = journalStem(journal.path);
+    this.#active.add(stem);
     const { botId, caller, called } = order;
-    journal.write({ type: "open", v: 1, callId, botId, caller, called, name });
+    journal.write({ type: "open", v: 1, callId, ngCall, botId, caller, called, name });
     return new CallRecording(join(folder, `${name}.wav`), spoolFolder, journal, async (flushed) => {
       try {
         await flushed;
-        return await this.#render(journal.path, spoolFolder);
+        const claimed = await this.#claim(journal.path);
+        if (claimed === undefined) throw new MediaError("journal_taken", "the log is gone");
+        return await this.#render(claimed, spoolFolder);
       } finally {
-        this.#active.delete(journal.path);
+        this.#active.delete(stem);
       }
     });
   }
@@ -178,38 +223,108 @@ export class Recorder {
     if (bavail * bsize < least) throw new MediaError("disk_full", `less than ${least} bytes are free`);
   }
 
-  async #render(journal: string, spoolFolder: string): Promise<RenderedRecording> {
-    return this.#workers.run({ type: "render", journal, spoolFolder, folder: this.#options.folder });
+  /** Renders a log that this process has claimed. */
+  async #render(claimed: string, spoolFolder: string): Promise<RenderedRecording> {
+    this.#claims.add(claimed);
+    try {
+      const { folder } = this.#options;
+      const recording = await this.#workers.run({ type: "render", journal: claimed, spoolFolder, folder });
+      this.#claims.delete(claimed);
+      return recording;
+    } catch (error) {
+      // What was not even tried is anybody's again at once; what failed is only tried again when the claim is stale.
+      if (codeOf(error, "") === "overloaded") await giveBack(claimed);
+      // What closing has broken off is given back when the worker has ended for certain.
+      if (!this.#closed) this.#claims.delete(claimed);
+      throw error;
+    }
   }
 
-  /** Renders what an earlier run has left in a spool. Never rejects. */
-  async recover(spoolFolder: string): Promise<readonly RecoveredRecording[]> {
+  /** Makes a log ours for rendering: of several processes that try, one succeeds. Undefined when it is not there. */
+  async #claim(journal: string): Promise<string | undefined> {
+    const claimed = journalStem(journal) + journalEnding + claimMark + randomBytes(6).toString("hex");
+    try {
+      // A log keeps the time of its last line through a renaming, which would make the claim stale from the start.
+      const now = new Date(this.#options.clock.wallMs());
+      await utimes(journal, now, now);
+      await rename(journal, claimed);
+      return claimed;
+    } catch (error) {
+      if (codeOf(error, "") === "ENOENT") return undefined;
+      throw error;
+    }
+  }
+
+  /** Renders what a process that is gone has left in a spool. Never rejects. */
+  async recover(spoolFolder: string, { isOver, pause }: RecoveryOptions): Promise<Recovery> {
+    const before = await this.#found(spoolFolder);
+    const over: FoundJournal[] = [];
+    let left = before.waiting;
+    for (const journal of before.journals) {
+      const opened = await readOpening(journal.path);
+      // A log without a first line may be one that has only just been begun.
+      if (opened === undefined || (await isOver(opened.ngCall))) over.push(journal);
+      else left += 1;
+    }
+    if (over.length === 0 || !(await pause())) return { recovered: [], left: left + over.length };
+    const after = new Map((await this.#found(spoolFolder)).journals.map((journal) => [journal.path, journal]));
+    const recovered: RecoveredRecording[] = [];
+    for (const { path, size, mtimeMs } of over) {
+      const now = after.get(path);
+      if (now === undefined) continue;
+      const changed = now.size !== size || now.mtimeMs !== mtimeMs;
+      const outcome = changed ? undefined : await this.#recoverOne(path, spoolFolder);
+      if (outcome !== undefined) recovered.push(outcome);
+      // Another process was faster, or will go on with it: whether anything of it stays is seen the next time.
+      if (outcome?.ok !== true) left += 1;
+    }
+    return { recovered, left };
+  }
+
+  /** Logs that nobody has claimed, or somebody too long ago; and how many others have claimed. */
+  async #found(spoolFolder: string): Promise<{ readonly journals: readonly FoundJournal[]; readonly waiting: number }> {
     const folder = join(spoolFolder, journalFolderName);
     const names = await readdir(folder).catch(() => []);
-    const recovered: RecoveredRecording[] = [];
-    for (const name of names.filter((candidate) => candidate.endsWith(journalEnding)).sort()) {
-      const journal = join(folder, name);
-      if (this.#active.has(journal)) continue;
-      this.#active.add(journal);
-      recovered.push(await this.#recoverOne(journal, spoolFolder).finally(() => this.#active.delete(journal)));
+    const journals: FoundJournal[] = [];
+    let waiting = 0;
+    for (const name of names.sort()) {
+      const path = join(folder, name);
+      const claimed = name.includes(journalEnding + claimMark);
+      if ((!claimed && !name.endsWith(journalEnding)) || this.#active.has(journalStem(path))) continue;
+      const found = await stat(path).catch(() => undefined);
+      if (found === undefined) continue;
+      if (claimed && this.#options.clock.wallMs() - found.mtimeMs < staleClaimMs) waiting += 1;
+      else journals.push({ path, size: found.size, mtimeMs: found.mtimeMs });
     }
-    return recovered;
+    return { journals, waiting };
   }
 
-  async #recoverOne(journal: string, spoolFolder: string): Promise<RecoveredRecording> {
+  async #recoverOne(journal: string, spoolFolder: string): Promise<RecoveredRecording | undefined> {
+    const { log } = this.#options;
+    const stem = journalStem(journal);
+    if (this.#active.has(stem)) return undefined;
+    this.#active.add(stem);
     let callId: string | null = null;
     try {
-      const opened = parseJournal(await readFile(journal, "utf8"))[0];
-      callId = opened?.type === "open" ? opened.callId : null;
-      return { ok: true, callId: callId ?? "", recording: await this.#render(journal, spoolFolder) };
+      const claimed = await this.#claim(journal);
+      if (claimed === undefined) return undefined;
+      callId = (await readOpening(claimed))?.callId ?? null;
+      const recording = await this.#render(claimed, spoolFolder);
+      log.info({ call: callId }, "a recording of an earlier run was rendered");
+      return { ok: true, callId: callId ?? "", recording };
     } catch (error) {
       const code = error instanceof MediaError ? error.code : "internal";
-      this.#options.log.warn({ code, error: messageOf(error) }, "a recording of an earlier run could not be rendered");
+      log.warn({ code, error: messageOf(error) }, "a recording of an earlier run could not be rendered");
       return { ok: false, callId, code, message: messageOf(error) };
+    } finally {
+      this.#active.delete(stem);
     }
   }
 
   async close(): Promise<void> {
+    this.#closed = true;
     await this.#workers.close();
+    for (const claimed of this.#claims) await giveBack(claimed);
+    this.#claims.clear();
   }
 }

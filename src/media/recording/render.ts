@@ -13,7 +13,7 @@ import { basename, join } from "node:path";
 import { WavReader, WavWriter } from "../audio/wav.ts";
 import { MediaError } from "../media-error.ts";
 import type { RenderedRecording } from "../worker/job.ts";
-import { journalEnding, parseJournal } from "./journal.ts";
+import { journalStem, parseJournal } from "./journal.ts";
 import { readCapture } from "./pcap.ts";
 import type { CapturedPacket } from "./pcap.ts";
 import { PromptTrack } from "./prompt-track.ts";
@@ -170,7 +170,7 @@ export function removeFromSpool(journal: string, spoolFolder: string, captures: 
     rmSync(join(spoolFolder, "tmp", `rtpengine-meta-${name}.tmp`), { force: true });
     rmSync(join(spoolFolder, "pcaps", `${name}.pcap`), { force: true });
   }
-  rmSync(journal.slice(0, -journalEnding.length), { recursive: true, force: true });
+  rmSync(journalStem(journal), { recursive: true, force: true });
   rmSync(journal, { force: true });
 }
 
@@ -195,7 +195,7 @@ export function renderRecording(journal: string, spoolFolder: string, folder: st
   const sidecar = join(folder, `${name}.json`);
   try {
     using writer = new WavWriter(`${file}.part`, 2, recordingRate, recordingMode);
-    const mixer = new Mixer(timeline, journal.slice(0, -journalEnding.length));
+    const mixer = new Mixer(timeline, journalStem(journal));
     try {
       mixer.render(packetsOf(captures), writer);
     } finally {

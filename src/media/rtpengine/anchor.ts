@@ -15,11 +15,13 @@ import { AnchoredCall } from "./anchored-call.ts";
 import { DtmfReceiver } from "./dtmf.ts";
 import { InstancePool } from "./instances.ts";
 import type { Instance } from "./instances.ts";
-import { NgClient } from "./ng.ts";
+import { NgClient, NgError } from "./ng.ts";
 
 const conversionWorkers = 2;
 const mostWaitingConversions = 256;
 const workerIdleMs = 60_000;
+/** Between two looks at recordings of other processes whose calls still went on. */
+const usualLookAgainMs = 60_000;
 /** Time for open calls to end when the service does. */
 const closingMs = 10_000;
 
@@ -27,7 +29,7 @@ export interface MediaStats {
   readonly calls: number;
   /** Commands of all calls that wait or run. */
   readonly queued: number;
-  /** Timers of calls; health checks of instances are not counted. */
+  /** Timers of calls; health checks of instances and looks at what other processes have left are not counted. */
   readonly timers: number;
   /** Replies that came late or twice. */
   readonly strayReplies: number;
@@ -53,6 +55,9 @@ export class RtpengineAnchor implements MediaAnchor, AsyncDisposable {
   readonly #byNgCall = new Map<string, AnchoredCall>();
   readonly #waitingForEnd = new Set<() => void>();
   #ringback: ReadyPrompt | null = null;
+  /** Ends the waiting of a recovery. */
+  readonly #closing = new AbortController();
+  #nextLook: { cancel(): void } | undefined;
   #closed = false;
 
   constructor(options: MediaOptions) {
@@ -123,14 +128,66 @@ export class RtpengineAnchor implements MediaAnchor, AsyncDisposable {
     };
   }
 
-  /** Renders the recordings that a crash of an earlier run has left. Never rejects. */
+  /**
+   * Renders the recordings that a crashed process has left, and looks again later while there are some whose calls still go
+   * on in rtpengine: those of another process that is running, or of one that died while its callers stayed. Gives what
+   * was recovered at once. Never rejects.
+   */
   async recoverSpool(): Promise<readonly RecoveredRecording[]> {
     const recorder = this.#recorder;
-    if (recorder === null) return [];
+    if (recorder === null || this.#closed) return [];
+    this.#nextLook?.cancel();
     const folders = new Set(this.#instances.all().map((instance) => this.#spoolFolderOf(instance)));
     const recovered: RecoveredRecording[] = [];
-    for (const folder of folders) recovered.push(...(await recorder.recover(folder)));
+    let left = 0;
+    for (const folder of folders) {
+      const recovery = await recorder.recover(folder, {
+        isOver: (ngCall) => this.#isOver(ngCall, folder),
+        pause: () => this.#pauseBeforeRecovery(),
+      });
+      recovered.push(...recovery.recovered);
+      left += recovery.left;
+    }
+    if (left > 0 && !this.#closing.signal.aborted) {
+      const lookAgainMs = this.#options.recording?.lookAgainMs ?? usualLookAgainMs;
+      this.#nextLook?.cancel();
+      this.#nextLook = this.#options.clock.after(lookAgainMs, () => void this.recoverSpool());
+    }
     return recovered;
+  }
+
+  /** False too when an rtpengine that writes to this folder cannot be asked. */
+  async #isOver(ngCall: string, folder: string): Promise<boolean> {
+    const answers = await Promise.all(
+      this.#instances.all().map(async (instance) => {
+        try {
+          await this.#ng.request(instance, "query", { "call-id": ngCall });
+          return false;
+        } catch (error) {
+          const unknown = error instanceof NgError && error.unknownCall;
+          return unknown || this.#spoolFolderOf(instance) !== folder;
+        }
+      }),
+    );
+    return answers.every(Boolean);
+  }
+
+  /** As long as another process may take to see that its call is gone, and to claim the recording's log. */
+  async #pauseBeforeRecovery(): Promise<boolean> {
+    const { signal } = this.#closing;
+    const { clock, watchMs, commandTimeoutMs } = this.#options;
+    if (signal.aborted) return false;
+    return new Promise((resolve) => {
+      const stop = (): void => {
+        timer.cancel();
+        resolve(false);
+      };
+      const timer = clock.after(2 * (watchMs + commandTimeoutMs), () => {
+        signal.removeEventListener("abort", stop);
+        resolve(true);
+      });
+      signal.addEventListener("abort", stop, { once: true });
+    });
   }
 
   #spoolFolderOf(instance: Instance): string {
@@ -252,6 +309,8 @@ export class RtpengineAnchor implements MediaAnchor, AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
+    this.#closing.abort();
+    this.#nextLook?.cancel();
     for (const call of this.#calls.values()) call.close();
     if (this.#calls.size > 0) await this.#end();
     this.#instances.close();

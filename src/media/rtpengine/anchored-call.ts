@@ -134,6 +134,7 @@ export class AnchoredCall {
     const spoolFolder = (): string => this.#instance?.spoolFolder ?? options.spoolFolder;
     this.#recording = new RecordingControl({
       call,
+      ngCall: this.ngCall,
       order,
       recorder,
       get spoolFolder() {

@@ -11,6 +11,8 @@ import type { CallRecording, Recorder } from "../recording/recorder.ts";
 
 export interface RecordingControlOptions {
   readonly call: CallId;
+  /** The call's name in rtpengine. */
+  readonly ngCall: string;
   readonly order: RecordingOrder;
   /** Null when no recordings are configured. */
   readonly recorder: Recorder | null;
@@ -99,7 +101,7 @@ export class RecordingControl {
   }
 
   async start(): Promise<void> {
-    const { recorder, call, order, spoolFolder } = this.#options;
+    const { recorder, call, ngCall, order, spoolFolder } = this.#options;
     if (this.#recording !== null) {
       await this.resume();
       return;
@@ -109,7 +111,7 @@ export class RecordingControl {
       return;
     }
     try {
-      const recording = await recorder.open(call, order, spoolFolder);
+      const recording = await recorder.open(call, ngCall, order, spoolFolder);
       this.#recording = recording;
       for (const { leg, port, laws } of this.#legs.values()) recording.leg(0, leg, port, laws);
       if (this.#joined !== null) recording.joined(this.#now, this.#joined);
