@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { nowMs } from "../support/clock.ts";
 import { pitches } from "../support/pitch.ts";
 import { delay, waitFor } from "../support/wait.ts";
+import type { PlayId } from "../../src/call/ids.ts";
 import { expectAtRest, portIn, sdpOf, startStage } from "./media-support.ts";
 import type { MediaStage } from "./media-support.ts";
 
@@ -82,6 +83,64 @@ describe("a parked caller", () => {
     for (const hz of [697, 1_209, 852, 1_477]) expect(heard.amplitudeOf(hz)).toBeGreaterThan(200);
     await call.close();
   });
+
+  test("tones to the operator are not mixed with the caller's voice, nor those to the caller with the operator's", async () => {
+    const call = stage.call();
+    const [caller, operator] = await stage.phones();
+    await call.open(caller);
+    caller.sendTone(pitches.caller);
+    operator.connect("127.0.0.1", await call.offer("operator-1"), "PCMU", 101);
+    operator.sendTone(pitches.operator);
+    await call.join("operator-1", operator);
+    for (const [leg, hearer, voice, other, otherVoice] of [
+      [call.leg("operator-1"), operator, pitches.caller, caller, pitches.operator],
+      [call.caller, caller, pitches.operator, operator, pitches.caller],
+    ] as const) {
+      await hearer.hears(voice);
+      const voiceSsrcs = (await hearer.capture(nowMs() - 100)).ssrcs;
+      const play = `tones ${leg}` as Parameters<typeof call.played>[0];
+      const from = nowMs();
+      stage.anchor.play(call.id, play, leg, { kind: "digits", digits: "1592" });
+      expect(await call.played(play)).toMatchObject({ result: "completed" });
+      await hearer.hears(voice);
+      const heard = await hearer.capture(from);
+      const toneSsrcs = heard.ssrcs.filter((ssrc) => !voiceSsrcs.includes(ssrc));
+      expect(toneSsrcs).toHaveLength(1);
+      const tones = heard.audio.filter(({ ssrc }) => toneSsrcs.includes(ssrc));
+      expect(tones.length).toBeGreaterThan(30);
+      const [first, last] = [tones[0]!.atMs, tones.at(-1)!.atMs];
+      expect(heard.between(first + 1, last).ssrcs).toEqual(toneSsrcs);
+      // The one who presses no keys hears his partner all the while.
+      expect((await other.capture(first, last)).longestGapMs).toBeLessThan(100);
+      await other.hears(otherVoice);
+    }
+    // Tones that are stopped, replaced or whose hearer leaves give the voice back as well.
+    const tones = async (name: string): Promise<void> => {
+      stage.anchor.play(call.id, name as PlayId, call.leg("operator-1"), { kind: "digits", digits: "1WWWWWWWWW1" });
+      await operator.hears([]);
+    };
+    await tones("stopped");
+    stage.anchor.stop(call.id, call.leg("operator-1"));
+    await operator.hears(pitches.caller);
+    await tones("replaced");
+    await call.played(call.play(stage.botPrompt(0.5), 1, call.leg("operator-1")));
+    await operator.hears(pitches.caller);
+    await tones("held");
+    expect(await call.update(call.caller, sdpOf(caller, { direction: "sendonly", version: 2 }))).toMatchObject({
+      type: "media.updated",
+    });
+    stage.anchor.stop(call.id, call.leg("operator-1"));
+    await operator.hears(pitches.caller);
+    await call.update(call.caller, sdpOf(caller, { version: 3 }));
+    await tones("dropped");
+    call.drop("operator-1");
+    const next = await stage.phone();
+    next.connect("127.0.0.1", await call.offer("operator-2"), "PCMU", 101);
+    await call.join("operator-2", next);
+    await next.hears(pitches.caller);
+    await call.close();
+    await expectAtRest(stage);
+  }, 30_000);
 
   test("an offer without G.711 is incompatible, and nothing is left of it", async () => {
     const call = stage.call();

@@ -111,12 +111,12 @@ export interface Recovery {
 
 export interface RecoveryOptions {
   /** Whether the call with that name is certainly not in rtpengine any more. Never rejects. */
-  isOver(ngCall: string): Promise<boolean>;
+  readonly isOver: (ngCall: string) => Promise<boolean>;
   /**
    * Gives a process whose call has just ended or is lost the time to notice that and to render the recording itself.
    * Resolves with false when the recovery is to be given up.
    */
-  pause(): Promise<boolean>;
+  readonly pause: () => Promise<boolean>;
 }
 
 /** A log in the spool, and how it looked then: one that changes is still being written. */
@@ -284,7 +284,7 @@ export class Recorder {
   /** Logs that nobody has claimed, or somebody too long ago; and how many others have claimed. */
   async #found(spoolFolder: string): Promise<{ readonly journals: readonly FoundJournal[]; readonly waiting: number }> {
     const folder = join(spoolFolder, journalFolderName);
-    const names = await readdir(folder).catch(() => []);
+    const names = await readdir(folder).catch((): string[] => []);
     const journals: FoundJournal[] = [];
     let waiting = 0;
     for (const name of names.sort()) {

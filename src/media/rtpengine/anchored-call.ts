@@ -53,6 +53,8 @@ const common = {
 const callerTag = "A";
 const botTag = "bot";
 const parkingPort = 9;
+/** Tones are over by then even when their end was never told. */
+const aloneTailMs = 1_000;
 /** Packets are G.711 by their fixed types whatever else was agreed (RFC 3551 §6). */
 const fixedLaws: readonly (readonly [number, G711Law])[] = [
   [0, "PCMU"],
@@ -112,6 +114,10 @@ export class AnchoredCall {
   readonly #bot: FarEnd = { tag: botTag, offered: 0 };
   /** Operators whose leg is deleted as soon as no prompt plays, because deleting it would cut the prompt off. */
   readonly #leaving = new Set<Operator>();
+  /** Legs, by tag, that hear tones which nothing may be mixed with, and when these are over at the latest. */
+  readonly #hearAlone = new Map<string, number>();
+  /** Legs, by tag, whose sound is blocked for the sake of such tones. */
+  readonly #hushed = new Set<string>();
   #instance: Instance | undefined;
   #callerEnd: CallerEnd | undefined;
   /** Counts the caller's descriptions. */
@@ -370,13 +376,49 @@ export class AnchoredCall {
     return describePeer(operator.remote, { codecs, eventType }, direction);
   }
 
+  async #setBlocked(verb: "blockMedia" | "unblockMedia", tag: string): Promise<void> {
+    await this.#ng(verb, { "from-tag": tag, flags: ["directional"] });
+  }
+
   async #blockMedia(verb: "blockMedia" | "unblockMedia", operator: Operator): Promise<void> {
     try {
-      await this.#ng(verb, { "from-tag": operator.tag, flags: ["directional"] });
+      await this.#setBlocked(verb, operator.tag);
     } catch (error) {
       // From 12.4 on rtpengine knows no tag before its answer, and then forwards nothing of it either.
       if (!(error instanceof NgError && error.unknownTag && operator.remote === null)) throw error;
     }
+  }
+
+  /**
+   * Blocks the sound of everybody whose partner hears tones alone, and unblocks those whose partner does no longer.
+   * rtpengine does not mix a file with what it forwards: both would arrive in turns as two streams.
+   */
+  async #settleHush(): Promise<void> {
+    const now = this.#options.clock.now();
+    for (const [tag, until] of this.#hearAlone) if (until <= now) this.#hearAlone.delete(tag);
+    const operator = this.#current === this.#bot ? undefined : this.#current.tag;
+    const wanted = new Set<string>();
+    if (operator !== undefined && this.#hearAlone.has(operator)) wanted.add(callerTag);
+    if (operator !== undefined && this.#hearAlone.has(callerTag)) wanted.add(operator);
+    for (const tag of this.#hushed) {
+      if (wanted.has(tag)) continue;
+      // An operator who does not talk to the caller any more is gone, or blocked for good.
+      if (tag === callerTag || tag === operator) await this.#setBlocked("unblockMedia", tag);
+      this.#hushed.delete(tag);
+      if (tag === operator) this.#recording.join(tag);
+    }
+    for (const tag of wanted) {
+      if (this.#hushed.has(tag)) continue;
+      // Before the command: when only its reply is lost, it must be undone all the same.
+      this.#hushed.add(tag);
+      await this.#setBlocked("blockMedia", tag);
+      if (tag === operator) this.#recording.leave();
+    }
+  }
+
+  /** In its turn, and whatever waits: a side that stays blocked is worse than anything. */
+  #settleHushSoon(): void {
+    this.#queue.pushAlways(() => this.#unlessEnding(() => this.#settleHush()));
   }
 
   async #deleteLeg(operator: Operator): Promise<void> {
@@ -498,6 +540,7 @@ export class AnchoredCall {
     this.#current = operator;
     await this.#blockMedia("unblockMedia", operator);
     this.#recording.join(operator.tag);
+    await this.#settleHush();
     this.#post({ type: "media.joined", leg });
   }
 
@@ -611,13 +654,17 @@ export class AnchoredCall {
       clock,
       prepare,
       enqueue: (step) => this.#queue.push(() => this.#unlessEnding(step)),
-      start: async (file, times) => {
+      start: async (file, times, alone) => {
         if (isCaller) await this.#removeLeaving();
-        return this.#playFile(tag, file, times);
+        if (alone) return this.#playAlone(tag, file, times);
+        const duration = await this.#playFile(tag, file, times);
+        if (this.#hearAlone.delete(tag)) this.#settleHushSoon();
+        return duration;
       },
       stop: async () => void (await this.#ng("stopMedia", { "from-tag": tag })),
       onSound: (prompt, times) => {
         if (isCaller) this.#recording.setSound(prompt?.file ?? null, times);
+        if (prompt === null && this.#hearAlone.delete(tag)) this.#settleHushSoon();
       },
       onPlayed: (play, result, reason) => this.#post({ type: "media.played", play, result, reason }),
       onIdle: () => {
@@ -625,6 +672,20 @@ export class AnchoredCall {
         this.#queue.pushAlways(() => this.#unlessEnding(() => this.#removeLeaving()));
       },
     });
+  }
+
+  async #playAlone(tag: string, file: string, times: number): Promise<number> {
+    this.#hearAlone.set(tag, Number.POSITIVE_INFINITY);
+    try {
+      await this.#settleHush();
+      const duration = await this.#playFile(tag, file, times);
+      this.#hearAlone.set(tag, this.#options.clock.now() + duration * times + aloneTailMs);
+      return duration;
+    } catch (error) {
+      this.#hearAlone.delete(tag);
+      this.#settleHushSoon();
+      throw error;
+    }
   }
 
   async #playFile(tag: string, file: string, times: number): Promise<number> {
@@ -653,6 +714,8 @@ export class AnchoredCall {
           await this.#query().finally(() => {
             if (!this.#lost) this.#startWatch();
           });
+          // When a command that should have ended it was lost.
+          await this.#settleHush();
         },
         () => this.#startWatch(),
       );

@@ -17,8 +17,11 @@ export interface PlayerOptions {
   prepare(prompt: Prompt): Promise<ReadyPrompt>;
   /** Runs a step in the call's queue; false when it will not run. */
   enqueue(step: () => Promise<void>): boolean;
-  /** Starts playing in place of what plays; resolves with the length of one cycle in milliseconds. */
-  start(file: string, times: number): Promise<number>;
+  /**
+   * Starts playing in place of what plays; resolves with the length of one cycle in milliseconds. `alone`: nothing else may
+   * be heard with it.
+   */
+  start(file: string, times: number, alone: boolean): Promise<number>;
   stop(): Promise<void>;
   /** What the leg hears from now on is this file, or nothing: for the recording. */
   onSound(prompt: ReadyPrompt | null, times: number): void;
@@ -30,6 +33,8 @@ export interface PlayerOptions {
 interface Playing {
   readonly play: PlayId;
   readonly times: number;
+  /** Detectors of tones fail when they hear a voice with them. */
+  readonly alone: boolean;
   ready: ReadyPrompt | null;
   /** Set when rtpengine has begun to play it. */
   started: boolean;
@@ -64,7 +69,7 @@ export class Player {
       return;
     }
     const times = prompt.kind === "audio" ? Math.min(mostTimes, Math.max(1, Math.floor(prompt.times))) : 1;
-    const playing: Playing = { play, times, ready: null, started: false, timer: null };
+    const playing: Playing = { play, times, alone: prompt.kind === "digits", ready: null, started: false, timer: null };
     this.#current = playing;
     // What played before must not sound on while a slow URL is fetched.
     if (this.#sounding === "prompt") this.#sync();
@@ -163,7 +168,7 @@ export class Player {
   async #startPrompt(playing: Playing, ready: ReadyPrompt): Promise<void> {
     let durationMs: number;
     try {
-      durationMs = await this.#options.start(ready.playableFile, playing.times);
+      durationMs = await this.#options.start(ready.playableFile, playing.times, playing.alone);
     } catch (error) {
       if (this.#current === playing) this.#end("failed", codeOf(error, "play_failed"));
       this.#sync();
@@ -188,7 +193,7 @@ export class Player {
 
   async #startRingback(ready: ReadyPrompt): Promise<void> {
     if (this.#sounding === "ringback") return;
-    await this.#options.start(ready.playableFile, ringbackCycles);
+    await this.#options.start(ready.playableFile, ringbackCycles, false);
     this.#sounding = "ringback";
     this.#options.onSound(ready, ringbackCycles);
   }
