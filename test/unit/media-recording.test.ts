@@ -5,17 +5,22 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  renameSync,
   statSync,
+  utimesSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { encodeG711 } from "../../src/media/audio/g711.ts";
 import { measureRecording } from "../../src/media/audio/measure.ts";
 import { toInt16, WavReader, WavWriter } from "../../src/media/audio/wav.ts";
 import type { JournalLine } from "../../src/media/recording/journal.ts";
 import { JournalWriter, parseJournal } from "../../src/media/recording/journal.ts";
+import { Recorder } from "../../src/media/recording/recorder.ts";
+import type { RecorderOptions, RecoveryOptions } from "../../src/media/recording/recorder.ts";
+import { systemMediaClock } from "../../src/media/options.ts";
 import { readCapture, udpOf } from "../../src/media/recording/pcap.ts";
 import { renderRecording } from "../../src/media/recording/render.ts";
 import { parseRtp, RtpTrack } from "../../src/media/recording/rtp-track.ts";
@@ -546,4 +551,116 @@ test("a prompt that cannot be kept is told, and costs nothing but itself", async
   await writer.flush();
   expect(lost).toMatchObject([{ code: "ENOENT" }]);
   expect(parseJournal(readFileSync(writer.path, "utf8"))).toEqual([opened]);
+});
+
+describe("recovery", () => {
+  const quiet = (): void => {};
+  const options = (): RecorderOptions => ({
+    folder: join(folder, "out"),
+    spoolFolder: folder,
+    leastFreeBytes: 0,
+    mostRenders: 1,
+    mostWaiting: 10,
+    clock: systemMediaClock,
+    log: { debug: quiet, info: quiet, warn: quiet, error: quiet },
+  });
+  const over: RecoveryOptions = { isOver: () => Promise.resolve(true), pause: () => Promise.resolve(true) };
+  const journals = (): readonly string[] => readdirSync(join(folder, "patchbay"));
+  const recorders: Recorder[] = [];
+  const another = (change: Partial<RecorderOptions> = {}): Recorder => {
+    const recorder = new Recorder({ ...options(), ...change });
+    recorders.push(recorder);
+    return recorder;
+  };
+  afterEach(async () => {
+    for (const recorder of recorders.splice(0)) await recorder.close();
+  });
+
+  /** What a process that died during a call has left. */
+  function leave(): string {
+    writeFileSync(join(folder, "pcaps", "one.pcap"), pcap(stream({ port: callerPort, hz: 440, fromMs: 0, toMs: 500 })));
+    const journal = join(folder, "patchbay", "call-1-x.jsonl");
+    const lines: readonly JournalLine[] = [opened, ...legs, { type: "capture", file: "one.pcap" }, run(0)];
+    writeFileSync(journal, lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
+    return journal;
+  }
+
+  test("asks by the call's name in rtpengine, and leaves a call that goes on", async () => {
+    leave();
+    const asked: string[] = [];
+    const recovery = await another().recover(folder, {
+      ...over,
+      isOver: (ngCall) => {
+        asked.push(ngCall);
+        return Promise.resolve(false);
+      },
+    });
+    expect([recovery, asked, journals()]).toEqual([{ recovered: [], left: 1 }, ["pb-call"], ["call-1-x.jsonl"]]);
+  });
+
+  test("of several processes at once one renders", async () => {
+    leave();
+    const outcomes = await Promise.all(Array.from({ length: 4 }, () => another().recover(folder, over)));
+    expect(outcomes.flatMap(({ recovered }) => recovered)).toMatchObject([{ ok: true, callId: "call-1" }]);
+    expect([journals(), readdirSync(join(folder, "pcaps"))]).toEqual([[], []]);
+    expect(readdirSync(join(folder, "out")).sort()).toEqual(["call-1-x.json", "call-1-x.wav"]);
+  });
+
+  test("leaves a log that grows or is claimed while it waits, and gives up when it is closed", async () => {
+    const journal = leave();
+    const recorder = another();
+    const grows = async (): Promise<boolean> => {
+      writeFileSync(journal, `${JSON.stringify(end(400))}\n`, { flag: "a" });
+      return true;
+    };
+    expect(await recorder.recover(folder, { ...over, pause: grows })).toEqual({ recovered: [], left: 1 });
+    expect(await recorder.recover(folder, { ...over, pause: () => Promise.resolve(false) })).toEqual({
+      recovered: [],
+      left: 1,
+    });
+    const claims = async (): Promise<boolean> => {
+      renameSync(journal, `${journal}.claimed-other`);
+      return true;
+    };
+    expect(await recorder.recover(folder, { ...over, pause: claims })).toEqual({ recovered: [], left: 0 });
+    expect(journals()).toEqual(["call-1-x.jsonl.claimed-other"]);
+  });
+
+  test("another's claim is left alone for an hour", async () => {
+    const journal = leave();
+    const claimed = `${journal}.claimed-other`;
+    renameSync(journal, claimed);
+    const minutesAgo = (minutes: number): Date => new Date(Date.now() - minutes * 60_000);
+    utimesSync(claimed, minutesAgo(59), minutesAgo(59));
+    expect(await another().recover(folder, over)).toEqual({ recovered: [], left: 1 });
+    utimesSync(claimed, minutesAgo(61), minutesAgo(61));
+    expect(await another().recover(folder, over)).toMatchObject({ recovered: [{ ok: true }], left: 0 });
+    expect(journals()).toEqual([]);
+  });
+
+  test("what failed stays claimed; what there was no place for is free again", async () => {
+    const journal = leave();
+    expect(await another({ mostWaiting: 0 }).recover(folder, over)).toMatchObject({
+      recovered: [{ ok: false, code: "overloaded" }],
+      left: 1,
+    });
+    expect(journals()).toEqual(["call-1-x.jsonl"]);
+    writeFileSync(journal, "no log\n");
+    expect(await another().recover(folder, over)).toMatchObject({
+      recovered: [{ ok: false, code: "journal_damaged" }],
+      left: 1,
+    });
+    expect(journals()).toEqual([expect.stringMatching(/^call-1-x\.jsonl\.claimed-[0-9a-f]{12}$/)]);
+  });
+
+  test("a process whose log was taken says so, and does not begin another one", async () => {
+    const recorder = another();
+    const recording = await recorder.open("call-2", "pb-2", { botId: "b", caller: "1", called: "2" }, folder);
+    recording.run(start);
+    const log = await vi.waitFor(() => journals()[0] ?? Promise.reject(new Error("no log yet")));
+    renameSync(join(folder, "patchbay", log), join(folder, "patchbay", `${log}.claimed-other`));
+    await expect(recording.finish(start + 1_000)).rejects.toMatchObject({ code: "journal_taken" });
+    expect(journals()).toEqual([`${log}.claimed-other`]);
+    expect(recorder.stats()).toMatchObject({ active: 0, rendering: 0 });
+  });
 });
