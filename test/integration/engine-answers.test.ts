@@ -320,5 +320,5 @@ describe("a corpus of malformed INVITEs", () => {
 });
 
 it("nothing is left behind in the engine", async () => {
-  await closings.closeAll();
+  await closings.settleAll();
 });

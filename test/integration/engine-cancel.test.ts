@@ -91,7 +91,7 @@ describe("CANCEL by the application", () => {
       });
     });
     // A repetition of the INVITE shows that time has passed without a CANCEL.
-    await peer.request("INVITE");
+    await peer.take("repeated INVITE", (packet) => packet.method === "INVITE");
     expect(peer.count((packet) => packet.method === "CANCEL")).toBe(0);
     callee.reply(100, "Trying");
     const cancel = await peer.request("CANCEL");

@@ -22,7 +22,7 @@ let srf: SrfInstance;
 let peer: RawPeer;
 
 beforeEach(async () => {
-  sip = await startTestEngine(closings, { orphanGraceMs: 300 });
+  sip = await startTestEngine(closings, { orphanGraceMs: 2000 });
   srf = await sip.connect();
   peer = await RawPeer.open(closings);
 });

@@ -5,11 +5,13 @@ import type { EventEmitter } from "node:events";
 import { createRequire } from "node:module";
 import { connect, createServer } from "node:net";
 import type { AddressInfo, Server, Socket } from "node:net";
+import { isDeepStrictEqual } from "node:util";
 
-import { expect } from "vitest";
+import { afterAll, expect } from "vitest";
 
 import { startEngine } from "../../src/engine/index.ts";
 import type { Engine, EngineOptions } from "../../src/engine/index.ts";
+import { delay } from "../support/wait.ts";
 
 // drachtio-srf's own typings are thin and partly wrong (drachtio.md, pitfall 22); what these tests use is stated here.
 
@@ -86,19 +88,67 @@ export const secret = "a-secret-of-the-test";
 /** Something that has to end before a test is over. */
 export type Closing = () => Promise<void> | void;
 
+/** What has come to rest, or why it has not, of tests that are over. */
+const settled: Promise<{ readonly test: string; readonly error: unknown } | undefined>[] = [];
+
+afterAll(async () => {
+  for (const failed of await Promise.all(settled.splice(0))) {
+    if (failed !== undefined) {
+      throw new Error(`something is left of "${failed.test}"`, { cause: failed.error });
+    }
+  }
+});
+
 /** Collects what a test opened and closes it in reverse order. */
 export class Closings {
   readonly #closings: Closing[] = [];
+  readonly #settling: Closing[] = [];
 
   add(closing: Closing): void {
     this.#closings.push(closing);
   }
 
+  /** A closing that first waits for SIP timers to run out. The other closings come before it. */
+  addSettling(closing: Closing): void {
+    this.#settling.push(closing);
+  }
+
+  /** What has to settle does so while the next tests run; the file fails when something of it does not. */
   async closeAll(): Promise<void> {
+    const test = expect.getState().currentTestName ?? "";
     for (const closing of this.#closings.splice(0).toReversed()) {
       await closing();
     }
+    settled.push(
+      this.#settle().then(
+        () => undefined,
+        (error: unknown) => ({ test, error }),
+      ),
+    );
   }
+
+  /** The same, and waits for it. */
+  async settleAll(): Promise<void> {
+    for (const closing of this.#closings.splice(0).toReversed()) {
+      await closing();
+    }
+    await this.#settle();
+  }
+
+  async #settle(): Promise<void> {
+    for (const closing of this.#settling.splice(0).toReversed()) {
+      await closing();
+    }
+  }
+}
+
+/** Comes back when `actual` equals `expected`; fails with what differs when it does not in time. */
+export async function settlesTo(actual: () => unknown, expected: unknown, timeoutMs: number): Promise<void> {
+  const deadline = performance.now() + timeoutMs;
+  while (!isDeepStrictEqual(actual(), expected) && performance.now() < deadline) {
+    await delay(20);
+  }
+  expect(actual()).toEqual(expected);
 }
 
 export interface TestEngine {
@@ -112,7 +162,8 @@ export interface TestEngine {
 
 /** An engine on free loopback ports. When the test ends, every map of it has to become empty by itself. */
 export async function startTestEngine(closings: Closings, options: Partial<EngineOptions> = {}): Promise<TestEngine> {
-  const t1Ms = options.t1Ms ?? 10;
+  // 64*T1 is the time a peer has for its ACK: long enough for a machine that stands still in between.
+  const t1Ms = options.t1Ms ?? 25;
   const engine = await startEngine({
     listen: [
       { protocol: "udp", address: "127.0.0.1", port: 0 },
@@ -124,10 +175,10 @@ export async function startTestEngine(closings: Closings, options: Partial<Engin
     t1Ms,
   });
   const port = engine.listening[0]?.port ?? 0;
-  closings.add(async () => {
+  closings.addSettling(async () => {
     try {
       // Twice the hold time of a request nobody answered is the longest anything may stay.
-      await expect.poll(() => leftovers(engine), { timeout: 64 * t1Ms * 3 + 2000, interval: 10 }).toEqual(nothing);
+      await settlesTo(() => leftovers(engine), nothing, 64 * t1Ms * 3 + 10_000);
     } finally {
       await engine.close();
     }
@@ -280,7 +331,7 @@ export class RawPeer {
   }
 
   /** The next packet that fits and that no earlier call took. */
-  async take(what: string, fits: (packet: Packet) => boolean, timeoutMs = 5000): Promise<Packet> {
+  async take(what: string, fits: (packet: Packet) => boolean, timeoutMs = 10_000): Promise<Packet> {
     const deadline = performance.now() + timeoutMs;
     for (;;) {
       const found = this.received.find((packet) => !this.#taken.has(packet) && fits(packet));
@@ -297,8 +348,15 @@ export class RawPeer {
     }
   }
 
+  /** The next request of that method that is no repetition of one taken before; an ACK is repeated for a reason. */
   async request(method: string, timeoutMs?: number): Promise<Packet> {
-    return this.take(method, (packet) => packet.status === 0 && packet.method === method, timeoutMs);
+    const fits = (packet: Packet): boolean =>
+      packet.status === 0 && packet.method === method && (method === "ACK" || !this.#isRepetition(packet));
+    return this.take(method, fits, timeoutMs);
+  }
+
+  #isRepetition(packet: Packet): boolean {
+    return this.received.some((other) => this.#taken.has(other) && other.text === packet.text);
   }
 
   async response(status: number, method: string, timeoutMs?: number): Promise<Packet> {
@@ -544,7 +602,7 @@ export class RawTcpPeer {
     });
   }
 
-  async take(what: string, fits: (packet: Packet) => boolean, timeoutMs = 5000): Promise<Packet> {
+  async take(what: string, fits: (packet: Packet) => boolean, timeoutMs = 10_000): Promise<Packet> {
     const deadline = performance.now() + timeoutMs;
     for (;;) {
       const found = this.received.find((packet) => !this.#taken.has(packet) && fits(packet));

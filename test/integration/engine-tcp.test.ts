@@ -255,7 +255,7 @@ describe("a connection that a call needs", () => {
     await peer.take("ACK", isRequest("ACK"));
     // A connection without a call shows that the idle time has passed, and more than once.
     for (let round = 0; round < 2; round += 1) {
-      await expect.poll(() => sip.engine.stats().transactions.client, { timeout: 5000 }).toBe(0);
+      await expect.poll(() => sip.engine.stats().transactions.client).toBe(0);
       const idle = await peer.dial(sip.port);
       await once(idle, "end");
       idle.destroy();

@@ -210,7 +210,6 @@ describe("createUAC", () => {
     expect(error.status).toBe(408);
     const waited = performance.now() - asked;
     expect(waited).toBeGreaterThan(64 * sip.t1Ms * 0.9);
-    expect(waited).toBeLessThan(64 * sip.t1Ms * 2 + 500);
     const copies = peer.count((packet) => packet.method === "INVITE");
     expect(copies).toBeGreaterThanOrEqual(5);
     expect(copies).toBeLessThanOrEqual(7);

@@ -65,7 +65,7 @@ describe("the connection to the engine", () => {
     await expect(startSide(own, oneTrunk(peer.port), { engine: nobody, connectTimeoutMs: 100 })).rejects.toMatchObject({
       code: "engine_away",
     });
-    await own.closeAll();
+    await own.settleAll();
   });
 
   test("is cut and comes back: both dialogs go on, a call being dialled fails, new calls are taken", async () => {
@@ -233,6 +233,6 @@ describe("the connection to the engine", () => {
     await side.side.close();
     await side.side.close();
     expect(side.side.stats()).toMatchObject({ legs: 0, timers: 0, dialogs: 0 });
-    await own.closeAll();
+    await own.settleAll();
   });
 });

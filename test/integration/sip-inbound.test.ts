@@ -107,7 +107,7 @@ describe("a call that comes in", () => {
 
   test("whose ACK never comes is ended", async () => {
     const peer = await RawPeer.open(closings);
-    const side = await startSide(closings, oneTrunk(peer.port), { t1Ms: 5 });
+    const side = await startSide(closings, oneTrunk(peer.port));
     const call = new RawCall(peer, side.engine.port);
     call.send("INVITE", { body: sdp(4000) });
     const setup = await side.call();

@@ -352,7 +352,7 @@ describe("giving up on an operator", () => {
   });
 
   test("a peer that ignores CANCEL → the leg is freed all the same", async () => {
-    const { side, setup, operator } = await talk("", "", { t1Ms: 5 });
+    const { side, setup, operator } = await talk();
     side.side.invite(setup.call, order(setup));
     new RawCallee(operator, await fresh(operator, "INVITE")).reply(180, "Ringing");
     await side.event("leg.progress");
@@ -362,7 +362,7 @@ describe("giving up on an operator", () => {
   });
 
   test("an operator who answers nothing at all → 408", async () => {
-    const { side, setup, operator } = await talk("", "", { t1Ms: 5 });
+    const { side, setup, operator } = await talk();
     side.side.invite(setup.call, order(setup));
     await fresh(operator, "INVITE");
     expect(await side.event("leg.failed")).toMatchObject({ status: 408 });

@@ -12,7 +12,7 @@ import { SipSide } from "../../src/sip/side.ts";
 import type { SipSideOptions } from "../../src/sip/side.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
 import { TrunkTable } from "../../src/trunk/table.ts";
-import { secret, startTestEngine } from "./engine-support.ts";
+import { secret, settlesTo, startTestEngine } from "./engine-support.ts";
 import type { Closings, Packet, RawPeer, TestEngine } from "./engine-support.ts";
 
 type EventOf<T extends CallEvent["type"]> = Extract<CallEvent, { type: T }>;
@@ -105,16 +105,14 @@ export async function startSide(
   const table = new TrunkTable(parsed.config);
   const engine = await startTestEngine(closings, {
     sources: table.allowedSources(),
-    t1Ms: options.t1Ms ?? 10,
+    ...(options.t1Ms === undefined ? {} : { t1Ms: options.t1Ms }),
   });
   options.onEngine?.(engine.engine.controlPort);
   const test = new TestSide(engine, table, options);
   await test.side.start();
-  closings.add(async () => {
+  closings.addSettling(async () => {
     try {
-      await expect
-        .poll(() => test.side.stats(), { timeout: 64 * engine.t1Ms * 2 + 2000, interval: 10 })
-        .toEqual(nothing);
+      await settlesTo(() => test.side.stats(), nothing, 64 * engine.t1Ms * 2 + 10_000);
     } finally {
       await test.side.close();
     }
