@@ -77,7 +77,7 @@ describe("createB2BUA", () => {
     await operator.request("ACK");
     callee.send("INFO");
     // A repetition of the 200 shows that time has passed without an answer to the INFO.
-    await caller.response(200, "INVITE");
+    await caller.repeated(200, "INVITE");
     expect(operator.count((packet) => packet.status === 200 && packet.method === "INFO")).toBe(0);
     call.send("ACK");
     await operator.response(200, "INFO");

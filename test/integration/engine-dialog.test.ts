@@ -129,7 +129,7 @@ describe("requests from the peer inside a dialog", () => {
     const ok = await peer.response(200, "INVITE");
     expect(ok.body).toBe(sdp(5010, 2));
     expect(ok.header("Contact")).toBe(`<sip:127.0.0.1:${sip.port}>`);
-    const again = await peer.response(200, "INVITE");
+    const again = await peer.repeated(200, "INVITE");
     expect(again.text).toBe(ok.text);
     call.send("ACK");
     await expect.poll(() => acks.length).toBe(1);

@@ -14,7 +14,8 @@ let srf: SrfInstance;
 const scenario = (name: string): string => fileURLToPath(new URL(`sipp/engine/${name}.xml`, import.meta.url));
 
 beforeEach(async () => {
-  sip = await startTestEngine(closings);
+  // SIPp takes no answer by its CSeq, and some repetitions for unexpected: on a slow machine nothing is to be repeated.
+  sip = await startTestEngine(closings, { t1Ms: 250 });
   srf = await sip.connect();
 });
 
@@ -73,18 +74,12 @@ describe("SIPp as the peer", () => {
     expect(new Set(cancelled).size).toBe(20);
   });
 
-  it.each([
-    // SIPp aborts a call when an INVITE is repeated after its 200, which a slow SIPp makes happen at a short T1.
-    ["udp", 250],
-    ["tcp", 25],
-  ] as const)("is called over %s and hung up on, twenty times at once", async (protocol, t1Ms) => {
-    const patient = await startTestEngine(closings, { t1Ms });
-    const app = await patient.connect();
+  it.each(["udp", "tcp"] as const)("is called over %s and hung up on, twenty times at once", async (protocol) => {
     await using sipp = await Sipp.start({ scenario: scenario("callee"), calls: 20, protocol });
     await Promise.all(
       Array.from({ length: 20 }, async (_value, index) => {
         const uri = `sip:${index}@127.0.0.1:${sipp.port};transport=${protocol}`;
-        const dialog = await app.createUAC(uri, { localSdp: sdp(5000) });
+        const dialog = await srf.createUAC(uri, { localSdp: sdp(5000) });
         await dialog.destroy();
       }),
     );
@@ -93,7 +88,9 @@ describe("SIPp as the peer", () => {
 
   it("is not there at all", async () => {
     await using nobody = await claimPort();
-    const error = await failure(srf.createUAC(`sip:x@127.0.0.1:${nobody.port}`, { localSdp: sdp(5000) }));
+    const quick = await startTestEngine(closings);
+    const app = await quick.connect();
+    const error = await failure(app.createUAC(`sip:x@127.0.0.1:${nobody.port}`, { localSdp: sdp(5000) }));
     expect(error.status).toBe(408);
   });
 });

@@ -355,14 +355,23 @@ export class RawPeer {
     return this.take(method, fits, timeoutMs);
   }
 
+  /** A response that was taken before, once more. */
+  async repeated(status: number, method: string): Promise<Packet> {
+    return this.take(
+      `repeated ${status} (${method})`,
+      (packet) => packet.status === status && packet.method === method && this.#isRepetition(packet),
+    );
+  }
+
   #isRepetition(packet: Packet): boolean {
     return this.received.some((other) => this.#taken.has(other) && other.text === packet.text);
   }
 
+  /** The next response that is no repetition of one taken before, as a slow test makes them happen. */
   async response(status: number, method: string, timeoutMs?: number): Promise<Packet> {
     return this.take(
       `${status} (${method})`,
-      (packet) => packet.status === status && packet.method === method,
+      (packet) => packet.status === status && packet.method === method && !this.#isRepetition(packet),
       timeoutMs,
     );
   }

@@ -97,7 +97,7 @@ describe("a call that comes in", () => {
     side.side.accept(setup.call, setup.caller, answer);
     side.side.bye(setup.call, setup.caller, "too early", []);
     const ok = await peer.response(200, "INVITE");
-    await peer.response(200, "INVITE"); // Still repeated: nobody has taken the ACK for granted.
+    await peer.repeated(200, "INVITE"); // Still repeated: nobody has taken the ACK for granted.
     expect(peer.count((packet) => packet.method === "BYE")).toBe(0);
     call.toTag = tagOf(ok.header("To"));
     call.send("ACK");
