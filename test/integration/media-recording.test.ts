@@ -381,7 +381,10 @@ describe("after a crash", () => {
     await waitFor(() => stage.spool().length === 0, { what: "the spool to be empty" });
     expect(await Promise.all([second.recoverSpool(), third.recoverSpool()])).toEqual([[], []]);
     expect(wavs()).toHaveLength(1);
-    expect(stage.logged.filter((line) => line.includes("of an earlier run"))).toHaveLength(1);
+    // The file is there a moment before its line in the log.
+    const told = (): readonly string[] => stage.logged.filter((line) => line.includes("of an earlier run"));
+    await waitFor(() => told().length > 0, { what: "the log line of the recovered recording" });
+    expect(told()).toHaveLength(1);
   });
 
   test("a call that rtpengine has lost is left alone while rtpengine cannot be asked", async () => {
