@@ -258,6 +258,32 @@ describe("closing the engine", () => {
     await sip.engine.close();
   });
 
+  it("refuses the call that is not answered yet, cancels the one that rings, and takes no other", async () => {
+    srf.invite((_req, res) => {
+      res.send(180);
+    });
+    await routes(1);
+    const call = new RawCall(peer, sip.port);
+    call.send("INVITE", { body: sdp(4000) });
+    await peer.response(180, "INVITE");
+    const callee = await RawPeer.open(closings);
+    void srf.createUAC(callee.uri, { localSdp: sdp(5000) }).catch(() => undefined);
+    const out = new RawCallee(callee, await callee.request("INVITE"));
+    out.reply(180, "Ringing");
+    await expect.poll(() => sip.engine.stats().counters.responsesIn).toBe(1);
+    const closed = sip.engine.close();
+    new RawCall(peer, sip.port).send("OPTIONS");
+    const refused = await peer.response(503, "INVITE");
+    call.send("ACK", { branch: call.lastBranch, toTag: tagOf(refused.header("To")) });
+    const cancel = await callee.request("CANCEL");
+    expect(cancel.header("Reason")).toContain("engine closing");
+    callee.reply(cancel, 200, "OK");
+    out.reply(487, "Request Terminated");
+    await callee.request("ACK");
+    await peer.response(503, "OPTIONS");
+    await closed;
+  });
+
   it("does not start on an address that is taken, and leaves nothing open", async () => {
     const error = await failure(
       startTestEngine(closings, { listen: [{ protocol: "udp", address: "127.0.0.1", port: sip.port }] }),

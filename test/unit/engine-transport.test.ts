@@ -659,7 +659,8 @@ describe("two engines' lower halves on real sockets", () => {
         (rig) =>
           new TransactionLayer({
             transport: rig.transport,
-            timers: sipTimers(20),
+            // Nobody may time out because the machine stood still.
+            timers: sipTimers(60),
             clock: systemClock,
             random: seededRandom(rig.port),
             log: silentLog,
@@ -702,12 +703,16 @@ describe("two engines' lower halves on real sockets", () => {
           },
         });
       }
-      await waitFor(() => [...ends.values()].reduce((sum, one) => sum + one, 0) === 700, { what: "700 ends" });
+      await waitFor(() => [...ends.values()].reduce((sum, one) => sum + one, 0) === 700, {
+        what: "700 ends",
+        timeoutMs: 10_000,
+      });
       expect(Object.fromEntries(ends)).toEqual({ "OPTIONS 200": 500, "INVITE 486": 200 });
       expect(served).toBe(700);
       for (const layer of layers) {
         await waitFor(() => layer.stats().client + layer.stats().server + layer.stats().timers === 0, {
           what: "empty maps",
+          timeoutMs: 10_000,
         });
         expect(layer.stats().faults).toBe(0);
       }

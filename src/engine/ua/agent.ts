@@ -93,11 +93,14 @@ export class UserAgent implements SipCommands {
     this.#core.clientGone(client);
   }
 
-  /** Ends every dialog by BYE, because the engine is about to close. */
+  /** Ends every dialog by BYE, refuses what is not answered and cancels what rings: the engine is about to close. */
   endAll(): void {
+    const reason = 'SIP;cause=503;text="engine closing"';
+    this.#uas.endAll();
+    this.#uac.endAll(reason);
     for (const dialog of this.#core.dialogs.all()) {
       if (dialog.phase === "confirmed") {
-        this.#uac.byeFromEngine(dialog, 'SIP;cause=503;text="engine closing"');
+        this.#uac.byeFromEngine(dialog, reason);
       }
     }
   }

@@ -865,6 +865,15 @@ export class Uac {
     }
   }
 
+  /** Cancels what rings, because the engine is about to close. */
+  endAll(reason: string): void {
+    for (const outgoing of this.#outgoing.values()) {
+      if (outgoing.method === "INVITE" && !outgoing.inDialog && this.#isOpen(outgoing)) {
+        this.#cancelInvite(outgoing, new Headers([{ name: "Reason", value: reason }]));
+      }
+    }
+  }
+
   #lostBeforeAck(outgoing: OutgoingRequest): void {
     const { dialog } = outgoing;
     if (dialog?.unacknowledged !== outgoing.txnId) {

@@ -64,6 +64,7 @@ export class Uas {
   readonly #byKey = new Map<string, string>();
   /** Call-IDs of INVITEs that wait for an answer: drachtio-srf can hold one of each only. */
   readonly #invites = new Map<string, string>();
+  #closing = false;
 
   constructor(core: Core, client: ClientHalf) {
     this.#core = core;
@@ -110,7 +111,7 @@ export class Uas {
       return;
     }
     // A BYE is served even then: it makes room.
-    if (this.#incoming.size >= limits.pendingRequests && request.method !== "BYE") {
+    if ((this.#closing || this.#incoming.size >= limits.pendingRequests) && request.method !== "BYE") {
       this.#answer(transaction, 503, (headers) => {
         headers.add("Retry-After", "5");
       });
@@ -407,13 +408,27 @@ export class Uas {
   /** Nobody will answer what that connection was given: drachtio-srf cannot do so over another one. */
   clientGone(client: ClientId): void {
     for (const incoming of this.#incoming.values()) {
-      if (incoming.owner !== client || incoming.phase === "accepted") {
-        continue;
+      if (incoming.owner === client) {
+        this.#answerAlone(incoming);
       }
-      // RFC 5057 §5: 500 leaves the dialog standing for an application that comes back; a BYE is served in any case.
-      const status = incoming.request.method === "BYE" ? 200 : incoming.inDialog ? 500 : 503;
-      this.#finish(incoming, responseTo(incoming.request, status, { toTag: incoming.localTag }));
     }
+  }
+
+  /** Answers what no application has answered yet and takes nothing new, because the engine is about to close. */
+  endAll(): void {
+    this.#closing = true;
+    for (const incoming of this.#incoming.values()) {
+      this.#answerAlone(incoming);
+    }
+  }
+
+  #answerAlone(incoming: IncomingRequest): void {
+    if (incoming.phase === "accepted") {
+      return;
+    }
+    // RFC 5057 §5: 500 leaves the dialog standing for an application that comes back; a BYE is served in any case.
+    const status = incoming.request.method === "BYE" ? 200 : incoming.inDialog ? 500 : 503;
+    this.#finish(incoming, responseTo(incoming.request, status, { toTag: incoming.localTag }));
   }
 
   /** Stops every timer. */
