@@ -4,7 +4,7 @@ import { writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { DisposalStack } from "./disposal.ts";
 import { temporaryFolder } from "./folder.ts";
-import { claimPort, ownsPort } from "./ports.ts";
+import { claimPort, claimPortRange, ownsPort } from "./ports.ts";
 import { RunningProcess } from "./process.ts";
 
 export interface SippOptions {
@@ -99,7 +99,8 @@ export class Sipp implements AsyncDisposable {
     const port = options.port ?? resources.use(await claimPort()).port;
     // SIPp listens for remote control too, by default on 8888 upwards, where two of them at once may meet.
     const control = resources.use(await claimPort()).port;
-    const media = resources.use(await claimPort()).port;
+    // SIPp takes the port two above for video, whether there is any or not.
+    const media = resources.use(await claimPortRange(4)).first;
     let file = resolve(options.scenario);
     if (options.scenario.trimStart().startsWith("<")) {
       file = join(folder, "scenario.xml");
