@@ -3,7 +3,8 @@ import type { CallId, ExchangeId, GatewayId, LegId, Sdp, TrunkId } from "../call
 import type { Post, Signalling } from "../call/ports.ts";
 import type { CallSetup } from "../call/setup.ts";
 import type { CustomHeader, TransferRequest } from "../call/transfer.ts";
-import type { Cancellable, Clock } from "../lib/clock.ts";
+import type { Clock } from "../lib/clock.ts";
+import { CountingClock } from "../lib/counting-clock.ts";
 import type { Log } from "../telemetry/log.ts";
 import { CallerLeg } from "./caller-leg.ts";
 import { DigestGate } from "./digest-gate.ts";
@@ -75,7 +76,9 @@ export class SipSide implements Signalling {
   constructor(options: SipSideOptions) {
     const { directory, engine, password, post, log, mintCallId, t1Ms = 500 } = options;
     this.#options = options;
-    this.#clock = new CountingClock(options.clock, log);
+    this.#clock = new CountingClock(options.clock, (error) =>
+      log.error({ err: error }, "a timer of the signalling side failed"),
+    );
     const transactionMs = 64 * t1Ms;
     // drachtio-server and the engine end everything after 64*T1; the time added lets their word come first.
     const spareMs = Math.max(250, 6 * t1Ms);
@@ -354,54 +357,5 @@ export class SipSide implements Signalling {
     this.#calls.clear();
     this.#legsByTrunk.clear();
     this.#clock.clear();
-  }
-}
-
-/** Counts its timers, so that a leak is seen, lets none run after the end, and none throw out of its callback. */
-class CountingClock implements Clock {
-  readonly #clock: Clock;
-  readonly #log: Log;
-  readonly #running = new Set<Cancellable>();
-
-  constructor(clock: Clock, log: Log) {
-    this.#clock = clock;
-    this.#log = log;
-  }
-
-  get running(): number {
-    return this.#running.size;
-  }
-
-  now(): number {
-    return this.#clock.now();
-  }
-
-  wallMs(): number {
-    return this.#clock.wallMs();
-  }
-
-  after(ms: number, run: () => void): Cancellable {
-    const timer = this.#clock.after(ms, () => {
-      this.#running.delete(timer);
-      try {
-        run();
-      } catch (error) {
-        this.#log.error({ err: error }, "a timer of the signalling side failed");
-      }
-    });
-    this.#running.add(timer);
-    return {
-      cancel: () => {
-        this.#running.delete(timer);
-        timer.cancel();
-      },
-    };
-  }
-
-  clear(): void {
-    for (const timer of this.#running) {
-      timer.cancel();
-    }
-    this.#running.clear();
   }
 }

@@ -3,7 +3,7 @@ import type { Socket } from "node:dgram";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import type { CallEvent } from "../../src/call/event.ts";
 import type { CallId, PlayId } from "../../src/call/ids.ts";
-import { CountingClock } from "../../src/media/counting-clock.ts";
+import { CountingClock } from "../../src/lib/counting-clock.ts";
 import { MediaError } from "../../src/media/media-error.ts";
 import { systemMediaClock } from "../../src/media/options.ts";
 import type { MediaClock, MediaLog } from "../../src/media/options.ts";

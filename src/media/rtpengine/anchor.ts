@@ -2,7 +2,7 @@ import type { Prompt, TalkPhase } from "../../call/effect.ts";
 import type { CallEvent } from "../../call/event.ts";
 import type { CallId, ExchangeId, LegId, PlayId, Sdp } from "../../call/ids.ts";
 import type { MediaAnchor, RecordingOrder } from "../../call/ports.ts";
-import { CountingClock } from "../counting-clock.ts";
+import { CountingClock } from "../../lib/counting-clock.ts";
 import { messageOf } from "../media-error.ts";
 import type { MediaOptions } from "../options.ts";
 import { PromptLibrary } from "../prompts/library.ts";
