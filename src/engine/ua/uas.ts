@@ -8,16 +8,10 @@ import { TimerSet } from "../timers.ts";
 import { cancelFor } from "../txn/client.ts";
 import { connectionOf } from "./connection.ts";
 import type { Core, Inbound, Origin } from "./core.ts";
-import {
-  cleanAppHeaders,
-  contactForHop,
-  contactTarget,
-  ensureContentType,
-  parseAppMessage,
-  tagOf,
-  textForApp,
-} from "./headers.ts";
+import { contactTarget, parseAppMessage, tagOf, textForApp } from "./headers.ts";
 import type { AppMessage } from "./headers.ts";
+import { buildResponse, dialogIdFor } from "./incoming.ts";
+import type { IncomingRequest } from "./incoming.ts";
 
 /** What a UAS needs of the client half, for requests and responses that concern the dialog as a whole. */
 export interface ClientHalf {
@@ -25,24 +19,6 @@ export interface ClientHalf {
   byeFromEngine(dialog: Dialog, reason: string): void;
   /** Our INVITE in that dialog is over because the dialog is: its application gets a 487. */
   interruptInvite(dialog: Dialog): void;
-}
-
-interface IncomingRequest {
-  readonly txnId: string;
-  readonly transaction: Inbound;
-  readonly request: SipRequest;
-  readonly callId: string;
-  readonly seq: number;
-  owner: ClientId;
-  /** Fixed by the first response that carries it: an application may choose it before. */
-  localTag: string;
-  tagSent: boolean;
-  /** The dialog the request came in, or the one its responses made. */
-  dialog: Dialog | undefined;
-  readonly inDialog: boolean;
-  /** `held` until the application answers at all, `accepted` after a 2xx to an INVITE until its ACK. */
-  phase: "held" | "provisional" | "accepted";
-  readonly timers: TimerSet;
 }
 
 /** Methods that are refused 481 when they carry a To tag that no dialog has; others count as new requests (§2.4). */
@@ -360,7 +336,7 @@ export class Uas {
     }
     const { message } = outcome;
     this.#chooseTag(incoming, message);
-    const built = this.#build(incoming, message);
+    const built = buildResponse(this.#core, incoming, message);
     if (typeof built === "string") {
       this.#core.refuse(command, built);
       return;
@@ -521,57 +497,6 @@ export class Uas {
     if (tag !== undefined && tag.length <= 256) {
       incoming.localTag = tag;
     }
-  }
-
-  /** The complete response, or the text of the NOK. */
-  #build(incoming: IncomingRequest, message: AppMessage & { kind: "response" }): SipResponse | string {
-    const { request, transaction, dialog } = incoming;
-    const { status } = message;
-    const { network, settings } = this.#core.parts;
-    const response = responseTo(request, status, {
-      ...(message.reason === "" ? {} : { reason: message.reason }),
-      ...(status > 100 ? { toTag: incoming.localTag } : {}),
-    });
-    // RFC 3261 §12.1.1: copied into every response that can make a dialog.
-    if (status > 100 && status < 300) {
-      for (const value of request.headers.all("Record-Route")) {
-        response.headers.add("Record-Route", value);
-      }
-    }
-    for (const { name, value } of cleanAppHeaders(message.lines, network.localFor(transaction.source))) {
-      // Of From, To, Call-ID and CSeq only the To tag is the application's to choose.
-      if (!["From", "To", "Call-ID", "CSeq", "Timestamp"].includes(name)) {
-        response.headers.add(name, value);
-      }
-    }
-    const { method } = request;
-    const forms = (method === "INVITE" || method === "UPDATE") && status > 100 && status < 300;
-    if (forms || (method === "SUBSCRIBE" && status >= 200 && status < 300)) {
-      const own = response.headers.get("Contact");
-      if (own === undefined) {
-        response.headers.add("Contact", dialog?.localContact ?? this.#core.contactFor(transaction.source));
-      } else if (contactTarget(response.headers) === undefined) {
-        return "invalid contact";
-      } else {
-        response.headers.set("Contact", contactForHop(own, message, transaction.source));
-      }
-    }
-    if (settings.userAgent !== undefined && !response.headers.has("Server") && !response.headers.has("User-Agent")) {
-      response.headers.add("Server", settings.userAgent);
-    }
-    const reliable = status < 200 && response.headers.list("Require").some((one) => one.toLowerCase() === "100rel");
-    if (reliable) {
-      // RFC 3262 §3: without RSeq and PRACK such a response must not be sent, whatever the peer supports.
-      const offered = [...request.headers.list("Supported"), ...request.headers.list("Require")];
-      return offered.some((one) => one.toLowerCase() === "100rel")
-        ? "100rel not supported by embedded engine"
-        : "Remote endpoint does not support 100rel";
-    }
-    response.body = message.body;
-    if (!ensureContentType(response.headers, response.body)) {
-      return incoming.inDialog ? "Server error: missing content-type" : "missing content-type";
-    }
-    return response;
   }
 
   /** Makes, confirms or drops the dialog that a response to an INVITE stands for. Returns the text of a NOK. */
@@ -736,15 +661,4 @@ export class Uas {
     add?.(response.headers);
     transaction.respond(response);
   }
-}
-
-/** drachtio gives the dialog id with responses that make a dialog or stand in one, and nowhere else. */
-function dialogIdFor(incoming: IncomingRequest, status: number): string | undefined {
-  if (incoming.dialog !== undefined) {
-    return incoming.dialog.id;
-  }
-  const fromTag = tagOf(incoming.request.headers.get("From"));
-  return incoming.request.method === "INVITE" && status > 100 && fromTag !== undefined
-    ? dialogIdOf(incoming.callId, fromTag)
-    : undefined;
 }

@@ -1,0 +1,94 @@
+import type { Dialog } from "../dialog/dialog.ts";
+import { dialogIdOf } from "../dialog/dialog.ts";
+import type { ClientId } from "../events.ts";
+import { responseTo } from "../sip/answer.ts";
+import type { SipRequest, SipResponse } from "../sip/message.ts";
+import type { TimerSet } from "../timers.ts";
+import type { Core, Inbound } from "./core.ts";
+import { cleanAppHeaders, contactForHop, contactTarget, ensureContentType, tagOf } from "./headers.ts";
+import type { AppMessage } from "./headers.ts";
+
+/** A request from the network that an application has been given. */
+export interface IncomingRequest {
+  readonly txnId: string;
+  readonly transaction: Inbound;
+  readonly request: SipRequest;
+  readonly callId: string;
+  readonly seq: number;
+  owner: ClientId;
+  /** Fixed by the first response that carries it: an application may choose it before. */
+  localTag: string;
+  tagSent: boolean;
+  /** The dialog the request came in, or the one its responses made. */
+  dialog: Dialog | undefined;
+  readonly inDialog: boolean;
+  /** `held` until the application answers at all, `accepted` after a 2xx to an INVITE until its ACK. */
+  phase: "held" | "provisional" | "accepted";
+  readonly timers: TimerSet;
+}
+
+/** The complete response, or the text of the NOK. */
+export function buildResponse(
+  core: Core,
+  incoming: IncomingRequest,
+  message: AppMessage & { kind: "response" },
+): SipResponse | string {
+  const { request, transaction, dialog } = incoming;
+  const { status } = message;
+  const { network, settings } = core.parts;
+  const response = responseTo(request, status, {
+    ...(message.reason === "" ? {} : { reason: message.reason }),
+    ...(status > 100 ? { toTag: incoming.localTag } : {}),
+  });
+  // RFC 3261 §12.1.1: copied into every response that can make a dialog.
+  if (status > 100 && status < 300) {
+    for (const value of request.headers.all("Record-Route")) {
+      response.headers.add("Record-Route", value);
+    }
+  }
+  for (const { name, value } of cleanAppHeaders(message.lines, network.localFor(transaction.source))) {
+    // Of From, To, Call-ID and CSeq only the To tag is the application's to choose.
+    if (!["From", "To", "Call-ID", "CSeq", "Timestamp"].includes(name)) {
+      response.headers.add(name, value);
+    }
+  }
+  const { method } = request;
+  const forms = (method === "INVITE" || method === "UPDATE") && status > 100 && status < 300;
+  if (forms || (method === "SUBSCRIBE" && status >= 200 && status < 300)) {
+    const own = response.headers.get("Contact");
+    if (own === undefined) {
+      response.headers.add("Contact", dialog?.localContact ?? core.contactFor(transaction.source));
+    } else if (contactTarget(response.headers) === undefined) {
+      return "invalid contact";
+    } else {
+      response.headers.set("Contact", contactForHop(own, message, transaction.source));
+    }
+  }
+  if (settings.userAgent !== undefined && !response.headers.has("Server") && !response.headers.has("User-Agent")) {
+    response.headers.add("Server", settings.userAgent);
+  }
+  const reliable = status < 200 && response.headers.list("Require").some((one) => one.toLowerCase() === "100rel");
+  if (reliable) {
+    // RFC 3262 §3: without RSeq and PRACK such a response must not be sent, whatever the peer supports.
+    const offered = [...request.headers.list("Supported"), ...request.headers.list("Require")];
+    return offered.some((one) => one.toLowerCase() === "100rel")
+      ? "100rel not supported by embedded engine"
+      : "Remote endpoint does not support 100rel";
+  }
+  response.body = message.body;
+  if (!ensureContentType(response.headers, response.body)) {
+    return incoming.inDialog ? "Server error: missing content-type" : "missing content-type";
+  }
+  return response;
+}
+
+/** drachtio gives the dialog id with responses that make a dialog or stand in one, and nowhere else. */
+export function dialogIdFor(incoming: IncomingRequest, status: number): string | undefined {
+  if (incoming.dialog !== undefined) {
+    return incoming.dialog.id;
+  }
+  const fromTag = tagOf(incoming.request.headers.get("From"));
+  return incoming.request.method === "INVITE" && status > 100 && fromTag !== undefined
+    ? dialogIdOf(incoming.callId, fromTag)
+    : undefined;
+}
