@@ -6,7 +6,7 @@ import { defaultLimits, silentLog } from "./options.ts";
 import type { EngineLimits, EngineLog, EngineOptions } from "./options.ts";
 import { formatHostPort, param, parseUri } from "./sip/grammar.ts";
 import type { SipUri } from "./sip/grammar.ts";
-import { defaultMessageLimits } from "./sip/message.ts";
+import { defaultMessageLimits } from "./sip/parse.ts";
 import type { SipRequest } from "./sip/message.ts";
 import { createSystemClock, sipTimers, systemRandom } from "./timers.ts";
 import type { Clock, Random } from "./timers.ts";

@@ -1,4 +1,4 @@
-import type { MessageLimits } from "./sip/message.ts";
+import type { MessageLimits } from "./sip/parse.ts";
 import type { Clock, Random } from "./timers.ts";
 import type { TcpLimits } from "./transport/tcp.ts";
 import type { TransactionLimits } from "./txn/index.ts";

@@ -15,7 +15,8 @@ import {
   splitList,
   type SipUri,
 } from "../../src/engine/sip/grammar.ts";
-import { defaultMessageLimits, Headers, parseMessage, SipRequest, SipResponse } from "../../src/engine/sip/message.ts";
+import { Headers, SipRequest, SipResponse } from "../../src/engine/sip/message.ts";
+import { defaultMessageLimits, parseMessage } from "../../src/engine/sip/parse.ts";
 import { StreamFramer, type StreamPiece } from "../../src/engine/sip/stream.ts";
 import { growth, linear } from "../support/growth.ts";
 

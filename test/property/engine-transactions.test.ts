@@ -2,7 +2,8 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 
 import { responseTo } from "../../src/engine/sip/answer.ts";
-import { defaultMessageLimits, parseMessage, type SipRequest, type SipResponse } from "../../src/engine/sip/message.ts";
+import type { SipRequest, SipResponse } from "../../src/engine/sip/message.ts";
+import { defaultMessageLimits, parseMessage } from "../../src/engine/sip/parse.ts";
 import type { TransactionLayer } from "../../src/engine/txn/index.ts";
 import type { ManualClock } from "../unit/engine-clock.ts";
 import { outgoing, peer, stack, targetOf, type WireTap } from "../unit/engine-wire-tap.ts";

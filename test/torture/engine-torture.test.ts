@@ -4,12 +4,8 @@ import { describe, expect, it } from "vitest";
 
 import { refusalTo } from "../../src/engine/sip/answer.ts";
 import { parseContacts, parseNameAddr, parseUri, parseVias } from "../../src/engine/sip/grammar.ts";
-import {
-  defaultMessageLimits,
-  parseMessage,
-  type ParseOutcome,
-  type SipMessage,
-} from "../../src/engine/sip/message.ts";
+import type { SipMessage } from "../../src/engine/sip/message.ts";
+import { defaultMessageLimits, parseMessage, type ParseOutcome } from "../../src/engine/sip/parse.ts";
 import { StreamFramer } from "../../src/engine/sip/stream.ts";
 import { seededRandom } from "../unit/engine-clock.ts";
 

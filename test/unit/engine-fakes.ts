@@ -1,8 +1,9 @@
 // Stand-ins for what lies below and above the user agent core, so that it runs without sockets and on a manual clock.
 import type { CommandReply, Delivery, EngineEvents } from "../../src/engine/events.ts";
 import type { SipUri } from "../../src/engine/sip/grammar.ts";
-import { defaultMessageLimits, parseMessage } from "../../src/engine/sip/message.ts";
-import type { ParseOutcome, SipRequest, SipResponse } from "../../src/engine/sip/message.ts";
+import { defaultMessageLimits, parseMessage } from "../../src/engine/sip/parse.ts";
+import type { SipRequest, SipResponse } from "../../src/engine/sip/message.ts";
+import type { ParseOutcome } from "../../src/engine/sip/parse.ts";
 import type {
   Inbound,
   Network,

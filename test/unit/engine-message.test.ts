@@ -2,14 +2,8 @@ import { describe, expect, it } from "vitest";
 
 import { markSource, reasonPhrase, responseTo, viaWithSource } from "../../src/engine/sip/answer.ts";
 import { parseVia } from "../../src/engine/sip/grammar.ts";
-import {
-  defaultMessageLimits,
-  Headers,
-  type HeaderLine,
-  parseMessage,
-  type ParseOutcome,
-  SipRequest,
-} from "../../src/engine/sip/message.ts";
+import { Headers, type HeaderLine, SipRequest } from "../../src/engine/sip/message.ts";
+import { defaultMessageLimits, parseMessage, type ParseOutcome } from "../../src/engine/sip/parse.ts";
 
 const mandatory: readonly string[] = [
   "Via: SIP/2.0/UDP 192.0.2.9;branch=z9hG4bKx",

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 
-import { defaultMessageLimits, parseMessage } from "../../src/engine/sip/message.ts";
+import { defaultMessageLimits, parseMessage } from "../../src/engine/sip/parse.ts";
 import { StreamFramer, type StreamPiece } from "../../src/engine/sip/stream.ts";
 
 function message(body = "v=0 ü", name = "Content-Length"): Buffer {

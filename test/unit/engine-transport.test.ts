@@ -4,7 +4,8 @@ import { afterEach, describe, expect, it } from "vitest";
 
 import { silentLog } from "../../src/engine/options.ts";
 import { responseTo } from "../../src/engine/sip/answer.ts";
-import { defaultMessageLimits, Headers, SipRequest, type SipMessage } from "../../src/engine/sip/message.ts";
+import { Headers, SipRequest, type SipMessage } from "../../src/engine/sip/message.ts";
+import { defaultMessageLimits } from "../../src/engine/sip/parse.ts";
 import { type Clock, createSystemClock, sipTimers } from "../../src/engine/timers.ts";
 import {
   ListenError,

@@ -2,7 +2,8 @@ import { describe, expect, it } from "vitest";
 
 import { responseTo } from "../../src/engine/sip/answer.ts";
 import { parseVia } from "../../src/engine/sip/grammar.ts";
-import { defaultMessageLimits, Headers, parseMessage, type SipRequest } from "../../src/engine/sip/message.ts";
+import { Headers, type SipRequest } from "../../src/engine/sip/message.ts";
+import { defaultMessageLimits, parseMessage } from "../../src/engine/sip/parse.ts";
 import type { ServerTransaction, TransactionLayer } from "../../src/engine/txn/index.ts";
 import {
   answerTo,

@@ -1,11 +1,6 @@
 import { silentLog } from "../../src/engine/options.ts";
-import {
-  defaultMessageLimits,
-  parseMessage,
-  type SipRequest,
-  SipResponse,
-  type SipMessage,
-} from "../../src/engine/sip/message.ts";
+import { type SipRequest, SipResponse, type SipMessage } from "../../src/engine/sip/message.ts";
+import { defaultMessageLimits, parseMessage } from "../../src/engine/sip/parse.ts";
 import { sipTimers } from "../../src/engine/timers.ts";
 import { type Protocol, type Source, type Target, TransportLayer } from "../../src/engine/transport/index.ts";
 import { TransactionLayer, type TransactionLimits } from "../../src/engine/txn/index.ts";

@@ -1,5 +1,5 @@
 import type { Random } from "../timers.ts";
-import type { Answerable } from "./message.ts";
+import type { Answerable } from "./parse.ts";
 import { Headers, SipResponse, type SipRequest } from "./message.ts";
 import { formatVia, parseNameAddr, parseVias, param, splitList, withParam, type Via } from "./grammar.ts";
 

@@ -1,4 +1,5 @@
-import { expandHeaderName, type MessageLimits } from "./message.ts";
+import { expandHeaderName } from "./message.ts";
+import type { MessageLimits } from "./parse.ts";
 import { parseDecimal, trimBlanks } from "./grammar.ts";
 
 /** What came out of a stream: a whole message (not parsed yet), a keep-alive ping, or the end of all sense in it. */

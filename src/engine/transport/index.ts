@@ -4,13 +4,8 @@ import { networkInterfaces } from "node:os";
 import type { EngineLog } from "../options.ts";
 import { markSource } from "../sip/answer.ts";
 import { param, parseVias, type Via } from "../sip/grammar.ts";
-import {
-  defaultMessageLimits,
-  type MessageLimits,
-  type ParseOutcome,
-  parseMessage,
-  type SipMessage,
-} from "../sip/message.ts";
+import type { SipMessage } from "../sip/message.ts";
+import { defaultMessageLimits, type MessageLimits, type ParseOutcome, parseMessage } from "../sip/parse.ts";
 import type { StreamPiece } from "../sip/stream.ts";
 import type { Clock } from "../timers.ts";
 import { Sources } from "./sources.ts";

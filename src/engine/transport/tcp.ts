@@ -1,6 +1,6 @@
 import { connect, createServer, type Server, type Socket } from "node:net";
 
-import type { MessageLimits } from "../sip/message.ts";
+import type { MessageLimits } from "../sip/parse.ts";
 import { StreamFramer, type StreamPiece } from "../sip/stream.ts";
 import { type Clock, TimerSet } from "../timers.ts";
 import { plainAddress } from "./sources.ts";

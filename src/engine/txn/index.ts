@@ -1,7 +1,8 @@
 import type { EngineLog } from "../options.ts";
 import { refusalTo, responseTo } from "../sip/answer.ts";
 import { formatVia, parseCSeq, parseNameAddr, parseVias, type Via } from "../sip/grammar.ts";
-import { Headers, type ParseOutcome, type SipMessage, type SipRequest, type SipResponse } from "../sip/message.ts";
+import { Headers, type SipMessage, type SipRequest, type SipResponse } from "../sip/message.ts";
+import type { ParseOutcome } from "../sip/parse.ts";
 import type { Clock, Random, SipTimers } from "../timers.ts";
 import type { Source, Target, TransportLayer } from "../transport/index.ts";
 import { cancelFor, type ClientEvents, ClientMachine, type ClientParts } from "./client.ts";
