@@ -234,14 +234,6 @@ describe("reading", () => {
     });
   }
 
-  it("refuses a datagram above 16 KiB and a stream message above 64 KiB with 513", () => {
-    expect(status(request("MESSAGE", [], "a".repeat(65_000)))).toBe(513);
-    expect(parse(request("MESSAGE", ["l: 65000"], "a".repeat(65_000)), "stream").ok).toBe(true);
-    expect(parse(request("MESSAGE", ["l: 66000"], "a".repeat(66_000)), "stream")).toMatchObject({
-      answerable: { status: 513 },
-    });
-  });
-
   it("drops malformed responses, malformed ACKs and what is no SIP, all without anybody to answer", () => {
     const response = request("OPTIONS").toString().replace("OPTIONS sip:b@example.com SIP/2.0", "SIP/2.0 200 OK");
     expect(status(Buffer.from(response))).toBe("accepted");

@@ -62,6 +62,11 @@ export function expandHeaderName(name: string): string {
   return name.length === 1 ? (compactForms.get(name.toLowerCase()) ?? name) : name;
 }
 
+/** Whether the lines of that header may hold several values separated by commas. */
+export function isListHeader(name: string): boolean {
+  return listHeaders.has(keyOf(name));
+}
+
 function keyOf(name: string): string {
   return expandHeaderName(name).toLowerCase();
 }
@@ -110,7 +115,7 @@ export class Headers {
   /** One entry per value: lines of list headers are split at their commas, lines that cannot be split stay whole. */
   list(name: string): string[] {
     const values = this.all(name);
-    return listHeaders.has(keyOf(name)) ? values.flatMap((value) => splitList(value) ?? [value]) : values;
+    return isListHeader(name) ? values.flatMap((value) => splitList(value) ?? [value]) : values;
   }
 
   has(name: string): boolean {

@@ -16,6 +16,7 @@ import {
 } from "./grammar.ts";
 import {
   expandHeaderName,
+  isListHeader,
   type HeaderLine,
   type SipMessage,
   SipRequest,
@@ -33,6 +34,13 @@ export interface MessageLimits {
   readonly headerLineBytes: number;
   /** Call-ID and tags. */
   readonly identifierBytes: number;
+  /** Values of one list header (Via, Contact, Route...), over all its lines. */
+  readonly listValues: number;
+  /** Parameters in one header line or in the Request-URI, counted by their semicolons. */
+  readonly parameters: number;
+  /** One of these parameters, name and value. */
+  readonly parameterBytes: number;
+  readonly bodyBytes: number;
 }
 
 export const defaultMessageLimits: MessageLimits = {
@@ -41,6 +49,10 @@ export const defaultMessageLimits: MessageLimits = {
   headerLines: 64,
   headerLineBytes: 2_048,
   identifierBytes: 256,
+  listValues: 100,
+  parameters: 100,
+  parameterBytes: 1_024,
+  bodyBytes: 32_768,
 };
 
 // RFC 3261 §7.3.1: headers that are not lists may appear once only; a second one is another message in disguise
@@ -67,7 +79,7 @@ const singleHeaders: readonly string[] = [
 
 /** What is left of a malformed request: enough to say so to its sender, without state. */
 export interface Answerable {
-  readonly status: 400 | 501 | 505 | 513;
+  readonly status: 400 | 413 | 414 | 501 | 505 | 513;
   readonly reason: string;
   readonly method: string;
   /** The lines that a response copies (Via, From, To, Call-ID, CSeq), in their order, as far as they exist. */
@@ -126,14 +138,17 @@ function readMessage(bytes: Buffer, limits: MessageLimits, transport: "datagram"
   if (message instanceof Refusal) {
     return message;
   }
-  const fault = readHeaders(lines.headerLines, message) ?? validate(message, limits);
+  const fault =
+    parameterFault(lines.startLine, limits) ??
+    readHeaders(lines.headerLines, message, limits) ??
+    validate(message, limits);
   if (fault !== undefined) {
     // RFC 3261 §8.2: the method is inspected first, so an unknown one is 501 whatever else is wrong (RFC 4475 mismatch02).
     return message.kind === "request" && fault.status === 400 && !standardMethods.has(message.method)
       ? new Refusal("Not Implemented", 501)
       : fault;
   }
-  return readBody(bytes, headEnd + 4, transport, message);
+  return readBody(bytes, headEnd + 4, transport, message) ?? bodyFault(message, limits) ?? message;
 }
 
 interface Lines {
@@ -168,7 +183,8 @@ function splitLines(bytes: Buffer, start: number, end: number, limits: MessageLi
       line += text.slice(foldStart, lineEnd).replace(/^[ \t]+/, " ");
     }
     if (lineEnd - lineStart > limits.headerLineBytes) {
-      return new Refusal("Header Too Long");
+      // RFC 3261 §21.4.12: what makes a start line long is its Request-URI.
+      return lineStart === 0 ? new Refusal("Request-URI Too Long", 414) : new Refusal("Header Too Long");
     }
     if (startLine === undefined) {
       startLine = decode(line);
@@ -217,7 +233,7 @@ function readStartLine(line: string): SipMessage | Refusal {
   return new SipRequest(method, uri);
 }
 
-function readHeaders(lines: readonly string[], message: SipMessage): Refusal | undefined {
+function readHeaders(lines: readonly string[], message: SipMessage, limits: MessageLimits): Refusal | undefined {
   for (const line of lines) {
     const colon = line.indexOf(":");
     // A blank before the name would be a fold of the start line, which there is not (RFC 3261 §7.3.1).
@@ -233,9 +249,38 @@ function readHeaders(lines: readonly string[], message: SipMessage): Refusal | u
     if (value === undefined) {
       return new Refusal("Control Character In Header");
     }
+    const fault = parameterFault(value, limits);
+    if (fault !== undefined) {
+      return fault;
+    }
     message.headers.add(name, value);
   }
   return undefined;
+}
+
+/** Too many parameters in a line, or one that is too long. Semicolons within quotes are text. */
+function parameterFault(text: string, limits: MessageLimits): Refusal | undefined {
+  if (text.length <= limits.parameters && text.length <= limits.parameterBytes) {
+    return undefined;
+  }
+  let count = 0;
+  let from = text.indexOf(";") + 1;
+  let quoted = false;
+  for (let at = 0; at <= text.length; at += 1) {
+    const code = text.charCodeAt(at);
+    if (code === 34) {
+      quoted = !quoted;
+    } else if (code === 92 && quoted) {
+      at += 1;
+    } else if (from > 0 && at >= from && (at === text.length || (code === 59 && !quoted))) {
+      if (at - from > limits.parameterBytes) {
+        return new Refusal("Parameter Too Long");
+      }
+      from = at + 1;
+      count += 1;
+    }
+  }
+  return count > limits.parameters ? new Refusal("Too Many Parameters") : undefined;
 }
 
 /**
@@ -283,6 +328,10 @@ function validate(message: SipMessage, limits: MessageLimits): Refusal | undefin
       return new Refusal(`Repeated ${name}`);
     }
   }
+  const overfull = overfullList(message, limits);
+  if (overfull !== undefined) {
+    return new Refusal(`Too Many Values In ${overfull}`);
+  }
   const vias = parseAll(headers.all("via"), parseVias);
   if (vias === undefined || vias.length === 0) {
     return new Refusal("Malformed Via");
@@ -310,6 +359,28 @@ function validate(message: SipMessage, limits: MessageLimits): Refusal | undefin
     return new Refusal("CSeq Method Does Not Match");
   }
   return validateBranch(vias[0], from) ?? validateUri(message.uri) ?? validateAddresses(message);
+}
+
+/**
+ * The name of a list header that has too many values. Parsers behind us take time that grows with the square of their
+ * number; a comma within quotes counts too, which no honest message notices.
+ */
+function overfullList({ headers }: SipMessage, limits: MessageLimits): string | undefined {
+  const counts = new Map<string, number>();
+  for (const { name, value } of headers.lines) {
+    if (isListHeader(name)) {
+      const key = name.toLowerCase();
+      let count = (counts.get(key) ?? 0) + 1;
+      for (let comma = value.indexOf(","); comma !== -1; comma = value.indexOf(",", comma + 1)) {
+        count += 1;
+      }
+      if (count > limits.listValues) {
+        return name;
+      }
+      counts.set(key, count);
+    }
+  }
+  return undefined;
 }
 
 function parseAll<T>(values: readonly string[], parse: (value: string) => T[] | undefined): T[] | undefined {
@@ -373,7 +444,7 @@ function readBody(
   start: number,
   transport: "datagram" | "stream",
   message: SipMessage,
-): SipMessage | Refusal {
+): Refusal | undefined {
   const available = bytes.length - start;
   const lengthText = message.headers.get("content-length");
   if (lengthText === undefined) {
@@ -382,7 +453,7 @@ function readBody(
       return new Refusal("Content-Length Required");
     }
     message.body = bytes.subarray(start);
-    return message;
+    return undefined;
   }
   const length = parseDecimal(lengthText, 2 ** 31 - 1);
   // RFC 3261 §18.3: a datagram shorter than its Content-Length is an error; octets behind it are thrown away.
@@ -390,7 +461,32 @@ function readBody(
     return new Refusal("Malformed Content-Length");
   }
   message.body = bytes.subarray(start, start + length);
-  return message;
+  return undefined;
+}
+
+// RFC 5322 §2.1.1: no line of a header is longer, that of a MIME part neither.
+const mimeLineBytes = 998;
+const partType = Buffer.from("Content-Type:");
+
+function bodyFault(message: SipMessage, limits: MessageLimits): Refusal | undefined {
+  const { body, headers } = message;
+  if (body.length > limits.bodyBytes) {
+    return new Refusal("Request Entity Too Large", 413);
+  }
+  if (body.length <= mimeLineBytes || headers.get("content-type")?.includes("multipart/") !== true) {
+    return undefined;
+  }
+  // drachtio-srf looks into the parts with an expression that takes seconds for a Content-Type of 60 kB of blanks.
+  for (let at = body.indexOf(partType); at !== -1; at = body.indexOf(partType, at)) {
+    const start = at;
+    while (at < body.length && !isLineBreak(body[at] ?? 0)) {
+      at += 1;
+    }
+    if (at - start > mimeLineBytes) {
+      return new Refusal("Malformed Multipart Body");
+    }
+  }
+  return undefined;
 }
 
 const copiedHeaders: ReadonlySet<string> = new Set(["via", "from", "to", "call-id", "cseq"]);
