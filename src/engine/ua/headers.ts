@@ -1,4 +1,4 @@
-import { formatHostPort, isToken, param, parseNameAddr } from "../sip/grammar.ts";
+import { formatHostPort, formatNameAddr, isToken, param, parseNameAddr, quote, splitList } from "../sip/grammar.ts";
 import type { Headers } from "../sip/message.ts";
 import type { HeaderLine, SipMessage } from "../sip/message.ts";
 
@@ -256,10 +256,41 @@ export function textForApp(message: SipMessage): Buffer {
     if (key === "content-length" || unsafeNames.has(key) || name.includes("%") || !isToken(name)) {
       continue;
     }
-    head += `${name}: ${cleanText(value)}\r\n`;
+    head += `${name}: ${cleanText(addressLists.has(key) ? plainList(value) : value)}\r\n`;
   }
   head += `Content-Length: ${message.body.length}\r\n\r\n`;
   return Buffer.concat([Buffer.from(head, "utf8"), message.body]);
+}
+
+// Lists of addresses that drachtio-srf takes apart, after joining all lines of the name.
+const addressLists: ReadonlySet<string> = new Set(["contact", "route", "record-route", "path", "p-asserted-identity"]);
+
+/**
+ * The same list with angle brackets around every URI, and quotes around parameter values that are no tokens:
+ * drachtio-srf takes the comma behind a bare URI for a part of it, and loses what follows a value with a slash.
+ */
+function plainList(value: string): string {
+  // By far the most: one address in brackets, without anything that could be misread.
+  if (/^<[^>,]*>$/.test(value)) {
+    return value;
+  }
+  const parts = splitList(value) ?? [];
+  const addresses = parts.map((part) => parseNameAddr(part));
+  return addresses.every((address) => address !== undefined)
+    ? addresses
+        .map((address, index) => {
+          const part = parts[index] ?? "";
+          const params = address.params.map((one) =>
+            one.value === undefined || one.value.startsWith('"') || isToken(one.value)
+              ? one
+              : { name: one.name, value: quote(one.value) },
+          );
+          // A display name stays as it came; only what stands behind it is written anew.
+          const display = part.startsWith(address.uri) ? "" : part.slice(0, part.indexOf(`<${address.uri}>`));
+          return display + formatNameAddr({ uri: address.uri, params });
+        })
+        .join(", ")
+    : value;
 }
 
 function cleanText(value: string): string {
