@@ -146,7 +146,7 @@ async function startAll(places: Places): Promise<Running> {
     await Service.start({
       channels: [
         { botId: sampleBot, number: "demo" },
-        { botId: manualBot, number: manualBot },
+        { botId: manualBot, number: manualBot, byHand: true },
       ],
       gateway: { host: "127.0.0.1", port: places.operator },
       sipHosts: ["127.0.0.1", "localhost", ...ownAddresses()],

@@ -18,6 +18,8 @@ export interface BotChannel {
   readonly botId: string;
   /** What a caller dials: the user part of the URI. */
   readonly number: string;
+  /** A person types what this bot says. */
+  readonly byHand?: boolean;
 }
 
 export interface ServiceOptions {
@@ -69,8 +71,10 @@ export function serviceConfiguration(
         gateways: [{ id: "operators", host: options.gateway.host, port: options.gateway.port }],
       },
     ],
-    channels: options.channels.map(({ botId, number }) => ({
+    channels: options.channels.map(({ botId, number, byHand = false }) => ({
       botId,
+      // Whoever plays the bot in a terminal needs time to type.
+      ...(byHand ? { botTimeoutMs: 600_000, botSilenceMs: 3_600_000 } : {}),
       trunk: "loopback",
       numbers: [number],
       recording: { enabled: true },

@@ -2,11 +2,12 @@ import { randomBytes, randomUUID } from "node:crypto";
 import { mkdir } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AdminServer } from "./admin/http.ts";
+import { fallbackReplies } from "./bot/fallback.ts";
 import { RedisBotLink } from "./bot/link.ts";
 import type { TransferPolicy } from "./bot/translate.ts";
 import type { CallId, TransferId } from "./call/ids.ts";
 import type { Post } from "./call/ports.ts";
-import type { CallSetup } from "./call/setup.ts";
+import type { CallSetup, Patience } from "./call/setup.ts";
 import type { Config } from "./config/schema.ts";
 import type { Secrets } from "./config/secrets.ts";
 import { type Engine, type EngineLog, startEngine } from "./engine/index.ts";
@@ -20,7 +21,7 @@ import { createTelemetry } from "./telemetry/events.ts";
 import type { Log } from "./telemetry/log.ts";
 import { createMetrics } from "./telemetry/metrics.ts";
 import { Quarantine } from "./trunk/quarantine.ts";
-import { TrunkTable } from "./trunk/table.ts";
+import { type Channel, TrunkTable } from "./trunk/table.ts";
 
 /** What the one who builds the service brings along. */
 export interface Surroundings {
@@ -57,6 +58,9 @@ export interface App extends AsyncDisposable {
 const endAllMs = 35_000;
 const redisStartMs = 10_000;
 const flushMs = 5_000;
+/** While Redis is away a caller may wait so long for it to come back before the fallback begins. */
+const awayMs = 1_500;
+const mintTransferId = (): TransferId => randomUUID() as TransferId;
 
 /**
  * Builds the service. Rejects when something it cannot do without is missing: an address in use, no signalling engine, a
@@ -66,6 +70,7 @@ export async function createApp(config: Config, secrets: Secrets, { log }: Surro
   await using disposal = new Disposal();
   const table = new TrunkTable(config);
   const quarantine = new Quarantine(() => systemClock.now());
+  checkFallbacks(config, table, quarantine);
   const metrics = createMetrics(() => registry.phases());
   const registry: CallRegistry = new CallRegistry({
     clock: systemClock,
@@ -81,7 +86,10 @@ export async function createApp(config: Config, secrets: Secrets, { log }: Surro
     clock: systemClock,
     log: log.child({ part: "bot" }),
     post,
-    mintTransferId: () => randomUUID() as TransferId,
+    mintTransferId,
+    onState: (state) => {
+      if (state === "lost") registry.postAll({ type: "bot.away" });
+    },
   });
   // Deferred first, so that it answers to the end: whoever watches `/livez` would take a long closing for a crash.
   const admin = new AdminServer({
@@ -124,15 +132,18 @@ export async function createApp(config: Config, secrets: Secrets, { log }: Surro
       log.info({ gateway, ms }, "a gateway asked for rest");
       quarantine.put(gateway, ms);
     },
-    // Without Redis no bot hears of the call, and the caller would be answered into silence.
-    takesCalls: () => link.ready(),
-    onCall: (setup) => {
+    // Without Redis no bot hears of the call: the caller gets the channel's fallback, or is refused before he is answered.
+    takesCalls: (botId) => link.ready() || table.channel(botId)?.fallback !== undefined,
+    onCall: (admitted) => {
+      const policy = transferPolicy(table, quarantine, admitted);
+      const patience = patienceOf(table.channel(admitted.botId), policy, link.ready());
+      const setup: CallSetup = { ...admitted, policy: { ...admitted.policy, ...patience } };
       link.open({
         call: setup.call,
         botId: setup.botId,
         caller: setup.callerNumber,
         called: setup.calledNumber,
-        policy: transferPolicy(table, quarantine, setup),
+        policy,
       });
       registry.begin(setup);
     },
@@ -142,7 +153,7 @@ export async function createApp(config: Config, secrets: Secrets, { log }: Surro
   disposal.defer(() => within(endAllMs, registry.endAll()));
 
   if (!(await link.start(redisStartMs))) {
-    log.warn({}, "Redis does not answer yet: calls are refused until it does");
+    log.warn({}, "Redis does not answer yet: calls without a fallback are refused until it does");
   }
   await sip.start();
   disposal.defer(() => sip.drain());
@@ -216,8 +227,38 @@ function engineLog(log: Log): EngineLog {
   };
 }
 
+/** What is done about a silent bot; without Redis the caller waits no longer than for a slow bot's first word. */
+function patienceOf(
+  channel: Channel | undefined,
+  policy: TransferPolicy,
+  redisReady: boolean,
+): { readonly patience?: Patience } {
+  if (channel === undefined) return {};
+  const outcome = fallbackReplies(channel.fallback, policy, mintTransferId);
+  // Read once at the start, and refused there.
+  if (!outcome.ok) throw new Error(outcome.message);
+  const { botTimeoutMs, botSilenceMs } = channel;
+  const answerMs = redisReady ? botTimeoutMs : Math.min(botTimeoutMs, awayMs);
+  return { patience: { answerMs, silenceMs: botSilenceMs, fallback: outcome.replies } };
+}
+
+/** A fallback that could not be carried out is refused at the start and not when it is needed. */
+function checkFallbacks(config: Config, table: TrunkTable, quarantine: Quarantine): void {
+  for (const [index, { botId, fallback }] of config.channels.entries()) {
+    const policy = transferPolicy(table, quarantine, { botId, callerNumber: "" });
+    const outcome = fallbackReplies(fallback, policy, mintTransferId);
+    if (outcome.ok) continue;
+    const message = `channels[${index}].fallback: ${outcome.message}`;
+    throw Object.assign(new Error(message), { code: "start_failed" });
+  }
+}
+
 /** What the bot of this call may ask for, bound to the call when it starts and never taken from a command. */
-function transferPolicy(table: TrunkTable, quarantine: Quarantine, { botId, callerNumber }: CallSetup): TransferPolicy {
+function transferPolicy(
+  table: TrunkTable,
+  quarantine: Quarantine,
+  { botId, callerNumber }: Pick<CallSetup, "botId" | "callerNumber">,
+): TransferPolicy {
   return {
     tls: false,
     allowsSipHost: (host) => table.hostAllowed(botId, host),

@@ -374,6 +374,7 @@ export const rejectionCodes = {
   taken: "Another worker has the call.",
   queue_full: "More replies wait than a call may have.",
   no_transfer: "A `switchCancel` with no unanswered transfer to cancel.",
+  fallback: "The bot was silent for too long, and the channel's fallback has the call.",
   rate_limited: "More than 20 commands a second for one bot.",
   internal: "The service failed to read the command; its log says why.",
 } as const;
@@ -389,6 +390,7 @@ export const warningCodes = {
   dropped_after_switch: "A reply behind a `switch` in the same command was dropped.",
   no_operator: "Digits for the operator were dropped, because the caller is not talking to one.",
   no_tts: "A `text` was not spoken because no text-to-speech is configured.",
+  fallback: "The bot was silent for too long: from now on the channel's fallback has the call.",
   more_warnings: "There were more warnings than one command may have.",
 } as const;
 

@@ -1,5 +1,6 @@
 import type { CallEvent } from "./event.ts";
 import { endCall, finishEnding } from "./phases/ending.ts";
+import { loseBot, watchBot } from "./patience.ts";
 import { answering, offered } from "./phases/arriving.ts";
 import { dialling } from "./phases/dialling.ts";
 import { referring } from "./phases/referring.ts";
@@ -12,7 +13,7 @@ import { after, publish, type Step } from "./step.ts";
 
 /** The first step of a call whose INVITE was matched to a trunk and a channel. */
 export function begin(setup: CallSetup): Step {
-  return [
+  return watchBot(null, null, [
     {
       phase: "offered",
       core: {
@@ -24,6 +25,7 @@ export function begin(setup: CallSetup): Step {
         playing: null,
         recording: "off",
         worker: null,
+        bot: "awaited",
       },
     },
     [
@@ -36,7 +38,7 @@ export function begin(setup: CallSetup): Step {
       }),
       { type: "media.open", leg: setup.caller, offer: setup.offer },
     ],
-  ];
+  ]);
 }
 
 /**
@@ -53,7 +55,7 @@ export function decide(state: CallState, event: CallEvent, atMs: number): Step {
     case "ending":
       return finishEnding(state, event);
     default:
-      return settle(live(state, event, atMs), atMs);
+      return watchBot(state, event, settle(live(state, event, atMs), atMs));
   }
 }
 
@@ -74,6 +76,12 @@ function live(state: Live, event: CallEvent, atMs: number): Step {
       );
     case "media.closed":
       return endCall(state, { by: "service", sipCode: null, reason: "media closed", cause: "media_failure" }, atMs);
+    case "timer.fired":
+      if (event.timer !== "bot") break;
+      return loseBot(state, atMs);
+    case "bot.away":
+      // What it said before is no sign of life any more.
+      return [state.core.bot === "heard" ? { ...state, core: { ...state.core, bot: "awaited" } } : state, []];
     case "bot.command":
       return receive(state, event.command, atMs);
     case "bot.invalidSwitch":

@@ -65,6 +65,8 @@ export type CallEvent =
       readonly message: string;
       readonly pointer: string | null;
     }
+  /** Redis is away: the bot neither hears nor is heard. */
+  | { readonly type: "bot.away" }
   // Time and the service.
   | { readonly type: "timer.fired"; readonly timer: TimerName }
   | { readonly type: "shutdown" };
@@ -81,6 +83,6 @@ export interface SipFailure {
 
 /**
  * `answer`: the operator's whole time to answer. `progress`: his gateway's time to a 18x. `refer`: the wait for a NOTIFY.
- * `closing`: the media side's time to finish a recording before the last event goes out without it.
+ * `bot`: the bot's time to say something. `closing`: the media side's time to finish a recording before the last event goes out without it.
  */
-export type TimerName = "answer" | "progress" | "refer" | "closing";
+export type TimerName = "answer" | "progress" | "refer" | "bot" | "closing";

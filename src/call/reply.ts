@@ -14,6 +14,9 @@ export type Reply =
   | { readonly type: "take"; readonly worker: string }
   | { readonly type: "release"; readonly worker: string };
 
+/** Replies that wait their turn; the others act the moment they arrive. */
+export type QueuedReply = Exclude<Reply, { type: "stop" | "switchCancel" | "take" | "release" }>;
+
 /** One message of the bot; it is accepted or rejected as a whole. */
 export interface Command {
   readonly commandId: CommandId;

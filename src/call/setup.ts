@@ -1,4 +1,5 @@
 import type { CallId, LegId, Sdp, TrunkId } from "./ids.ts";
+import type { QueuedReply } from "./reply.ts";
 
 /** What is known of a call when its INVITE has been matched to a trunk and a channel; it never changes. */
 export interface CallSetup {
@@ -20,4 +21,16 @@ export interface ChannelPolicy {
   /** `on-command`: the caller hears ringing until the bot's first command. */
   readonly answer: "immediately" | "on-command";
   readonly recording: { readonly enabled: boolean; readonly resumeOnReturn: boolean };
+  /** Left out: the bot is waited for without end. */
+  readonly patience?: Patience;
+}
+
+/** How long a silent bot is waited for, and what the caller gets when it stays silent. */
+export interface Patience {
+  /** To its first command, and to the next one after the caller has come back from an operator. */
+  readonly answerMs: number;
+  /** Without a command while the caller hears nothing. */
+  readonly silenceMs: number;
+  /** Run in the bot's place. They end the call: the last one is a `hangup`, or a `switch` that brings nobody back. */
+  readonly fallback: readonly QueuedReply[];
 }

@@ -1,11 +1,8 @@
 import type { AttemptRecord, HangupBy } from "./bot-event.ts";
 import type { CallId, CommandId, LegId, PlayId, Sdp } from "./ids.ts";
-import type { Reply } from "./reply.ts";
+import type { QueuedReply } from "./reply.ts";
 import type { CallSetup } from "./setup.ts";
 import type { ShownIdentity, TransferRequest, TransferTarget } from "./transfer.ts";
-
-/** Replies that wait their turn; the others act the moment they arrive. */
-export type QueuedReply = Exclude<Reply, { type: "stop" | "switchCancel" | "take" | "release" }>;
 
 export interface Queued {
   readonly reply: QueuedReply;
@@ -37,6 +34,8 @@ export interface CallCore {
   readonly recording: "off" | "on" | "paused";
   /** The worker of the bot that has taken the call. */
   readonly worker: string | null;
+  /** `awaited`: it has not answered what it was told last. `lost`: the call is run by the channel's fallback. */
+  readonly bot: "awaited" | "heard" | "lost";
 }
 
 /** A transfer that was accepted and has not been told the bot as ended. */

@@ -237,6 +237,18 @@ function digestCallers({ trunks }: Config): ConfigProblem[] {
   return problems;
 }
 
+function fallbackProblems(fallback: Config["channels"][number]["fallback"], path: string): ConfigProblem[] {
+  if (fallback === undefined) return [];
+  const problems: ConfigProblem[] = [];
+  if (fallback.audioUrl !== undefined && fallback.text !== undefined) {
+    problems.push({ path, message: "names both audioUrl and text: keep one of them" });
+  }
+  if (fallback.phoneNumber !== undefined && fallback.sipUri !== undefined) {
+    problems.push({ path, message: "names both phoneNumber and sipUri: keep one of them" });
+  }
+  return problems;
+}
+
 function channels({ channels: all, trunks }: Config): ConfigProblem[] {
   const problems: ConfigProblem[] = [];
   const bots = new Map<string, string>();
@@ -252,6 +264,7 @@ function channels({ channels: all, trunks }: Config): ConfigProblem[] {
         message: `the bot ${channel.botId} has a channel already at ${first}: \`transferChannel\` could mean both, merge them`,
       });
     }
+    problems.push(...fallbackProblems(channel.fallback, `${path}.fallback`));
     const trunk = trunks.find(({ id }) => id === channel.trunk);
     if (trunk === undefined) {
       const known = trunks.map(({ id }) => id).join(", ");

@@ -339,6 +339,31 @@ export const trunkSchema = z
   })
   .describe("A SIP peer that calls come from and go to.");
 
+const fallbackSchema = z
+  .strictObject({
+    audioUrl: z
+      .string()
+      .min(1)
+      .max(2048)
+      .optional()
+      .describe("Prompt the caller hears first: http, https, or `file:` under `media.promptFolder`. No default."),
+    text: z.string().min(1).max(4096).optional().describe("Or this text, spoken by `media.tts`. No default."),
+    phoneNumber: phoneNumber.optional().describe("The default operator, called over the channel's trunk. No default."),
+    sipUri: z.string().min(1).max(512).optional().describe("Or a SIP URI that `destinations` allows. No default."),
+    timeoutMs: milliseconds(1000, 600_000)
+      .default(60_000)
+      .describe("His time to answer in milliseconds. Default 60000."),
+    goodbyeUrl: z
+      .string()
+      .min(1)
+      .max(2048)
+      .optional()
+      .describe("Prompt before we hang up: nobody answered, or the operator has hung up. No default."),
+  })
+  .describe(
+    "What the caller gets when no bot takes his call in time, when the bot goes silent, or when Redis is away. Without it he is hung up on, and refused while Redis is away.",
+  );
+
 export const channelSchema = z
   .strictObject({
     botId: z
@@ -398,6 +423,15 @@ export const channelSchema = z
       })
       .prefault({})
       .describe("Where this bot may send callers besides phone numbers."),
+    botTimeoutMs: milliseconds(500, 600_000)
+      .default(10_000)
+      .describe(
+        "Longest wait for the bot's first command, and for its next one when the caller has come back from an operator, in milliseconds. Default 10000.",
+      ),
+    botSilenceMs: milliseconds(1000, 3_600_000)
+      .default(60_000)
+      .describe("Longest time without a command while the caller hears nothing, in milliseconds. Default 60000."),
+    fallback: fallbackSchema.optional(),
   })
   .describe("A bot's entry: which calls it gets and how they are treated.");
 

@@ -75,9 +75,14 @@ export class CallRegistry {
     return actor !== undefined;
   };
 
+  /** Tells every call the same. */
+  postAll(event: CallEvent): void {
+    for (const call of this.#calls.keys()) this.post(call, event);
+  }
+
   /** Ends every call; resolves when the last one is over. */
   async endAll(): Promise<void> {
-    for (const call of this.#calls.keys()) this.post(call, { type: "shutdown" });
+    this.postAll({ type: "shutdown" });
     await this.idle();
   }
 

@@ -16,8 +16,8 @@ export interface DoorOptions {
   readonly inboundPassword: (trunk: SipTrunk) => string | undefined;
   /** Legs on a trunk now. */
   readonly legsOf: (trunk: SipTrunk) => number;
-  /** False when new calls are refused for now: the service stops, or no bot can be reached. */
-  readonly takesCalls: () => boolean;
+  /** False when new calls of this bot are refused for now: the service stops, or nobody could talk to the caller. */
+  readonly takesCalls: (botId: string) => boolean;
   readonly mintCallId: () => CallId;
   readonly log: Log;
 }
@@ -94,7 +94,7 @@ export class Door {
     if (typeof content !== "string") {
       return content;
     }
-    if (!takesCalls() || legsOf(trunk) >= trunk.maxCalls) {
+    if (!takesCalls(channel.botId) || legsOf(trunk) >= trunk.maxCalls) {
       return { status: 503, headers: [{ name: "Retry-After", value: "10" }] };
     }
     return this.#setUp(invite, trunk, channel, { called, offer: content as Sdp });

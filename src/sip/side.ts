@@ -25,8 +25,8 @@ export interface SipSideOptions {
   readonly post: Post;
   /** A call was let in; the call answers it through this object's methods. */
   readonly onCall: (setup: CallSetup) => void;
-  /** False while a call could not be served (no way to the bots): new ones are refused with 503. Default: always true. */
-  readonly takesCalls?: () => boolean;
+  /** False while a call of this bot could not be served: new ones are refused with 503. Default: always true. */
+  readonly takesCalls?: (botId: string) => boolean;
   readonly mintCallId: () => CallId;
   readonly clock: Clock;
   readonly log: Log;
@@ -103,7 +103,7 @@ export class SipSide implements Signalling {
       gate: this.#gate,
       inboundPassword: ({ id }) => password(id, "inbound"),
       legsOf: ({ id }) => this.#legsByTrunk.get(id) ?? 0,
-      takesCalls: () => !this.#draining && (options.takesCalls?.() ?? true),
+      takesCalls: (botId) => !this.#draining && (options.takesCalls?.(botId) ?? true),
       mintCallId,
       log,
     });

@@ -41,6 +41,10 @@ export interface Channel {
   readonly answer: "immediately" | "on-command";
   readonly passHeaders: readonly string[];
   readonly recording: { readonly enabled: boolean; readonly resumeOnReturn: boolean };
+  readonly botTimeoutMs: number;
+  readonly botSilenceMs: number;
+  /** Undefined: the caller of a dead bot is hung up on. */
+  readonly fallback: ChannelConfig["fallback"];
 }
 
 /** Whose call an INVITE is, as far as its source address tells. */
@@ -85,8 +89,17 @@ export class TrunkTable {
       }
     }
     for (const entry of config.channels) {
-      const { botId, answer, passHeaders, recording } = entry;
-      const channel: Channel = { botId, trunk: entry.trunk as TrunkId, answer, passHeaders, recording };
+      const { botId, answer, passHeaders, recording, botTimeoutMs, botSilenceMs, fallback } = entry;
+      const channel: Channel = {
+        botId,
+        trunk: entry.trunk as TrunkId,
+        answer,
+        passHeaders,
+        recording,
+        botTimeoutMs,
+        botSilenceMs,
+        fallback,
+      };
       this.#channels.set(botId, { channel, config: entry });
     }
     this.#bySource = new NetworkMatch(sources);

@@ -50,7 +50,8 @@ export interface StageOptions {
   readonly channel?: Readonly<Record<string, unknown>>;
   /** Ports for sound; a call with an operator takes 6. */
   readonly mediaPorts?: number;
-  readonly change?: (config: ConfigFile) => void;
+  /** `folder` holds the prompts, in `prompts`. */
+  readonly change?: (config: ConfigFile, folder: string) => void;
 }
 
 export interface Talk {
@@ -321,7 +322,7 @@ function configFile(parts: Parts, options: StageOptions): ConfigFile {
     ],
     admin: { address: "127.0.0.1", port: 0 },
   };
-  options.change?.(config);
+  options.change?.(config, parts.folder);
   return config;
 }
 

@@ -15,9 +15,11 @@ export interface Move {
   readonly ms: number;
 }
 
+export const fallbackTransfer = "t-fallback" as TransferId;
+
 const statuses = [180, 183, 200, 302, 401, 403, 404, 408, 480, 486, 487, 488, 500, 503, 600, 603] as const;
 export const move: fc.Arbitrary<Move> = fc.record({
-  kind: fc.nat({ max: 34 }),
+  kind: fc.nat({ max: 36 }),
   pick: fc.nat({ max: 5 }),
   status: fc.constantFrom(...statuses),
   flag: fc.boolean(),
@@ -27,6 +29,26 @@ export const move: fc.Arbitrary<Move> = fc.record({
 export const policy = fc.record({
   answer: fc.constantFrom("immediately" as const, "on-command" as const),
   recording: fc.record({ enabled: fc.boolean(), resumeOnReturn: fc.boolean() }),
+  patience: fc.constantFrom(
+    { answerMs: 10_000, silenceMs: 60_000, fallback: [{ type: "hangup", headers: [] } as const] },
+    {
+      answerMs: 10_000,
+      silenceMs: 60_000,
+      fallback: [
+        { type: "audio", url: "file:///sorry.wav", times: 1 } as const,
+        { type: "switch", request: transferTo("900", { transferId: fallbackTransfer, continueCall: false }) } as const,
+      ],
+    },
+    {
+      answerMs: 10_000,
+      silenceMs: 60_000,
+      fallback: [
+        { type: "switch", request: transferTo("900", { transferId: fallbackTransfer }) } as const,
+        { type: "audio", url: "file:///goodbye.wav", times: 1 } as const,
+        { type: "hangup", headers: [] } as const,
+      ],
+    },
+  ),
 });
 
 /** Turns a move into an event that fits the call more often than not, so that the sequences get far. */
@@ -90,7 +112,7 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2 }: M
     case 18:
       return { type: "leg.ended", leg: flag ? leg : current, status: null, reason: null, q850: null };
     case 19: {
-      const timer = (["answer", "progress", "refer", "closing"] as const)[pick % 4] ?? "answer";
+      const timer = (["answer", "progress", "refer", "closing", "bot"] as const)[pick] ?? "answer";
       return { type: "timer.fired", timer };
     }
     case 20:
@@ -136,6 +158,10 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2 }: M
         : { type: "media.digit", leg: caller, digit: "1", durationMs: 1 };
     case 32:
       return flag && pick < 2 ? { type: "media.closed" } : { type: "media.joined", leg: callee };
+    case 35:
+      return { type: "timer.fired", timer: "bot" };
+    case 36:
+      return { type: "bot.away" };
     case 33:
       return flag
         ? { type: "media.openFailed", incompatible: flag2, reason: "x" }

@@ -7,7 +7,7 @@ import type { CallEvent, TimerName } from "../../src/call/event.ts";
 import type { CommandId, LegId } from "../../src/call/ids.ts";
 import type { CallState } from "../../src/call/state.ts";
 import { caller, sdp, setup } from "../scenario/script.ts";
-import { eventOf, move, policy } from "./call-moves.ts";
+import { eventOf, fallbackTransfer, move, policy } from "./call-moves.ts";
 
 /** A plain check: the runner's own matchers cost more than the calls themselves here. */
 function holds(condition: boolean, rule: string): void {
@@ -28,6 +28,7 @@ class Witness {
   #callerGone = false;
   #closes = 0;
   #hangups = 0;
+  #fallbacks = 0;
 
   before(state: CallState, event: CallEvent): void {
     if (event.type === "bot.command") {
@@ -109,6 +110,11 @@ class Witness {
       if (event.event === "accepted" || event.code === "invalid_target")
         for (const id of this.#switches.get(event.commandId) ?? []) this.#accepted.add(id);
     }
+    if (event.event === "warning" && event.code === "fallback") {
+      this.#fallbacks += 1;
+      holds(this.#fallbacks === 1, "the fallback begins once");
+    }
+    if (event.event === "accepted") holds(this.#fallbacks === 0, "a bot that was given up is not obeyed");
     if (event.event === "transfer") {
       const { transferId } = event.transferDetails;
       holds(!this.#told.has(transferId), "one transfer event per switch");
@@ -123,6 +129,12 @@ class Witness {
   /** What holds after every single event. */
   atRest(state: CallState, effects: readonly Effect[]): void {
     const waitsForOperator = state.phase === "dialling" || state.phase === "referring";
+    // A caller who hears nothing and is with nobody is waited for by this timer, or by nobody.
+    holds(this.timers.has("bot") === waitsForBot(state), "the bot's time runs exactly while the caller waits for it");
+    if (state.phase === "withBot") {
+      const { bot, playing, queue } = state.core;
+      holds(bot !== "lost" || playing !== null || queue.length > 0, "the fallback never leaves the caller in silence");
+    }
     if (state.phase !== "ending" && state.phase !== "ended") {
       holds(this.#ringback === waitsForOperator, "ringback plays exactly while an operator is awaited");
       holds(state.core.recording === this.#recording, "the state knows what the recorder does");
@@ -147,12 +159,31 @@ class Witness {
     holds(this.#callerGone, "the caller is released");
     holds(this.#closes === 1, "the anchor is closed once");
     holds(this.#hangups === 1, "one hangup event");
-    const told = [...this.#told.keys()].toSorted().join();
+    const told = [...this.#told.keys()]
+      .filter((id) => id !== fallbackTransfer)
+      .toSorted()
+      .join();
+    holds(
+      this.#fallbacks === 1 || !this.#told.has(fallbackTransfer),
+      "the fallback's transfer comes with the fallback",
+    );
     holds(told === [...this.#accepted].toSorted().join(), "every accepted switch has its transfer event");
     holds(
       [...this.#answers.values()].every((count) => count === 1),
       "every command is answered once",
     );
+  }
+}
+
+function waitsForBot(state: CallState): boolean {
+  switch (state.phase) {
+    case "offered":
+    case "ringing":
+    case "answering":
+    case "withBot":
+      return state.core.bot !== "lost" && state.core.playing === null && state.core.queue.length === 0;
+    default:
+      return false;
   }
 }
 

@@ -1,7 +1,7 @@
 import { begin, decide } from "../../src/call/decide.ts";
 import type { BotEvent, TransferDetails, TransferStatus } from "../../src/call/bot-event.ts";
 import type { Effect } from "../../src/call/effect.ts";
-import type { CallEvent } from "../../src/call/event.ts";
+import type { CallEvent, TimerName } from "../../src/call/event.ts";
 import type { CallId, CommandId, GatewayId, LegId, Sdp, TransferId, TrunkId } from "../../src/call/ids.ts";
 import type { Reply } from "../../src/call/reply.ts";
 import type { CallSetup, ChannelPolicy } from "../../src/call/setup.ts";
@@ -129,7 +129,7 @@ export class CallScript {
     return this.happens({ type: "leg.ended", leg, status: null, reason: null, q850: null });
   }
 
-  timeIsUp(timer: "answer" | "progress" | "refer" | "closing"): this {
+  timeIsUp(timer: TimerName): this {
     return this.happens({ type: "timer.fired", timer });
   }
 

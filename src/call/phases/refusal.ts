@@ -8,6 +8,13 @@ export interface Refusal {
   readonly pointer: string | null;
 }
 
+/** The fallback runs the call to its end: a bot that comes back must not talk into it. */
+export function botLost({ core }: Live): Refusal | null {
+  if (core.bot !== "lost") return null;
+  const message = "The bot was silent for too long; the channel's fallback has the call.";
+  return { code: "fallback", message, pointer: null };
+}
+
 export function takenByAnother(pointer: string): Refusal {
   return { code: "taken", message: "Another worker has taken this call.", pointer };
 }

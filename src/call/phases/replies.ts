@@ -1,13 +1,13 @@
 import type { Effect, Prompt } from "../effect.ts";
 import type { PlayId } from "../ids.ts";
-import type { Command, Reply } from "../reply.ts";
-import type { CallCore, In, Live, OpenTransfer, Queued, QueuedReply } from "../state.ts";
+import type { Command, QueuedReply, Reply } from "../reply.ts";
+import type { CallCore, In, Live, OpenTransfer, Queued } from "../state.ts";
 import { publish, type Step } from "../step.ts";
 import type { TransferRequest } from "../transfer.ts";
 import { cancelTransfer, startDialling } from "./dialling.ts";
 import { endCall } from "./ending.ts";
 import { startReferring } from "./referring.ts";
-import { type Refusal, takenByAnother, transferInProgress } from "./refusal.ts";
+import { botLost, type Refusal, takenByAnother, transferInProgress } from "./refusal.ts";
 import { cancelQueuedSwitch } from "./report.ts";
 
 /** A bot that queues more than this is not talking to a caller any more. */
@@ -17,11 +17,13 @@ export const queueMax = 200;
 export function receive(state: Live, command: Command, atMs: number): Step {
   const { commandId } = command;
   const refused = (refusal: Refusal): Step => [state, [publish({ event: "rejected", commandId, ...refusal })]];
+  const lost = botLost(state);
+  if (lost !== null) return refused(lost);
   const holder = state.core.worker;
   if (holder !== null && command.worker !== null && command.worker !== holder) {
     return refused(takenByAnother("/worker"));
   }
-  let next: Live = state;
+  let next: Live = { ...state, core: { ...state.core, bot: "heard" } };
   const effects: Effect[] = [publish({ event: "accepted", commandId })];
   for (const [index, reply] of command.replies.entries()) {
     const tried = take(next, reply, { command, index, atMs });
@@ -140,7 +142,12 @@ function perform(state: Live, head: Queued, atMs: number): Step | null {
     case "ringing":
       // A bot that refuses the call before it was answered. RFC 3261 §21.6.2.
       if (reply.type === "hangup") {
-        return endCall({ ...state, core }, { by: "bot", sipCode: 603, reason: "Decline" }, atMs);
+        // RFC 3261 §21.4.18: the callee's end is reached and cannot answer now.
+        const order =
+          core.bot === "lost"
+            ? ({ by: "service", sipCode: 480, reason: "no word from the bot" } as const)
+            : ({ by: "bot", sipCode: 603, reason: "Decline" } as const);
+        return endCall({ ...state, core }, order, atMs);
       }
       return [
         { phase: "answering", core: { ...state.core, answeredAtMs: atMs } },
@@ -185,7 +192,11 @@ function performTalking(
 
 function hangUp(state: Live, core: CallCore, reply: Extract<Reply, { type: "hangup" }>, atMs: number): Step {
   const { headers } = reply;
-  return endCall({ ...state, core }, { by: "bot", sipCode: null, reason: "hung up by the bot", headers }, atMs);
+  const who =
+    core.bot === "lost"
+      ? ({ by: "service", reason: "no word from the bot" } as const)
+      : ({ by: "bot", reason: "hung up by the bot" } as const);
+  return endCall({ ...state, core }, { ...who, sipCode: null, headers }, atMs);
 }
 
 function play(state: Live, { commandId, index }: Queued, prompt: Prompt, toLeg = state.core.setup.caller): Step {

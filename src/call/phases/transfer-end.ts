@@ -3,7 +3,7 @@ import type { Effect } from "../effect.ts";
 import type { CallEvent } from "../event.ts";
 import type { In, Live, Transferring } from "../state.ts";
 import { after, publish, type Step } from "../step.ts";
-import { takenByAnother, transferInProgress } from "./refusal.ts";
+import { botLost, takenByAnother, transferInProgress } from "./refusal.ts";
 import { endCall } from "./ending.ts";
 import { noDetails, reportTransfer, type TransferEnd } from "./report.ts";
 
@@ -34,6 +34,8 @@ export function finishTransfer(state: Transferring, finish: Finish, atMs: number
       // A tone towards the operator ends with him.
       playing: state.core.playing?.leg === state.core.setup.caller ? state.core.playing : null,
       recording: resume ? "on" : state.core.recording,
+      // The caller is back and hears nothing: it is the bot's turn.
+      bot: state.core.bot === "heard" ? "awaited" : state.core.bot,
     },
   };
   if (!stays) {
@@ -99,6 +101,8 @@ export function progress(
 export function invalidSwitch(state: Live, event: Extract<CallEvent, { type: "bot.invalidSwitch" }>): Step {
   const { commandId, code, message, pointer, transferId, method, number } = event;
   const { recording, worker } = state.core;
+  const lost = botLost(state);
+  if (lost !== null) return [state, [publish({ event: "rejected", commandId, ...lost })]];
   if (worker !== null && event.worker !== null && event.worker !== worker) {
     return [state, [publish({ event: "rejected", commandId, ...takenByAnother("/worker") })]];
   }
