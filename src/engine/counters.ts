@@ -19,6 +19,7 @@ export const counterNames = [
   "syntheticResponses",
   "forksEnded",
   "ackTimeouts",
+  "prackTimeouts",
   "dialogsCreated",
   "dialogsEnded",
   "orphansEnded",

@@ -51,6 +51,7 @@ class TimedNetwork extends FakeNetwork {
 const interesting: readonly CounterName[] = [
   "dialogsCreated",
   "ackTimeouts",
+  "prackTimeouts",
   "forksEnded",
   "orphansEnded",
   "requestsUnanswered",
@@ -61,9 +62,15 @@ const interesting: readonly CounterName[] = [
 type Step =
   | { readonly type: "advance"; readonly ms: number }
   | { readonly type: "receive"; readonly method: string; readonly call: number }
-  | { readonly type: "answer"; readonly which: number; readonly status: number }
+  | { readonly type: "answer"; readonly which: number; readonly status: number; readonly reliable: boolean }
   | { readonly type: "call" }
-  | { readonly type: "respond"; readonly which: number; readonly status: number; readonly tag: string }
+  | {
+      readonly type: "respond";
+      readonly which: number;
+      readonly status: number;
+      readonly tag: string;
+      readonly rseq: number;
+    }
   | { readonly type: "send"; readonly method: string; readonly which: number }
   | { readonly type: "cancel"; readonly which: number }
   | { readonly type: "crash" };
@@ -71,6 +78,21 @@ type Step =
 const finals = fc.constantFrom(200, 200, 200, 202, 302, 401, 481, 486, 491, 503);
 const statuses = fc.oneof(fc.constantFrom(180, 183), finals);
 const few = fc.constantFrom(0, 0, 0, 1, 2, 3);
+// Some more often than others, so that calls get somewhere.
+const methods = [
+  "INVITE",
+  "INVITE",
+  "ACK",
+  "ACK",
+  "ACK",
+  "BYE",
+  "CANCEL",
+  "INFO",
+  "UPDATE",
+  "OPTIONS",
+  "PRACK",
+  "PRACK",
+];
 const steps = fc.array(
   fc.oneof(
     { weight: 4, arbitrary: fc.record({ type: fc.constant("advance" as const), ms: fc.constantFrom(1, 500, 4_000) }) },
@@ -79,11 +101,19 @@ const steps = fc.array(
       weight: 8,
       arbitrary: fc.record({
         type: fc.constant("receive" as const),
-        method: fc.constantFrom("INVITE", "INVITE", "ACK", "ACK", "ACK", "BYE", "CANCEL", "INFO", "UPDATE", "OPTIONS"),
+        method: fc.constantFrom(...methods),
         call: fc.constantFrom(0, 0, 1),
       }),
     },
-    { weight: 6, arbitrary: fc.record({ type: fc.constant("answer" as const), which: few, status: statuses }) },
+    {
+      weight: 6,
+      arbitrary: fc.record({
+        type: fc.constant("answer" as const),
+        which: few,
+        status: statuses,
+        reliable: fc.boolean(),
+      }),
+    },
     { weight: 3, arbitrary: fc.record({ type: fc.constant("call" as const) }) },
     {
       weight: 6,
@@ -92,13 +122,14 @@ const steps = fc.array(
         which: few,
         status: statuses,
         tag: fc.constantFrom("one", "one", "one", "two"),
+        rseq: fc.constantFrom(0, 0, 1, 1, 2, 3),
       }),
     },
     {
       weight: 6,
       arbitrary: fc.record({
         type: fc.constant("send" as const),
-        method: fc.constantFrom("ACK", "ACK", "ACK", "BYE", "INVITE", "INFO", "UPDATE"),
+        method: fc.constantFrom("ACK", "ACK", "ACK", "BYE", "INVITE", "INFO", "UPDATE", "PRACK"),
         which: few,
       }),
     },
@@ -154,6 +185,8 @@ class World {
       `Call-ID: call-${call}`,
       `CSeq: ${seq} ${method}`,
       "Contact: <sip:alice@192.0.2.9:5070>",
+      "Supported: 100rel",
+      `RAck: ${invite?.responses.findLast((one) => one.headers.has("RSeq"))?.headers.get("RSeq") ?? "1"} ${inviteSeq} INVITE`,
     ].join("\r\n");
     const inbound = new FakeInbound(String(this.#seq), request(text), origin);
     if (method === "ACK") {
@@ -189,14 +222,23 @@ class World {
       case "answer": {
         const asked = this.apps.deliveries.filter((one) => !one.text.startsWith("SIP/2.0"));
         const txnId = asked.at(-1 - step.which)?.txnId ?? "none";
-        this.agent.respond(this.#command(`SIP/2.0 ${step.status} X\r\n\r\n`), txnId);
+        const require = step.reliable && step.status < 200 ? "Require: 100rel\r\n" : "";
+        const body = step.reliable ? "v=0\r\n" : "";
+        this.agent.respond(this.#command(`SIP/2.0 ${step.status} X\r\n${require}\r\n${body}`), txnId);
         return;
       }
       case "call":
         this.agent.requestOutOfDialog(this.#command("INVITE sip:bob@192.0.2.9:5070 SIP/2.0\r\n\r\n"), undefined);
         return;
       case "respond":
-        this.network.requests.at(-1 - step.which)?.respond(step.status, "X", step.tag);
+        this.network.requests
+          .at(-1 - step.which)
+          ?.respond(
+            step.status,
+            "X",
+            step.tag,
+            step.status < 200 && step.rseq > 0 ? [`RSeq: ${step.rseq}`, "Require: 100rel"] : [],
+          );
         return;
       case "send": {
         const dialogId = this.#dialogIds()[step.which] ?? "none";

@@ -1,120 +1,26 @@
 import { beforeEach, describe, expect, it } from "vitest";
 
-import { Counters } from "../../src/engine/counters.ts";
-import type { SipCommand } from "../../src/engine/events.ts";
-import { defaultLimits, silentLog } from "../../src/engine/options.ts";
-import type { EngineLimits } from "../../src/engine/options.ts";
 import { formatHostPort, parseUri } from "../../src/engine/sip/grammar.ts";
-import { sipTimers, systemRandom } from "../../src/engine/timers.ts";
-import { UserAgent } from "../../src/engine/ua/agent.ts";
-import { ManualClock } from "./engine-clock.ts";
-import { FakeApps, FakeInbound, FakeNetwork, origin, request, response } from "./engine-fakes.ts";
-import type { FakeOutbound } from "./engine-fakes.ts";
-
-let clock: ManualClock;
-let network: FakeNetwork;
-let apps: FakeApps;
-let counters: Counters;
-let agent: UserAgent;
-
-function start(limits: Partial<EngineLimits> = {}): void {
-  clock = new ManualClock();
-  network = new FakeNetwork();
-  apps = new FakeApps();
-  counters = new Counters();
-  agent = new UserAgent({
-    clock,
-    random: systemRandom,
-    timers: sipTimers(),
-    log: silentLog,
-    counters,
-    limits: { ...defaultLimits, ...limits },
-    settings: { orphanGraceMs: 30_000, ringingLimitMs: 600_000, outboundProxy: undefined, userAgent: "pb/1" },
-    network,
-    events: apps,
-  });
-}
+import { origin, response } from "./engine-fakes.ts";
+import {
+  agent,
+  answered,
+  apps,
+  calling,
+  clock,
+  command,
+  counters,
+  dialogOf,
+  expectNothingLeft,
+  network,
+  receive,
+  respond,
+  start,
+} from "./engine-ua-stage.ts";
 
 beforeEach(() => {
   start();
 });
-
-let keys = 0;
-
-function receive(
-  method: string,
-  parts: {
-    seq?: number;
-    toTag?: string;
-    callId?: string;
-    headers?: readonly string[];
-    vias?: number;
-    protocol?: "udp" | "tcp";
-  } = {},
-): FakeInbound {
-  keys += 1;
-  const via = `Via: SIP/2.0/UDP 192.0.2.9:5070;branch=z9hG4bK${keys}`;
-  const text = [
-    `${method} sip:100@192.0.2.1 SIP/2.0`,
-    ...Array.from({ length: parts.vias ?? 1 }, () => via),
-    `From: <sip:alice@192.0.2.9>;tag=alice`,
-    `To: <sip:100@192.0.2.1>${parts.toTag === undefined ? "" : `;tag=${parts.toTag}`}`,
-    `Call-ID: ${parts.callId ?? "call-1"}`,
-    `CSeq: ${parts.seq ?? 1} ${method}`,
-    "Contact: <sip:alice@192.0.2.9:5070>",
-    ...(parts.headers ?? []),
-  ].join("\r\n");
-  const inbound = new FakeInbound(String(keys), request(text), {
-    ...origin,
-    protocol: parts.protocol ?? "udp",
-  });
-  if (method === "ACK") {
-    agent.onAck(inbound.request, origin);
-  } else {
-    agent.onRequest(inbound);
-  }
-  return inbound;
-}
-
-function command(sip: string, client = 1): SipCommand {
-  return { client, requestId: "r", sip: Buffer.from(sip) };
-}
-
-function respond(txnId: string, line: string, headers = "", client = 1): void {
-  agent.respond(command(`SIP/2.0 ${line}\r\n${headers}\r\n`, client), txnId);
-}
-
-function localTag(inbound: FakeInbound): string {
-  return /tag=(\w+)/.exec(inbound.responses.at(-1)?.headers.get("To") ?? "")?.[1] ?? "";
-}
-
-/** An answered call from the network; the ACK is left to the test. */
-function answered(callId = "call-1"): { inbound: FakeInbound; tag: string; dialogId: string } {
-  const inbound = receive("INVITE", { callId });
-  respond(apps.lastTxn, "200 OK");
-  return { inbound, tag: localTag(inbound), dialogId: `${callId};from-tag=alice` };
-}
-
-/** A call to the network; nothing is answered yet. */
-function calling(uri = "sip:bob@192.0.2.9:5070", headers = ""): { outbound: FakeOutbound; txnId: string } {
-  agent.requestOutOfDialog(command(`INVITE ${uri} SIP/2.0\r\n${headers}\r\n`), undefined);
-  const reply = apps.replies.at(-1);
-  if (reply?.type !== "sent") {
-    throw new Error(`refused: ${reply?.text ?? "no reply"}`);
-  }
-  return { outbound: network.last("INVITE"), txnId: reply.txnId };
-}
-
-function dialogOf(outbound: FakeOutbound): string {
-  const { headers } = outbound.request;
-  return `${headers.get("Call-ID")};from-tag=${/tag=(\w+)/.exec(headers.get("From") ?? "")?.[1] ?? ""}`;
-}
-
-function expectNothingLeft(): void {
-  expect(agent.stats()).toEqual({ dialogs: 0, incoming: 0, invites: 0, outgoing: 0, lookups: 0, timers: 0 });
-  expect(clock.pending).toBe(0);
-  expect(clock.errors).toEqual([]);
-}
 
 describe("times of the UAS, with T1 = 500 ms", () => {
   it("repeats a 200 after 0.5, 1.5, 3.5, 7.5 s and then every 4 s; BYE at 32 s (timer H)", async () => {
@@ -409,14 +315,14 @@ describe("the texts that drachtio-srf and applications match on", () => {
     ]);
   });
 
-  it("reliable provisional responses", () => {
+  it("reliable provisional responses the caller cannot take", () => {
     receive("INVITE", { callId: "plain" });
     respond(apps.lastTxn, "183 Session Progress", "Require: 100rel\r\n");
-    receive("INVITE", { callId: "able", headers: ["Supported: timer, 100rel"] });
+    receive("OPTIONS", { callId: "able", headers: ["Supported: timer, 100rel"] });
     respond(apps.lastTxn, "183 Session Progress", "Require: 100rel\r\n");
     expect(apps.refusals).toEqual([
       "Remote endpoint does not support 100rel",
-      "100rel not supported by embedded engine",
+      "Remote endpoint does not support 100rel",
     ]);
   });
 

@@ -4,6 +4,7 @@ import type { SipRequest, SipResponse } from "../sip/message.ts";
 import type { Clock } from "../timers.ts";
 import { TimerSet } from "../timers.ts";
 import { contactTarget, tagOf } from "../ua/headers.ts";
+import type { ReliableAnswers } from "../ua/reliable.ts";
 
 export type DialogRole = "uas" | "uac";
 
@@ -85,6 +86,8 @@ export class Dialog {
   remoteInvite: string | undefined;
   /** Transaction id of the peer's UPDATE that we have not answered. */
   remoteUpdate: string | undefined;
+  /** Our reliable provisional responses to the peer's last INVITE that got any: their PRACKs come in this dialog. */
+  reliable: ReliableAnswers | undefined;
   /** Transaction ids of the peer's INVITEs that got our 2xx and were not acknowledged yet. */
   readonly awaitingAck = new Set<string>();
   connection: PeerConnection | undefined;

@@ -9,20 +9,20 @@ export class DialogTable {
   readonly #byTags = new Map<string, Dialog>();
 
   get size(): number {
-    return this.#byId.size;
+    return this.#byTags.size;
   }
 
   /** Timers of all dialogs together. */
   get timers(): number {
     let sum = 0;
-    for (const dialog of this.#byId.values()) {
+    for (const dialog of this.#byTags.values()) {
       sum += dialog.timers.size;
     }
     return sum;
   }
 
   all(): Dialog[] {
-    return [...this.#byId.values()];
+    return [...this.#byTags.values()];
   }
 
   /** False when another dialog has the same id: a call that came back to us through a proxy. */
@@ -34,6 +34,11 @@ export class DialogTable {
     this.#byId.set(dialog.id, dialog);
     this.#byTags.set(tagsKey(dialog.callId, dialog.localTag, dialog.remoteTag), dialog);
     return true;
+  }
+
+  /** A further early dialog of one INVITE: the id is the same for all branches of a fork, and the first one has it. */
+  addFork(dialog: Dialog): void {
+    this.#byTags.set(tagsKey(dialog.callId, dialog.localTag, dialog.remoteTag), dialog);
   }
 
   remove(dialog: Dialog): void {

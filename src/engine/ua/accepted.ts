@@ -108,13 +108,10 @@ export class Accepted {
 
   #inviteAccepted(outgoing: OutgoingRequest, response: SipResponse, source: Origin): void {
     const { events } = this.#core.parts;
-    const early = outgoing.dialog;
     const usable = contactTarget(response.headers) !== undefined && outgoing.winner !== "";
     const wanted = outgoing.client !== undefined && events.isConnected(outgoing.client) && !outgoing.detached;
-    if (early !== undefined && (early.remoteTag !== outgoing.winner || !usable || !wanted)) {
-      this.#core.endDialog(early);
-      outgoing.dialog = undefined;
-    }
+    // RFC 3261 §13.2.2.4: the other early dialogs are over; the application has one name for all of them.
+    endForks(this.#core, outgoing, usable && wanted ? outgoing.winner : undefined);
     if (!usable || !wanted) {
       // drachtio-srf rejects a 2xx without Contact and leaves the call up; one without host goes the same way.
       this.#endUnwanted(outgoing, response, source, wanted ? noContact : noApplication);
@@ -219,7 +216,9 @@ export class Accepted {
       remoteSeq: undefined,
       fromTag: outgoing.fromTag,
     };
-    const dialog = new Dialog(state, this.#core.parts.clock);
+    // A branch that was sent a PRACK has had numbers above that of the INVITE.
+    const localSeq = outgoing.forks.get(state.remoteTag)?.dialog?.localSeq ?? state.localSeq;
+    const dialog = new Dialog({ ...state, localSeq }, this.#core.parts.clock);
     dialog.phase = "confirmed";
     dialog.connection = connectionOf(response, source);
     this.#acknowledgeAlone(outgoing, dialog);
@@ -267,5 +266,21 @@ export class Accepted {
     if (!outgoing.inDialog) {
       this.#byes.byeFromEngine(dialog, noApplication);
     }
+  }
+}
+
+/** Ends the early dialogs of an INVITE but that of the branch which answered it; that one gets the dialog's id. */
+export function endForks(core: Core, outgoing: OutgoingRequest, winner?: string): void {
+  if (outgoing.inDialog) {
+    return;
+  }
+  for (const [remoteTag, { dialog }] of outgoing.forks) {
+    if (remoteTag !== winner && dialog?.phase === "early") {
+      core.endDialog(dialog);
+    }
+  }
+  outgoing.dialog = winner === undefined ? undefined : outgoing.forks.get(winner)?.dialog;
+  if (outgoing.dialog !== undefined) {
+    core.dialogs.add(outgoing.dialog);
   }
 }

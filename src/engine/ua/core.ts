@@ -117,9 +117,14 @@ export class Core {
     this.parts.events.reply(command.client, command.requestId, reply);
   }
 
-  /** Enters a new dialog. False when its id is taken or the table is full. */
-  addDialog(dialog: Dialog): boolean {
-    if (this.dialogs.size >= this.parts.limits.dialogs || !this.dialogs.add(dialog)) {
+  /** Enters a new dialog, or one more branch of a fork. False when its id is taken or the table is full. */
+  addDialog(dialog: Dialog, fork = false): boolean {
+    if (this.dialogs.size >= this.parts.limits.dialogs) {
+      return false;
+    }
+    if (fork) {
+      this.dialogs.addFork(dialog);
+    } else if (!this.dialogs.add(dialog)) {
       return false;
     }
     this.parts.counters.add("dialogsCreated");

@@ -7,6 +7,8 @@ import type { TimerSet } from "../timers.ts";
 import type { Core, Inbound } from "./core.ts";
 import { cleanAppHeaders, contactForHop, contactTarget, ensureContentType, tagOf } from "./headers.ts";
 import type { AppMessage } from "./headers.ts";
+import { offers100rel, requires100rel } from "./reliable.ts";
+import type { ReliableAnswers } from "./reliable.ts";
 
 /** A request from the network that an application has been given. */
 export interface IncomingRequest {
@@ -24,6 +26,10 @@ export interface IncomingRequest {
   readonly inDialog: boolean;
   /** `held` until the application answers at all, `accepted` after a 2xx to an INVITE until its ACK. */
   phase: "held" | "provisional" | "accepted";
+  /** Our reliable provisional responses; undefined before the first of them. */
+  reliable: ReliableAnswers | undefined;
+  /** Responses of the application that wait for the PRACK of an earlier one. Each sends itself, or is refused. */
+  readonly afterPrack: (() => void)[];
   readonly timers: TimerSet;
 }
 
@@ -67,13 +73,14 @@ export function buildResponse(
   if (settings.userAgent !== undefined && !response.headers.has("Server") && !response.headers.has("User-Agent")) {
     response.headers.add("Server", settings.userAgent);
   }
-  const reliable = status < 200 && response.headers.list("Require").some((one) => one.toLowerCase() === "100rel");
-  if (reliable) {
-    // RFC 3262 §3: without RSeq and PRACK such a response must not be sent, whatever the peer supports.
-    const offered = [...request.headers.list("Supported"), ...request.headers.list("Require")];
-    return offered.some((one) => one.toLowerCase() === "100rel")
-      ? "100rel not supported by embedded engine"
-      : "Remote endpoint does not support 100rel";
+  if (status < 200 && requires100rel(response.headers)) {
+    // RFC 3262 §3: to an INVITE only, never for a 100, and only where the peer said that it can.
+    if (method !== "INVITE" || status === 100 || !offers100rel(request)) {
+      return "Remote endpoint does not support 100rel";
+    }
+  } else if (method === "INVITE" && status > 100 && status < 200 && requires100rel(request.headers)) {
+    // RFC 3262 §3: such a caller must get all of them reliably, whatever the application asks for.
+    response.headers.add("Require", "100rel");
   }
   response.body = message.body;
   if (!ensureContentType(response.headers, response.body)) {

@@ -6,6 +6,7 @@ import type { SipRequest, SipResponse } from "../sip/message.ts";
 import { TimerSet } from "../timers.ts";
 import type { Core, NextHop, Origin, Outbound } from "./core.ts";
 import { tagOf, textForApp } from "./headers.ts";
+import type { ReliableResponses } from "./reliable.ts";
 
 export interface SentAck {
   readonly request: SipRequest;
@@ -36,11 +37,20 @@ export interface OutgoingRequest {
   cancelled: boolean;
   /** The dialog ended or the application is gone: a 2xx is acknowledged and nobody is told. */
   detached: boolean;
+  /** By remote tag: what has rung. */
+  readonly forks: Map<string, Fork>;
   /** By remote tag: the ACK to repeat for each repeated 2xx. */
   readonly acks: Map<string, SentAck>;
   /** The To tag of the 2xx that made the dialog. */
   winner: string | undefined;
   readonly timers: TimerSet;
+}
+
+/** One branch of a forked INVITE that has rung, under its To tag. */
+export interface Fork {
+  /** Undefined where no dialog could be made of its response. */
+  readonly dialog: Dialog | undefined;
+  readonly reliable: ReliableResponses;
 }
 
 /** What the network says to a request of ours. */
@@ -113,6 +123,7 @@ export class OutgoingRequests {
       phase: "trying",
       cancelled: false,
       detached: false,
+      forks: new Map(),
       acks: new Map(),
       winner: undefined,
       timers: new TimerSet(this.#core.parts.clock),

@@ -4,13 +4,14 @@ import type { ClientId, SipCommand } from "../events.ts";
 import type { SipRequest, SipResponse } from "../sip/message.ts";
 import { Headers } from "../sip/message.ts";
 import { cancelFor } from "../txn/client.ts";
-import { Accepted, automaticAck, noApplication } from "./accepted.ts";
+import { Accepted, automaticAck, endForks, noApplication } from "./accepted.ts";
 import { connectionOf } from "./connection.ts";
 import type { Core, NextHop, Origin, Resolution } from "./core.ts";
-import { cleanAppHeaders, parseAppMessage, textForApp } from "./headers.ts";
+import { cleanAppHeaders, parseAppMessage, tagOf, textForApp } from "./headers.ts";
 import { Outbox } from "./outbox.ts";
 import { OutgoingRequests } from "./outgoing.ts";
-import type { OutgoingRequest } from "./outgoing.ts";
+import type { Fork, OutgoingRequest } from "./outgoing.ts";
+import { parseRAck, ReliableResponses, rseqOf } from "./reliable.ts";
 import type { AppRequest } from "./requests.ts";
 import {
   buildInDialog,
@@ -31,6 +32,9 @@ const noDialog = "Server error: unable to find dialog for dialog id provided";
 
 /** Requests of one dialog that wait for an ACK or for a name to be looked up. */
 const mostWaitingRequests = 64;
+
+/** Branches of one INVITE that are told apart. */
+const mostForks = 16;
 
 /** The client half of the user agent: what applications send, and the responses to it. */
 export class Uac {
@@ -154,10 +158,12 @@ export class Uac {
       return;
     }
     this.#core.adopt(dialog, command.client);
+    if (message.method === "PRACK") {
+      this.#prack(command, message, dialog);
+      return;
+    }
     const send = (): void => {
-      this.#outbox.inOrder(dialog, (resolution, route) => {
-        this.#sendInDialog(command, message, dialog, route, resolution);
-      });
+      this.#inDialogOrder(command, message, dialog);
     };
     const waiting = dialog.afterAck.length + this.#outbox.waitingIn(dialog);
     if (waiting >= mostWaitingRequests) {
@@ -171,6 +177,29 @@ export class Uac {
       return;
     }
     send();
+  }
+
+  /** A PRACK goes to the branch whose response it acknowledges, which need not be the one that has the dialog's id. */
+  #prack(command: SipCommand, message: AppRequest, dialog: Dialog): void {
+    const invite = this.#requests.get(dialog.localInvite ?? dialog.unacknowledged);
+    const rack = message.lines.find((line) => line.name.toLowerCase() === "rack");
+    const wanted = rack === undefined ? undefined : (parseRAck(rack.value)?.rseq ?? 0);
+    for (const fork of invite?.forks.values() ?? []) {
+      const rseq = fork.reliable.take(wanted);
+      if (invite !== undefined && fork.dialog !== undefined && rseq !== undefined) {
+        const lines = message.lines.filter((line) => line !== rack);
+        lines.push({ name: "RAck", value: `${rseq} ${invite.seq} INVITE` });
+        this.#inDialogOrder(command, { ...message, lines }, fork.dialog);
+        return;
+      }
+    }
+    this.#core.refuse(command, "Server error: no provisional response waits for a PRACK");
+  }
+
+  #inDialogOrder(command: SipCommand, message: AppRequest, dialog: Dialog): void {
+    this.#outbox.inOrder(dialog, (resolution, route) => {
+      this.#sendInDialog(command, message, dialog, route, resolution);
+    });
   }
 
   #sendInDialog(
@@ -410,28 +439,53 @@ export class Uac {
       return;
     }
     withoutBrokenContact(response);
-    if (outgoing.method === "INVITE" && !outgoing.inDialog) {
-      this.#formEarlyDialog(outgoing, response, source);
+    if (outgoing.method === "INVITE" && !this.#takeProvisional(outgoing, response, source)) {
+      return;
     }
     this.#requests.deliver(outgoing, response, source);
   }
 
-  #formEarlyDialog(outgoing: OutgoingRequest, response: SipResponse, source: Origin): void {
-    if (outgoing.dialog !== undefined) {
-      return;
+  /** False for a repetition of a reliable response. */
+  #takeProvisional(outgoing: OutgoingRequest, response: SipResponse, source: Origin): boolean {
+    const fork = this.#forkOf(outgoing, response, source);
+    const rseq = rseqOf(response);
+    if (rseq === undefined || fork?.dialog === undefined) {
+      // drachtio-srf sends a PRACK for every RSeq it sees. Without the Require, or without a dialog, there must be none.
+      response.headers.remove("RSeq");
+      return true;
     }
+    // RFC 3261 §12.1.2, RFC 6141 §4.9: a reliable response to a re-INVITE refreshes the remote target like its 2xx.
+    if (outgoing.inDialog) {
+      fork.dialog.refreshTarget(response);
+    }
+    return fork.reliable.accept(rseq);
+  }
+
+  /** The branch that a provisional response came from, entered when it is the first of that branch. */
+  #forkOf(outgoing: OutgoingRequest, response: SipResponse, source: Origin): Fork | undefined {
+    const remoteTag = tagOf(response.headers.get("To")) ?? "";
+    const known = outgoing.forks.get(remoteTag);
+    if (known !== undefined || outgoing.forks.size >= mostForks) {
+      return known;
+    }
+    const dialog = outgoing.inDialog ? outgoing.dialog : this.#earlyDialog(outgoing, response, source);
+    const fork: Fork = { dialog, reliable: new ReliableResponses() };
+    outgoing.forks.set(remoteTag, fork);
+    outgoing.dialog ??= dialog;
+    return fork;
+  }
+
+  #earlyDialog(outgoing: OutgoingRequest, response: SipResponse, source: Origin): Dialog | undefined {
     const { callId, seq } = outgoing;
     const state = uacDialogState(outgoing.request, response, callId, seq);
-    if (state === undefined) {
-      return;
+    const dialog = state === undefined ? undefined : new Dialog(state, this.#core.parts.clock);
+    if (dialog === undefined || !this.#core.addDialog(dialog, outgoing.dialog !== undefined)) {
+      return undefined;
     }
-    const dialog = new Dialog(state, this.#core.parts.clock);
-    if (this.#core.addDialog(dialog)) {
-      dialog.owner = outgoing.client;
-      dialog.localInvite = outgoing.txnId;
-      dialog.connection = connectionOf(response, source);
-      outgoing.dialog = dialog;
-    }
+    dialog.owner = outgoing.client;
+    dialog.localInvite = outgoing.txnId;
+    dialog.connection = connectionOf(response, source);
+    return dialog;
   }
 
   /** Ends a request without the peer. A 2xx that comes too late for an INVITE is still acknowledged and ended. */
@@ -452,13 +506,11 @@ export class Uac {
     }
     const { dialog, method } = outgoing;
     this.#requests.forget(outgoing);
+    // RFC 3261 §12.3.
+    endForks(this.#core, outgoing);
     if (dialog !== undefined) {
       if (dialog.localInvite === outgoing.txnId) {
         dialog.localInvite = undefined;
-      }
-      if (!outgoing.inDialog && dialog.phase === "early") {
-        // RFC 3261 §12.3.
-        this.#core.endDialog(dialog);
       }
       if (outgoing.inDialog && response.status < 300 && method === "UPDATE") {
         dialog.refreshTarget(response);

@@ -12,6 +12,7 @@ import { contactTarget, parseAppMessage, tagOf, textForApp } from "./headers.ts"
 import type { AppMessage } from "./headers.ts";
 import { buildResponse, dialogIdFor } from "./incoming.ts";
 import type { IncomingRequest } from "./incoming.ts";
+import { parseRAck, ReliableAnswers, requires100rel } from "./reliable.ts";
 
 /** What a UAS needs of the client half, for requests and responses that concern the dialog as a whole. */
 export interface ClientHalf {
@@ -24,10 +25,13 @@ export interface ClientHalf {
 /** Methods that are refused 481 when they carry a To tag that no dialog has; others count as new requests (§2.4). */
 const dialogOnlyMethods: ReadonlySet<string> = new Set(["INVITE", "BYE", "UPDATE", "REFER", "PRACK"]);
 
-/** Extensions whose `Require` is understood. 100rel (RFC 3262) and timer (RFC 4028) are not offered yet. */
-const supportedExtensions: ReadonlySet<string> = new Set([]);
+/** Extensions whose `Require` is understood: 100rel is RFC 3262. */
+const supportedExtensions: ReadonlySet<string> = new Set(["100rel"]);
 
-const allowed = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, MESSAGE, NOTIFY, REFER, UPDATE";
+/** Responses to one INVITE that may wait for a PRACK. */
+const mostWaitingAnswers = 16;
+
+const allowed = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, MESSAGE, NOTIFY, PRACK, REFER, UPDATE";
 
 const unknownTransaction = "Response not sent due to unknown transaction";
 
@@ -184,10 +188,14 @@ export class Uas {
       this.#bye(transaction, dialog);
       return;
     }
-    // RFC 3262 §3: we send no reliable provisional responses, so there is nothing a PRACK could match.
-    if (method === "PRACK") {
+    // RFC 3262 §3: a PRACK that matches no response still waiting for one.
+    if (method === "PRACK" && dialog.reliable?.acknowledge(parseRAck(request.headers.get("RAck"))) !== true) {
       this.#answer(transaction, 481);
       return;
+    }
+    if (method === "PRACK") {
+      this.#pracked(dialog)?.timers.stop("1xx");
+      this.#pracked(dialog)?.timers.stop("PRACK");
     }
     // RFC 3261 §15.1.1: our BYE has ended the media; RFC 5407 §3.2: crossing offers get 481, late NOTIFYs are let through.
     if (dialog.phase === "ending" && (method === "INVITE" || method === "UPDATE")) {
@@ -225,6 +233,10 @@ export class Uas {
       this.#forget(incoming);
       this.#answer(transaction, 481);
     }
+  }
+
+  #pracked(dialog: Dialog): IncomingRequest | undefined {
+    return dialog.reliable === undefined ? undefined : this.#incoming.get(dialog.reliable.txnId);
   }
 
   #bye(transaction: Inbound, dialog: Dialog): void {
@@ -341,6 +353,16 @@ export class Uas {
       this.#core.refuse(command, built);
       return;
     }
+    if (incoming.reliable?.delays(built) === true) {
+      if (incoming.afterPrack.length >= mostWaitingAnswers) {
+        this.#core.refuse(command, "too many responses wait for a PRACK");
+        return;
+      }
+      incoming.afterPrack.push(() => {
+        this.respond(command, txnId);
+      });
+      return;
+    }
     const refusal = this.#formDialog(incoming, built, command.client);
     if (refusal !== undefined) {
       this.#core.refuse(command, refusal);
@@ -429,6 +451,8 @@ export class Uas {
       dialog,
       inDialog: dialog !== undefined,
       phase: "held",
+      reliable: undefined,
+      afterPrack: [],
       timers: new TimerSet(parts.clock),
     };
     this.#incoming.set(incoming.txnId, incoming);
@@ -537,9 +561,13 @@ export class Uas {
     const { request, dialog } = incoming;
     const { status } = response;
     if (status < 200) {
+      const reliable = requires100rel(response.headers) ? this.#numbered(incoming, response) : undefined;
       if (!incoming.transaction.respond(response)) {
         this.#drop(incoming);
         return false;
+      }
+      if (reliable !== undefined) {
+        this.#awaitPrack(incoming, response);
       }
       incoming.tagSent ||= status > 100;
       if (incoming.phase === "held") {
@@ -574,6 +602,9 @@ export class Uas {
       }
     }
     incoming.timers.stop("answer");
+    // RFC 3262 §3: with the 2xx out, an earlier response is repeated no more; its PRACK is still taken.
+    incoming.timers.stop("1xx");
+    incoming.timers.stop("PRACK");
     this.#retransmit(incoming, response, parts.timers.t1Ms);
     incoming.timers.start("H", parts.timers.t64Ms, () => {
       this.#ackTimeout(incoming);
@@ -591,6 +622,36 @@ export class Uas {
     incoming.timers.start("2xx", intervalMs, () => {
       incoming.transaction.respond(response);
       this.#retransmit(incoming, response, Math.min(2 * intervalMs, this.#core.parts.timers.t2Ms));
+    });
+  }
+
+  #numbered(incoming: IncomingRequest, response: SipResponse): ReliableAnswers {
+    incoming.reliable ??= new ReliableAnswers(incoming.txnId, incoming.seq, this.#core.parts.random);
+    incoming.reliable.number(response);
+    if (incoming.dialog !== undefined) {
+      incoming.dialog.reliable = incoming.reliable;
+    }
+    return incoming.reliable;
+  }
+
+  /** RFC 3262 §3: repeated from T1 on, each time after twice as long, over every transport; 64*T1 is the end of it. */
+  #awaitPrack(incoming: IncomingRequest, response: SipResponse): void {
+    const { counters, timers } = this.#core.parts;
+    const repeat = (intervalMs: number): void => {
+      incoming.timers.start("1xx", intervalMs, () => {
+        incoming.transaction.respond(response);
+        repeat(2 * intervalMs);
+      });
+    };
+    repeat(timers.t1Ms);
+    incoming.timers.start("PRACK", timers.t64Ms, () => {
+      counters.add("prackTimeouts");
+      this.#finish(incoming, responseTo(incoming.request, 504, { toTag: incoming.localTag }));
+      if (!incoming.inDialog) {
+        // The application learns of it as of a caller who gave up: the protocol has no other word for it.
+        const reason = { name: "Reason", value: 'SIP;cause=504;text="PRACK timeout"' };
+        this.#deliverCancel(incoming, cancelFor(incoming.request, new Headers([reason])), incoming.transaction.source);
+      }
     });
   }
 
@@ -647,6 +708,14 @@ export class Uas {
         dialog.remoteUpdate = undefined;
       }
     }
+    releasePrack(incoming);
+    if (incoming.request.method === "PRACK" && dialog !== undefined) {
+      dialog.reliable?.settle();
+      const invite = this.#pracked(dialog);
+      if (invite !== undefined) {
+        releasePrack(invite);
+      }
+    }
   }
 
   /** A final answer of the engine's own, which no application sees. */
@@ -660,5 +729,12 @@ export class Uas {
     });
     add?.(response.headers);
     transaction.respond(response);
+  }
+}
+
+/** What waited for a PRACK is tried again: it waits on, goes out, or is refused because the INVITE is over. */
+function releasePrack(incoming: IncomingRequest): void {
+  for (const send of incoming.afterPrack.splice(0)) {
+    send();
   }
 }
