@@ -2,6 +2,7 @@ import { isIP } from "node:net";
 
 import { Counters } from "./counters.ts";
 import type { CounterValues } from "./counters.ts";
+import type { EngineEvents, SipCommands } from "./events.ts";
 import { defaultLimits, silentLog } from "./options.ts";
 import type { EngineLimits, EngineLog, EngineOptions } from "./options.ts";
 import { formatHostPort, param, parseUri } from "./sip/grammar.ts";
@@ -21,7 +22,7 @@ import type { AgentStats } from "./ua/agent.ts";
 import type { Network, NextHop, Outbound, OutboundEvents, Resolution } from "./ua/core.ts";
 import type { LocalHost } from "./ua/headers.ts";
 import { WireServer } from "./wire/server.ts";
-import type { WireStats } from "./wire/server.ts";
+import type { WireServerParts, WireStats } from "./wire/server.ts";
 
 export type { EngineLog, EngineOptions } from "./options.ts";
 
@@ -55,10 +56,28 @@ const defaultOrphanGraceMs = 30_000;
 const defaultRingingLimitMs = 660_000;
 
 /**
+ * What stands on the application's side of the SIP core: the wire server, or the program with which the benchmark
+ * measures the core alone. `start` resolves with the control port.
+ */
+export interface ApplicationSide extends EngineEvents {
+  start(): Promise<number>;
+  close(): Promise<void>;
+  stats(): WireStats;
+}
+
+/**
  * Starts the embedded SIP engine: a SIP stack that speaks drachtio-server's wire protocol on its control port.
  * Rejects with `ListenError` when an address is taken, `SourceError` for a bad source list.
  */
 export async function startEngine(options: EngineOptions): Promise<Engine> {
+  return await startEngineWith(options, (parts, core) => new WireServer(parts, core));
+}
+
+/** The same with another application side. */
+export async function startEngineWith(
+  options: EngineOptions,
+  side: (parts: WireServerParts, core: SipCommands) => ApplicationSide,
+): Promise<Engine> {
   const log: EngineLog = options.log ?? silentLog;
   const clock: Clock =
     options.clock ??
@@ -116,7 +135,7 @@ export async function startEngine(options: EngineOptions): Promise<Engine> {
       },
     },
   });
-  const wire = new WireServer(
+  const wire: ApplicationSide = side(
     { ...options.control, limits, clock, random, log, counters, hostports: () => hostports(transport.listeners()) },
     agent,
   );
