@@ -1,0 +1,58 @@
+// The base B2BUA: the idiom of drachtio-srf's README and nothing else, so that engines are compared under the same
+// application. BENCH_EMBEDDED=1 runs the engine in the same process, else BENCH_CONTROL_PORT says where one listens.
+import type { EventEmitter } from "node:events";
+import { createRequire } from "node:module";
+
+import { startEngine } from "../../src/engine/index.ts";
+import { benchLimits } from "./limits.ts";
+import { setting, witness } from "./witness.ts";
+
+interface SrfDialog extends EventEmitter {
+  destroy(): Promise<unknown>;
+}
+
+interface Srf extends EventEmitter {
+  connect(options: { host: string; port: number; secret: string }): void;
+  invite(handler: (req: { body: string }, res: object) => void): void;
+  createB2BUA(req: object, res: object, uri: string, options: object): Promise<{ uas: SrfDialog; uac: SrfDialog }>;
+}
+
+const secret = setting("BENCH_SECRET");
+const target = `sip:callee@127.0.0.1:${setting("BENCH_CALLEE_PORT")}`;
+const embedded = process.env["BENCH_EMBEDDED"] === "1";
+const engine = embedded
+  ? await startEngine({
+      listen: [{ protocol: "udp", address: "127.0.0.1", port: Number(setting("BENCH_SIP_PORT")) }],
+      control: { address: "127.0.0.1", port: 0, secret },
+      sources: "any",
+      limits: benchLimits,
+    })
+  : undefined;
+
+let failed = 0;
+const srf = new (createRequire(import.meta.url)("drachtio-srf") as new () => Srf)();
+
+async function bridge(req: { body: string }, res: object): Promise<void> {
+  try {
+    const { uas, uac } = await srf.createB2BUA(req, res, target, { localSdpB: req.body });
+    uas.on("destroy", () => void uac.destroy().catch(() => (failed += 1)));
+    uac.on("destroy", () => void uas.destroy().catch(() => (failed += 1)));
+  } catch {
+    failed += 1;
+  }
+}
+
+srf.invite((req, res) => void bridge(req, res));
+srf.on("error", (error: unknown) => {
+  console.error(error);
+});
+srf.once("connect", () => {
+  witness((): Readonly<Record<string, number>> => {
+    if (engine === undefined) {
+      return { failed };
+    }
+    const { agent, transactions } = engine.stats();
+    return { failed, dialogs: agent.dialogs, transactions: transactions.client + transactions.server };
+  });
+});
+srf.connect({ host: "127.0.0.1", port: engine?.controlPort ?? Number(setting("BENCH_CONTROL_PORT")), secret });
