@@ -8,7 +8,7 @@ export type ClientId = number;
 
 /** Where a SIP message came from or went to: the meta tokens of drachtio's protocol. */
 export interface WirePeer {
-  readonly protocol: "udp" | "tcp";
+  readonly protocol: "udp" | "tcp" | "tls";
   readonly address: string;
   readonly port: number;
 }

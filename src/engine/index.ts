@@ -1,26 +1,21 @@
-import { isIP } from "node:net";
-
 import { Counters } from "./counters.ts";
 import type { CounterValues } from "./counters.ts";
 import type { EngineEvents, SipCommands } from "./events.ts";
+import { EngineNetwork } from "./network.ts";
 import { defaultLimits, silentLog } from "./options.ts";
 import type { EngineLimits, EngineLog, EngineOptions } from "./options.ts";
-import { formatHostPort, param, parseUri } from "./sip/grammar.ts";
-import type { SipUri } from "./sip/grammar.ts";
+import { formatHostPort, parseUri } from "./sip/grammar.ts";
 import { defaultMessageLimits } from "./sip/parse.ts";
-import type { SipRequest } from "./sip/message.ts";
 import { createSystemClock, sipTimers, systemRandom } from "./timers.ts";
 import type { Clock, Random } from "./timers.ts";
 import { TransportLayer } from "./transport/index.ts";
-import type { Listener, Protocol, TransportStats } from "./transport/index.ts";
-import { resolveTargets } from "./transport/resolve.ts";
+import type { Listener, TransportStats } from "./transport/index.ts";
+import { TargetResolver } from "./transport/resolve.ts";
 import { defaultTcpLimits } from "./transport/tcp.ts";
 import { defaultTransactionLimits, TransactionLayer } from "./txn/index.ts";
 import type { TransactionStats } from "./txn/index.ts";
 import { UserAgent } from "./ua/agent.ts";
 import type { AgentStats } from "./ua/agent.ts";
-import type { Network, NextHop, Outbound, OutboundEvents, Resolution } from "./ua/core.ts";
-import type { LocalHost } from "./ua/headers.ts";
 import { WireServer } from "./wire/server.ts";
 import type { WireServerParts, WireStats } from "./wire/server.ts";
 
@@ -110,7 +105,13 @@ export async function startEngineWith(
     log,
     limits: { ...defaultTransactionLimits, ...transactionLimits },
   });
-  const network = new EngineNetwork(transport, transactions, clock, random);
+  const resolver = new TargetResolver({
+    families: (protocol) => transport.families(protocol),
+    servers: options.dnsServers,
+    clock,
+    random,
+  });
+  const network = new EngineNetwork(transport, transactions, resolver);
 
   const agent: UserAgent = new UserAgent({
     clock,
@@ -217,100 +218,4 @@ function hostports(listeners: readonly Listener[]): { advertised: readonly strin
     advertised: listeners.map((one) => `${one.protocol}/${formatHostPort(one.external ?? one.address, one.port)}`),
     local: listeners.map((one) => `${one.protocol}/${formatHostPort(one.address, one.port)}`),
   };
-}
-
-/** The layers below the user agent, in the words of the user agent. */
-class EngineNetwork implements Network {
-  readonly #transport: TransportLayer;
-  readonly #transactions: TransactionLayer;
-  readonly #clock: Clock;
-  readonly #random: Random;
-
-  constructor(transport: TransportLayer, transactions: TransactionLayer, clock: Clock, random: Random) {
-    this.#transport = transport;
-    this.#transactions = transactions;
-    this.#clock = clock;
-    this.#random = random;
-  }
-
-  localFor(hop: NextHop): LocalHost {
-    const [first] = this.#transport.listeners();
-    return (
-      this.#transport.sentBy(hop) ?? {
-        host: first?.external ?? first?.address ?? "127.0.0.1",
-        port: first?.port ?? 5060,
-      }
-    );
-  }
-
-  resolve(uri: SipUri, done: (resolution: Resolution) => void): void {
-    const protocol = this.#protocolOf(uri);
-    if (protocol === undefined) {
-      done({ type: "noTransport" });
-      return;
-    }
-    // `maddr` is not followed: it would take a request past whoever judged the host of its URI.
-    const { host, port } = uri;
-    if (isIP(host) !== 0) {
-      const hop: NextHop = { protocol, address: host, port: port ?? 5060 };
-      done(this.#transport.listenerFor(hop) === undefined ? { type: "noTransport" } : { type: "hops", hops: [hop] });
-      return;
-    }
-    resolveTargets(
-      { host, protocol, families: this.#transport.families(protocol), ...(port === undefined ? {} : { port }) },
-      { clock: this.#clock, random: this.#random },
-    ).then(
-      (outcome) => {
-        if (!outcome.ok) {
-          done({ type: "failed", reason: outcome.reason === "timeout" ? "name lookup timed out" : "name not found" });
-          return;
-        }
-        const [first, ...rest] = outcome.addresses.map((found): NextHop => ({ protocol, ...found }));
-        done(
-          first === undefined ? { type: "failed", reason: "name not found" } : { type: "hops", hops: [first, ...rest] },
-        );
-      },
-      () => {
-        done({ type: "failed", reason: "name lookup failed" });
-      },
-    );
-  }
-
-  /** RFC 3263 §4.1: the transport parameter decides, else UDP; TCP where we have no UDP at all. */
-  #protocolOf(uri: SipUri): Protocol | undefined {
-    const asked = param(uri.params, "transport")?.toLowerCase();
-    const offered = new Set(this.#transport.listeners().map((listener) => listener.protocol));
-    if (uri.scheme === "sips" || (asked !== undefined && asked !== "udp" && asked !== "tcp")) {
-      return undefined;
-    }
-    if (asked !== undefined) {
-      return offered.has(asked) ? asked : undefined;
-    }
-    return offered.has("udp") ? "udp" : offered.has("tcp") ? "tcp" : undefined;
-  }
-
-  isOwn(host: string, port: number): boolean {
-    return this.#transport.isOwnAddress(host, port);
-  }
-
-  request(request: SipRequest, hops: readonly NextHop[], on: OutboundEvents): Outbound {
-    return this.#transactions.request(request, hops, on);
-  }
-
-  send(message: SipRequest, hops: readonly NextHop[]): void {
-    const [hop, ...others] = hops;
-    if (hop !== undefined) {
-      this.#transactions.send(message, hop, () => {
-        this.send(message, others);
-      });
-    }
-  }
-
-  takesRequests(connection: object): boolean {
-    return this.#transport.takesRequests(connection);
-  }
-
-  viaFor(hop: NextHop): string {
-    return this.#transactions.viaFor(hop);
-  }
 }

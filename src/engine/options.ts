@@ -1,5 +1,6 @@
 import type { MessageLimits } from "./sip/parse.ts";
 import type { Clock, Random } from "./timers.ts";
+import type { ListenOption } from "./transport/index.ts";
 import type { TcpLimits } from "./transport/tcp.ts";
 import type { TransactionLimits } from "./txn/index.ts";
 
@@ -55,13 +56,6 @@ export interface LimitOptions extends Partial<EngineLimits> {
   readonly transactions?: Partial<TransactionLimits> | undefined;
 }
 
-/** One address the engine listens on. Port 0 takes a free port, the same one for UDP and TCP of one address. */
-export interface ListenOption {
-  readonly protocol: "udp" | "tcp";
-  readonly address: string;
-  readonly port: number;
-}
-
 export interface EngineOptions {
   readonly listen: readonly ListenOption[];
   /** Address to advertise in Via and Contact when it is not the one listened on (a NAT or a floating address). */
@@ -78,6 +72,8 @@ export interface EngineOptions {
    * of ours gives an operator, so that its own timer decides.
    */
   readonly ringingLimitMs?: number | undefined;
+  /** DNS servers to ask instead of the machine's own, `address` or `address:port`. */
+  readonly dnsServers?: readonly string[] | undefined;
   /** First hop of every request outside of a dialog that names no `proxy` itself. */
   readonly outboundProxy?: string | undefined;
   /** Value of User-Agent and Server where the application gives none; none is sent by default. */

@@ -145,15 +145,18 @@ describe("headers of applications", () => {
   it("adds the transport to a Contact that was written with @localhost, and to no other", () => {
     const written = (value: string): ReturnType<typeof parseAppMessage> =>
       parseAppMessage(Buffer.from(`INVITE sip:a@b SIP/2.0\r\ncontact: ${value}\r\n\r\n`));
-    const contact = (value: string, protocol: "udp" | "tcp"): string => {
+    const contact = (value: string, protocol: "udp" | "tcp" | "tls", secure = false): string => {
       const outcome = written(value);
-      return outcome.ok ? contactForHop(replaceLocalhost(value, here), outcome.message, { protocol }) : "";
+      return outcome.ok ? contactForHop(replaceLocalhost(value, here), outcome.message, { protocol }, secure) : "";
     };
     expect(contact("<sip:1@localhost>", "udp")).toBe("<sip:1@192.0.2.1:5060>");
     expect(contact('"N" <sip:1@localhost>;x=y', "tcp")).toBe('"N" <sip:1@192.0.2.1:5060;transport=tcp>;x=y');
     expect(contact("sip:1@localhost", "tcp")).toBe("<sip:1@192.0.2.1:5060;transport=tcp>");
     expect(contact("<sip:1@localhost;transport=udp>", "tcp")).toBe("<sip:1@192.0.2.1:5060;transport=udp>");
     expect(contact("<sip:1@192.0.2.5>", "tcp")).toBe("<sip:1@192.0.2.5>");
+    expect(contact("<sip:1@localhost>", "tls")).toBe("<sip:1@192.0.2.1:5060;transport=tls>");
+    expect(contact("<sip:1@localhost>;x=y", "tls", true)).toBe("<sips:1@192.0.2.1:5060>;x=y");
+    expect(contact("sip:1@192.0.2.5", "tls", true)).toBe("sip:1@192.0.2.5");
   });
 
   it.each([

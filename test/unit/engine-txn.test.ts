@@ -559,12 +559,13 @@ describe("limits and faults", () => {
     const { clock, tap, layer } = stack();
     record(layer);
     const connection = {};
-    const described = { address: "192.0.2.9", port: 5_070, connection };
+    const described = { protocol: "tcp", address: "192.0.2.9", port: 5_070, connection } as const;
     expect(tap.isInUse(described)).toBe(false);
     const { heard, on } = listener();
     const transaction = layer.request(outgoing("INVITE"), targetOf(5_070, "tcp"), on);
     expect(tap.isInUse(described)).toBe(true);
     tap.onBroken({ ...described, port: 5_071 });
+    tap.onBroken({ ...described, protocol: "tls", connection: {} });
     expect(heard).toEqual([]);
     tap.onBroken(described);
     expect(heard).toEqual(["transport error"]);

@@ -43,10 +43,10 @@ export interface DialogRoute {
   readonly nextHop: string;
 }
 
-/** The TCP connection that the peer of a dialog was last heard on. */
+/** The TCP or TLS connection that the peer of a dialog was last heard on. */
 export interface PeerConnection {
   readonly hop: {
-    readonly protocol: "tcp";
+    readonly protocol: "tcp" | "tls";
     readonly address: string;
     readonly port: number;
     readonly local: { readonly address: string; readonly port: number };

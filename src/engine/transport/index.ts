@@ -8,11 +8,17 @@ import type { SipMessage } from "../sip/message.ts";
 import { defaultMessageLimits, type MessageLimits, type ParseOutcome, parseMessage } from "../sip/parse.ts";
 import type { StreamPiece } from "../sip/stream.ts";
 import type { Clock } from "../timers.ts";
-import { Sources } from "./sources.ts";
+import { canonicalAddress, Sources } from "./sources.ts";
 import { defaultTcpLimits, isWildcard, TcpConnection, type TcpLimits, TcpTransport } from "./tcp.ts";
+import { secureContext, type TlsOptions } from "./tls.ts";
 import { UdpListener } from "./udp.ts";
 
-export type Protocol = "udp" | "tcp";
+export type Protocol = "udp" | "tcp" | "tls";
+
+/** RFC 3261 §19.1.2: where a URI or a Via names no port. */
+export function defaultPort(protocol: Protocol): number {
+  return protocol === "tls" ? 5_061 : 5_060;
+}
 
 /** Where a message came from. */
 export interface Source {
@@ -21,7 +27,7 @@ export interface Source {
   readonly port: number;
   /** Our own address and port that it reached. */
   readonly local: { readonly address: string; readonly port: number };
-  /** The TCP connection; opaque outside of the transport. */
+  /** The TCP or TLS connection; opaque outside of the transport. */
   readonly connection?: object;
 }
 
@@ -35,6 +41,17 @@ export interface Target {
   readonly local?: { readonly address: string; readonly port: number };
   /** The connection to prefer while it is open. */
   readonly connection?: object;
+  /** TLS: the domain that the certificate of the other end has to name (RFC 5922 §4); the address when left out. */
+  readonly domain?: string;
+}
+
+/** The other end of a connection. */
+export interface Peer {
+  readonly protocol: Protocol;
+  readonly address: string;
+  readonly port: number;
+  readonly domain?: string | undefined;
+  readonly connection: object;
 }
 
 export interface Listener {
@@ -52,8 +69,17 @@ export interface TransportLimits {
 
 const defaultTransportLimits: TransportLimits = { message: defaultMessageLimits, tcp: defaultTcpLimits };
 
+/** One address to listen on. Port 0 takes a free one, the same for UDP and TCP of one address. */
+export interface ListenOption {
+  readonly protocol: Protocol;
+  readonly address: string;
+  readonly port: number;
+  /** For `tls`, and only for it. */
+  readonly tls?: TlsOptions | undefined;
+}
+
 export interface TransportOptions {
-  readonly listen: readonly { readonly protocol: Protocol; readonly address: string; readonly port: number }[];
+  readonly listen: readonly ListenOption[];
   readonly externalAddress?: string | undefined;
   readonly sources: readonly string[] | "any";
   readonly limits?: TransportLimits | undefined;
@@ -74,13 +100,15 @@ export interface TransportStats {
   readonly strayVia: number;
   readonly sendFailures: number;
   readonly connectionsRefused: number;
+  /** TLS handshakes that came to nothing, in either direction. */
+  readonly handshakesFailed: number;
   /** Exceptions caught at a socket: each is a bug. */
   readonly faults: number;
 }
 
 type MutableCounts = {
   -readonly [
-    Name in Exclude<keyof TransportStats, "udpSockets" | "tcpConnections" | "connectionsRefused">
+    Name in Exclude<keyof TransportStats, "udpSockets" | "tcpConnections" | "connectionsRefused" | "handshakesFailed">
   ]: TransportStats[Name];
 };
 
@@ -96,7 +124,7 @@ export class ListenError extends Error {
 
 const mostFreePortTries = 20;
 
-/** UDP and TCP: sockets in, parsed messages out, and the rules of RFC 3261 §18 between them. */
+/** UDP, TCP and TLS: sockets in, parsed messages out, and the rules of RFC 3261 §18 between them. */
 export class TransportLayer {
   /** A well-formed message from a source that is listened to. Requests carry `received` and `rport` in their Via. */
   onMessage: (message: SipMessage, source: Source) => void = () => undefined;
@@ -105,15 +133,13 @@ export class TransportLayer {
   /** A message could not be sent. The callback given to `send` is called as well. */
   onFailure: (target: Target, error: Error) => void = () => undefined;
   /** A TCP connection broke (not: ended in order). */
-  onBroken: (peer: { readonly address: string; readonly port: number; readonly connection: object }) => void = () =>
-    undefined;
+  onBroken: (peer: Peer) => void = () => undefined;
   /** Whether a message from an unlisted source belongs to a transaction or dialog of ours. */
   isKnown: (message: SipMessage) => boolean = () => false;
-  /** Whether a transaction still needs this TCP connection. */
-  isInUse: (peer: { readonly address: string; readonly port: number; readonly connection: object }) => boolean = () =>
-    false;
+  /** Whether a transaction still needs this connection. */
+  isInUse: (peer: Peer) => boolean = () => false;
 
-  /** Whether a dialog needs this TCP connection: it then stays open although nothing is sent on it. */
+  /** Whether a dialog needs this connection: it then stays open although nothing is sent on it. */
   isNeeded: (connection: object) => boolean = () => false;
 
   readonly #options: TransportOptions;
@@ -121,6 +147,9 @@ export class TransportLayer {
   readonly #tcp: TcpTransport;
   readonly #udp: UdpListener[] = [];
   readonly #listeners: Listener[] = [];
+  readonly #tls = new Map<Listener, TlsOptions>();
+  /** Listeners on `::` that take IPv4 as well. */
+  readonly #dualStack = new Set<Listener>();
   readonly #machine: MachineAddresses;
   #sources: Sources;
   #closed = false;
@@ -164,12 +193,18 @@ export class TransportLayer {
   /** Opens all listen addresses; rejects with `ListenError` and leaves nothing open when one of them is taken. */
   async start(): Promise<void> {
     try {
-      for (const { address, protocol, port } of this.#options.listen) {
+      for (const one of this.#options.listen) {
+        const { address, protocol, port } = one;
         const partner = this.#options.listen.find(
-          (other) => other.address === address && other.protocol !== protocol && other.port === 0,
+          (other) =>
+            other.address === address &&
+            other.protocol !== protocol &&
+            other.protocol !== "tls" &&
+            protocol !== "tls" &&
+            other.port === 0,
         );
         if (port !== 0 || partner === undefined) {
-          await this.#open(protocol, address, port);
+          await this.#open(one);
         } else if (protocol === "udp") {
           await this.#openPair(address);
         }
@@ -185,6 +220,8 @@ export class TransportLayer {
     await Promise.all([this.#tcp.close(), ...this.#udp.map(async (socket) => socket.close())]);
     this.#udp.length = 0;
     this.#listeners.length = 0;
+    this.#tls.clear();
+    this.#dualStack.clear();
   }
 
   listeners(): readonly Listener[] {
@@ -198,7 +235,7 @@ export class TransportLayer {
 
   /** RFC 3261 §17: on a reliable transport nothing is retransmitted. */
   isReliable(protocol: Protocol): boolean {
-    return protocol === "tcp";
+    return protocol !== "udp";
   }
 
   /** Whether a connection that a message came over is still open for requests of ours. */
@@ -212,7 +249,7 @@ export class TransportLayer {
     for (const listener of this.#listeners) {
       if (listener.protocol === protocol) {
         families.add(isIP(listener.address) === 6 ? 6 : 4);
-        if (listener.address === "::") {
+        if (this.#dualStack.has(listener)) {
           families.add(4);
         }
       }
@@ -224,7 +261,9 @@ export class TransportLayer {
   listenerFor(target: Target): Listener | undefined {
     const { local } = target;
     const candidates = this.#listeners.filter(
-      (one) => one.protocol === target.protocol && reaches(one.address, target.address),
+      (one) =>
+        one.protocol === target.protocol &&
+        (isIP(one.address) === isIP(target.address) || (this.#dualStack.has(one) && isIP(target.address) === 4)),
     );
     const exact = candidates.find((one) => one.address === local?.address && one.port === local.port);
     return exact ?? candidates.toSorted((a, b) => closeness(b.address, target) - closeness(a.address, target))[0];
@@ -237,8 +276,9 @@ export class TransportLayer {
       return undefined;
     }
     // Through the loopback interface nobody sees the external address.
-    if (listener.external !== undefined && !isLoopback(target.address)) {
-      return { host: listener.external, port: listener.port };
+    const { external } = listener;
+    if (external !== undefined && !isLoopback(target.address) && isReadable(external, target.address)) {
+      return { host: external, port: listener.port };
     }
     const host = isWildcard(listener.address) ? this.#machine.towards(target.address) : listener.address;
     return { host: host ?? listener.address, port: listener.port };
@@ -246,7 +286,7 @@ export class TransportLayer {
 
   /** Whether host and port name one of our own listen addresses, external ones included. */
   isOwnAddress(host: string, port: number): boolean {
-    const wanted = host.toLowerCase();
+    const wanted = host.includes(":") ? canonicalAddress(host) : host.toLowerCase();
     return this.#listeners.some(
       (one) =>
         one.port === port &&
@@ -262,8 +302,16 @@ export class TransportLayer {
     // `maddr` is left aside: it is for multicast, which we do not listen to, and would send our packets to any host.
     const askedPort = protocol === "udp" && via !== undefined && param(via.params, "rport") !== undefined;
     // What came without a readable Via is answered to where it came from.
-    const port = via === undefined || askedPort ? source.port : (via.port ?? 5_060);
-    return { protocol, address, port, local, ...(connection === undefined ? {} : { connection }) };
+    const port = via === undefined || askedPort ? source.port : (via.port ?? defaultPort(protocol));
+    return {
+      protocol,
+      address,
+      port,
+      local,
+      ...(connection === undefined ? {} : { connection }),
+      // Without the connection a new one is opened, to whom the Via names (RFC 5922 §4).
+      ...(protocol === "tls" && via !== undefined ? { domain: via.host } : {}),
+    };
   }
 
   /**
@@ -294,8 +342,10 @@ export class TransportLayer {
       socket?.send(bytes, target.address, target.port, failed);
       return;
     }
+    const { protocol, address, port, domain } = target;
     const connection = target.connection instanceof TcpConnection ? target.connection : undefined;
-    this.#tcp.send(bytes, { peer: target, connection, local: listener }, failed);
+    const peer = { protocol, address, port, domain: protocol === "tls" ? (domain ?? address) : undefined };
+    this.#tcp.send(bytes, { peer, connection, local: listener, tls: this.#tls.get(listener) }, failed);
   }
 
   stats(): TransportStats {
@@ -304,30 +354,66 @@ export class TransportLayer {
       udpSockets: this.#udp.length,
       tcpConnections: this.#tcp.connections,
       connectionsRefused: this.#tcp.refused,
+      handshakesFailed: this.#tcp.handshakesFailed,
     };
   }
 
-  async #open(protocol: Protocol, address: string, port: number): Promise<number> {
+  async #open(option: ListenOption): Promise<number> {
+    const { protocol, port, tls } = option;
+    const address = canonicalAddress(option.address);
+    // `::` takes IPv4 too where that is not listened to by its own.
+    const ipv6Only =
+      address === "::" &&
+      this.#options.listen.some(
+        (other) => other.protocol === protocol && other.port === port && isIP(other.address) === 4,
+      );
     try {
-      const bound = protocol === "udp" ? await this.#openUdp(address, port) : await this.#tcp.listen(address, port);
-      this.#addListener(protocol, address, bound);
+      if (tls !== undefined) {
+        // Tried first, so that a certificate that cannot be used stops the start and not the first call.
+        secureContext(tls);
+      }
+      const bound =
+        protocol === "udp"
+          ? await this.#openUdp(address, port, ipv6Only)
+          : await this.#tcp.listen(address, port, { tls, ipv6Only });
+      const external = this.#options.externalAddress;
+      // An address of one family means nothing to a peer of the other.
+      const shown =
+        external !== undefined && !isLoopback(address) && (address === "::" || isReadable(external, address));
+      const listener: Listener = { protocol, address, port: bound, ...(shown ? { external } : {}) };
+      this.#listeners.push(listener);
+      if (tls !== undefined) {
+        this.#tls.set(listener, tls);
+        if (tls.verifyServers === false) {
+          this.#options.log.warn(
+            "TLS certificates of servers are not verified: anybody in between can read and change calls",
+          );
+        }
+      }
+      if (address === "::" && !ipv6Only) {
+        this.#dualStack.add(listener);
+      }
       return bound;
     } catch (error) {
       throw new ListenError(protocol, address, port, error);
     }
   }
 
-  async #openUdp(address: string, port: number): Promise<number> {
-    const socket = new UdpListener(address, {
-      onDatagram: (bytes, from, receiver) => {
-        this.#guard(() => {
-          this.#onDatagram(bytes, from, receiver);
-        });
+  async #openUdp(address: string, port: number, ipv6Only: boolean): Promise<number> {
+    const socket = new UdpListener(
+      address,
+      {
+        onDatagram: (bytes, from, receiver) => {
+          this.#guard(() => {
+            this.#onDatagram(bytes, from, receiver);
+          });
+        },
+        onError: (error) => {
+          this.#fault(error);
+        },
       },
-      onError: (error) => {
-        this.#fault(error);
-      },
-    });
+      ipv6Only,
+    );
     const bound = await socket.bind(port);
     this.#udp.push(socket);
     return bound;
@@ -336,9 +422,9 @@ export class TransportLayer {
   /** One free port for both protocols: a peer may answer a UDP request over TCP to the port it knows. */
   async #openPair(address: string): Promise<void> {
     for (let attempt = 1; ; attempt += 1) {
-      const port = await this.#open("udp", address, 0);
+      const port = await this.#open({ protocol: "udp", address, port: 0 });
       try {
-        await this.#open("tcp", address, port);
+        await this.#open({ protocol: "tcp", address, port });
         return;
       } catch (error) {
         if (attempt === mostFreePortTries) {
@@ -348,16 +434,6 @@ export class TransportLayer {
         await this.#udp.pop()?.close();
       }
     }
-  }
-
-  #addListener(protocol: Protocol, address: string, port: number): void {
-    const external = this.#options.externalAddress;
-    this.#listeners.push({
-      protocol,
-      address,
-      port,
-      ...(external === undefined || isLoopback(address) ? {} : { external }),
-    });
   }
 
   #onDatagram(bytes: Buffer, from: { readonly address: string; readonly port: number }, socket: UdpListener): void {
@@ -373,10 +449,11 @@ export class TransportLayer {
     if (piece.type === "ping") {
       return true;
     }
-    const { peer, local } = connection;
+    const { local } = connection;
+    const { protocol, address, port } = connection.peer;
     let listenedTo = true;
     this.#guard(() => {
-      listenedTo = this.#onBytes(piece.bytes, { protocol: "tcp", ...peer, local, connection }, "stream");
+      listenedTo = this.#onBytes(piece.bytes, { protocol, address, port, local, connection }, "stream");
     });
     return listenedTo;
   }
@@ -397,7 +474,7 @@ export class TransportLayer {
     const { message } = outcome;
     if (message.kind === "request") {
       markSource(message.headers, source.address, source.port);
-    } else if (!this.#isForUs(message.headers.all("via"))) {
+    } else if (!this.#isForUs(message.headers.all("via"), source.protocol)) {
       this.#counts.strayVia += 1;
       return true;
     }
@@ -406,10 +483,10 @@ export class TransportLayer {
   }
 
   /** RFC 3261 §18.1.2 (sent-by is ours) and §8.1.3.3 (one Via only, as we are the client and no proxy). */
-  #isForUs(lines: readonly string[]): boolean {
+  #isForUs(lines: readonly string[], protocol: Protocol): boolean {
     const vias = lines.flatMap((line) => parseVias(line) ?? []);
     const [via] = vias;
-    return vias.length === 1 && via !== undefined && this.isOwnAddress(via.host, via.port ?? 5_060);
+    return vias.length === 1 && via !== undefined && this.isOwnAddress(via.host, via.port ?? defaultPort(protocol));
   }
 
   #guard(run: () => void): void {
@@ -426,16 +503,17 @@ export class TransportLayer {
   }
 }
 
-function describe(connection: TcpConnection): { address: string; port: number; connection: object } {
+function describe(connection: TcpConnection): Peer {
   return { ...connection.peer, connection };
+}
+
+/** Whether a peer at `address` can do something with a host: a name says everything to everybody. */
+function isReadable(host: string, address: string): boolean {
+  return isIP(host) === 0 || isIP(host) === isIP(address);
 }
 
 function isLoopback(address: string): boolean {
   return address.startsWith("127.") || address === "::1";
-}
-
-function reaches(listenAddress: string, targetAddress: string): boolean {
-  return listenAddress === "::" || isIP(listenAddress) === isIP(targetAddress);
 }
 
 /** The more alike, the better; a loopback address is right for loopback targets only. */

@@ -1,45 +1,32 @@
-import { lookup, Resolver } from "node:dns/promises";
 import { isIP } from "node:net";
 
 import type { Cancellable, Clock, Random } from "../timers.ts";
+import { defaultPort, type Protocol } from "./index.ts";
+import { AnswerCache, dnsLookups, type Lookups, type ServiceRecord } from "./lookups.ts";
 
 /** One place to try, in the order in which they are to be tried. */
 export interface ResolvedAddress {
+  readonly protocol: Protocol;
   readonly address: string;
   readonly port: number;
-}
-
-export interface Lookups {
-  /** IPv4 addresses of a name; rejects or resolves to none where there are none. */
-  ipv4(name: string): Promise<readonly string[]>;
-  ipv6(name: string): Promise<readonly string[]>;
-  service(name: string): Promise<readonly ServiceRecord[]>;
-  /** What the machine itself knows (its hosts file), asked when DNS has nothing. */
-  local(name: string): Promise<readonly string[]>;
-  /** Gives up everything that is still being asked. */
-  cancel(): void;
-}
-
-export interface ServiceRecord {
-  readonly name: string;
-  readonly port: number;
-  readonly priority: number;
-  readonly weight: number;
 }
 
 export interface ResolveRequest {
   /** A host name, or an IP address without brackets. */
   readonly host: string;
   /** Given in the URI: then there is no SRV lookup (RFC 3263 §4.2). */
-  readonly port?: number;
-  readonly protocol: "udp" | "tcp";
-  /** The address families we can send from. */
-  readonly families: readonly (4 | 6)[];
+  readonly port?: number | undefined;
+  /** What the URI leaves open, best first; with one, it is settled. */
+  readonly protocols: readonly [Protocol, ...Protocol[]];
 }
 
-export interface ResolveOptions {
+export interface ResolverOptions {
+  /** The address families we can send from. */
+  readonly families: (protocol: Protocol) => readonly (4 | 6)[];
   /** For all lookups of one request together, in milliseconds. */
   readonly timeoutMs?: number;
+  /** DNS servers to ask instead of the machine's own, `address` or `address:port`. */
+  readonly servers?: readonly string[] | undefined;
   readonly lookups?: () => Lookups;
   readonly clock: Clock;
   readonly random: Random;
@@ -50,109 +37,120 @@ export type ResolveOutcome =
   | { readonly ok: false; readonly reason: "not_found" | "timeout" };
 
 const defaultTimeoutMs = 2_000;
-const sipPort = 5_060;
 const mostServices = 10;
-const mostAddresses = 20;
+/** Each of them may cost a caller 64*T1 when it is silent. */
+const mostAddresses = 10;
 
-/** The machine's DNS servers, asked without occupying Node's few file-system threads. */
-function systemLookups(): Lookups {
-  const resolver = new Resolver({ timeout: defaultTimeoutMs, tries: 1 });
-  return {
-    ipv4: (name) => resolver.resolve4(name),
-    ipv6: (name) => resolver.resolve6(name),
-    service: (name) => resolver.resolveSrv(name),
-    local: async (name) => (await lookup(name, { all: true })).map((found) => found.address),
-    cancel: () => {
-      resolver.cancel();
-    },
-  };
-}
+const servicePrefixes: Readonly<Record<Protocol, string>> = { udp: "_sip._udp", tcp: "_sip._tcp", tls: "_sips._tcp" };
 
-/** RFC 3263 §4: the addresses of a next hop, best first. Never rejects and never takes longer than its time limit. */
-export async function resolveTargets(request: ResolveRequest, options: ResolveOptions): Promise<ResolveOutcome> {
-  const literal = literalAddress(request);
-  if (literal !== undefined) {
-    return literal;
+/**
+ * RFC 3263 §4: from the host of a URI to the addresses to try. NAPTR is left out: it only chooses between transports, which
+ * the URI or the order of our own preference does here; §4.1 has a client without it ask for the SRV records of each
+ * transport, and providers publish those.
+ */
+export class TargetResolver {
+  readonly #options: ResolverOptions;
+  readonly #cache: AnswerCache;
+
+  constructor(options: ResolverOptions) {
+    this.#options = options;
+    this.#cache = new AnswerCache(options.clock);
   }
-  const lookups = (options.lookups ?? systemLookups)();
-  let timer: Cancellable | undefined;
-  const timeout = new Promise<ResolveOutcome>((resolve) => {
-    timer = options.clock.after(options.timeoutMs ?? defaultTimeoutMs, () => {
-      resolve({ ok: false, reason: "timeout" });
+
+  /** Best first. Never rejects and never takes longer than its time limit. */
+  async resolve(request: ResolveRequest): Promise<ResolveOutcome> {
+    const literal = literalAddresses(request);
+    if (literal !== undefined) {
+      return this.#usable(literal);
+    }
+    const { clock, timeoutMs = defaultTimeoutMs, servers } = this.#options;
+    const lookups = this.#cache.over((this.#options.lookups ?? (() => dnsLookups(servers)))());
+    let timer: Cancellable | undefined;
+    const timeout = new Promise<"timeout">((resolve) => {
+      timer = clock.after(timeoutMs, () => {
+        resolve("timeout");
+      });
     });
-  });
-  try {
-    return await Promise.race([search(request, lookups, options.random), timeout]);
-  } finally {
-    timer?.cancel();
-    lookups.cancel();
+    try {
+      const found = await Promise.race([this.#search(request, lookups), timeout]);
+      if (found !== "timeout") {
+        return this.#usable(found);
+      }
+      const outcome = this.#usable(await this.#search(request, this.#cache.stale));
+      return outcome.ok ? outcome : { ok: false, reason: "timeout" };
+    } finally {
+      timer?.cancel();
+      lookups.cancel();
+    }
+  }
+
+  async #search(request: ResolveRequest, lookups: Lookups): Promise<ResolvedAddress[]> {
+    const { host, port, protocols } = request;
+    const [preferred] = protocols;
+    if (port === undefined) {
+      const answers = await Promise.all(
+        protocols.map(async (protocol) => ({
+          protocol,
+          services: await attempt(lookups.service(`${servicePrefixes[protocol]}.${host}`)),
+        })),
+      );
+      // RFC 3263 §4.1: the first transport that has records is the one.
+      const answer = answers.find(({ services }) => services.length > 0);
+      if (answer !== undefined) {
+        // RFC 2782: a single record with the target "." says that the service is not offered.
+        const offered = answer.services.filter(({ name }) => name !== "" && name !== ".");
+        const ordered = orderServices(offered, this.#options.random).slice(0, mostServices);
+        const found = await Promise.all(
+          ordered.map((record) => this.#addressesOf(record.name, record.port, answer.protocol, lookups)),
+        );
+        return found.flat();
+      }
+    }
+    return this.#addressesOf(host, port ?? defaultPort(preferred), preferred, lookups);
+  }
+
+  async #addressesOf(name: string, port: number, protocol: Protocol, lookups: Lookups): Promise<ResolvedAddress[]> {
+    const families = this.#options.families(protocol);
+    const [ipv4, ipv6] = await Promise.all([
+      families.includes(4) ? attempt(lookups.ipv4(name)) : [],
+      families.includes(6) ? attempt(lookups.ipv6(name)) : [],
+    ]);
+    let addresses = [...ipv4, ...ipv6].map(({ address }) => address);
+    if (addresses.length === 0) {
+      addresses = [...(await attempt(lookups.local(name)))];
+    }
+    return addresses.map((address) => ({ protocol, address, port }));
+  }
+
+  /** What we can send to, each place once. */
+  #usable(addresses: readonly ResolvedAddress[]): ResolveOutcome {
+    const usable: ResolvedAddress[] = [];
+    for (const one of addresses) {
+      const family = isIP(one.address);
+      const known = usable.some((other) => other.address === one.address && other.port === one.port);
+      if ((family === 4 || family === 6) && this.#options.families(one.protocol).includes(family) && !known) {
+        usable.push(one);
+      }
+    }
+    return usable.length === 0
+      ? { ok: false, reason: "not_found" }
+      : { ok: true, addresses: usable.slice(0, mostAddresses) };
   }
 }
 
-function literalAddress(request: ResolveRequest): ResolveOutcome | undefined {
-  const port = request.port ?? sipPort;
-  const version = isIP(request.host);
-  if (version !== 0) {
-    return found([{ address: request.host, port }], request);
+function literalAddresses({ host, port, protocols }: ResolveRequest): ResolvedAddress[] | undefined {
+  const [protocol] = protocols;
+  const place = { protocol, port: port ?? defaultPort(protocol) };
+  if (isIP(host) !== 0) {
+    return [{ ...place, address: host }];
   }
   // RFC 6761 §6.3: `localhost` is the loopback address without asking anybody.
-  if (/^localhost\.?$/i.test(request.host)) {
-    return found(
-      [
-        { address: "127.0.0.1", port },
-        { address: "::1", port },
-      ],
-      request,
-    );
-  }
-  return undefined;
-}
-
-function found(addresses: readonly ResolvedAddress[], request: ResolveRequest): ResolveOutcome {
-  const usable: ResolvedAddress[] = [];
-  for (const one of addresses) {
-    const family = isIP(one.address);
-    const known = usable.some((other) => other.address === one.address && other.port === one.port);
-    if ((family === 4 || family === 6) && request.families.includes(family) && !known) {
-      usable.push(one);
-    }
-  }
-  return usable.length === 0
-    ? { ok: false, reason: "not_found" }
-    : { ok: true, addresses: usable.slice(0, mostAddresses) };
-}
-
-async function search(request: ResolveRequest, lookups: Lookups, random: Random): Promise<ResolveOutcome> {
-  if (request.port === undefined) {
-    const services = await attempt(lookups.service(`_sip._${request.protocol}.${request.host}`));
-    // RFC 2782: a single record with the target "." says that the service is not offered.
-    const offered = services.filter((record) => record.name !== "" && record.name !== ".");
-    if (services.length > 0) {
-      const ordered = orderServices(offered, random).slice(0, mostServices);
-      const addresses = await Promise.all(
-        ordered.map(async (record) => addressesOf(record.name, record.port, request, lookups)),
-      );
-      return found(addresses.flat(), request);
-    }
-  }
-  return found(await addressesOf(request.host, request.port ?? sipPort, request, lookups), request);
-}
-
-async function addressesOf(
-  name: string,
-  port: number,
-  request: ResolveRequest,
-  lookups: Lookups,
-): Promise<ResolvedAddress[]> {
-  const [ipv4, ipv6] = await Promise.all([
-    request.families.includes(4) ? attempt(lookups.ipv4(name)) : [],
-    request.families.includes(6) ? attempt(lookups.ipv6(name)) : [],
-  ]);
-  let addresses = [...ipv4, ...ipv6];
-  if (addresses.length === 0) {
-    addresses = [...(await attempt(lookups.local(name)))];
-  }
-  return addresses.map((address) => ({ address, port }));
+  return /^localhost\.?$/i.test(host)
+    ? [
+        { ...place, address: "127.0.0.1" },
+        { ...place, address: "::1" },
+      ]
+    : undefined;
 }
 
 /** A name without records is an answer like any other: no addresses. */
@@ -165,7 +163,7 @@ async function attempt<T>(asked: Promise<readonly T[]>): Promise<readonly T[]> {
 }
 
 /** RFC 2782: lowest priority number first; within one priority at random, in proportion to the weights. */
-function orderServices(records: readonly ServiceRecord[], random: Random): ServiceRecord[] {
+export function orderServices(records: readonly ServiceRecord[], random: Random): ServiceRecord[] {
   const left = [...records].sort((a, b) => a.priority - b.priority || a.weight - b.weight);
   const ordered: ServiceRecord[] = [];
   while (left.length > 0) {

@@ -18,6 +18,16 @@ export function plainAddress(address: string): string {
   return mapped?.[1] ?? address;
 }
 
+/** One spelling for each IP address: IPv6 has many. Other texts come back as they are. */
+export function canonicalAddress(address: string): string {
+  if (isIP(address) !== 6) {
+    return address;
+  }
+  const [bare = "", zone] = address.split("%");
+  const canonical = new URL(`http://[${bare}]`).hostname.slice(1, -1);
+  return zone === undefined ? canonical : `${canonical}%${zone}`;
+}
+
 /** Who may send requests. Immutable: a new list replaces the old one as a whole. */
 export class Sources {
   readonly #allowed: BlockList | undefined;

@@ -1,9 +1,14 @@
-import { connect, createServer, type Server, type Socket } from "node:net";
+import { connect, createServer, isIP, type Server, type Socket } from "node:net";
+import { connect as connectTls, createServer as createTlsServer, type SecureContext } from "node:tls";
 
 import type { MessageLimits } from "../sip/parse.ts";
 import { StreamFramer, type StreamPiece } from "../sip/stream.ts";
 import { type Clock, TimerSet } from "../timers.ts";
 import { plainAddress } from "./sources.ts";
+import { namesDomain, oldestTls, secureContext, type TlsOptions } from "./tls.ts";
+
+/** TLS is TCP with a handshake in front. */
+export type StreamProtocol = "tcp" | "tls";
 
 export interface TcpLimits {
   readonly connections: number;
@@ -16,6 +21,8 @@ export interface TcpLimits {
   readonly partialMessageMs: number;
   /** Bytes that may wait for a slow peer before the connection is given up. */
   readonly backlogBytes: number;
+  /** How often a keep-alive goes out on a connection that a call needs; 0 sends none. */
+  readonly keepAliveMs: number;
 }
 
 export const defaultTcpLimits: TcpLimits = {
@@ -25,6 +32,8 @@ export const defaultTcpLimits: TcpLimits = {
   idleMs: 120_000,
   partialMessageMs: 10_000,
   backlogBytes: 1024 * 1024,
+  // RFC 5626 §4.4.1: 95 to 120 s, and some NATs forget sooner.
+  keepAliveMs: 95_000,
 };
 
 export interface TcpEvents {
@@ -46,9 +55,16 @@ export interface PeerAddress {
   readonly port: number;
 }
 
+/** Whom a connection leads to. */
+export interface StreamPeer extends PeerAddress {
+  readonly protocol: StreamProtocol;
+  /** TLS, for connections of ours: the domain that the certificate of the other end names (RFC 5922 §4). */
+  readonly domain?: string | undefined;
+}
+
 interface ConnectionParts {
   readonly socket: Socket;
-  readonly peer: PeerAddress;
+  readonly peer: StreamPeer;
   readonly local: PeerAddress;
   readonly opener: "us" | "peer";
   readonly limits: TcpLimits;
@@ -60,15 +76,25 @@ interface ConnectionParts {
 // While a peer that closed its half still waits for our answer, this is how often we look whether it has got it.
 const halfClosedCheckMs = 1_000;
 
-/** One TCP connection with its framing, its limits and what still waits to be sent. */
+// RFC 5626 §4.4.1: a pong is due within 10 s.
+const pongMs = 10_000;
+const ping = Buffer.from("\r\n\r\n");
+const pong = Buffer.from("\r\n");
+
+// The kernel asks a silent peer whether he is still there and breaks the connection when he is not.
+const kernelProbeMs = 30_000;
+
+/** One TCP or TLS connection with its framing, its limits and what still waits to be sent. */
 export class TcpConnection {
-  readonly peer: PeerAddress;
+  readonly peer: StreamPeer;
   readonly opener: "us" | "peer";
   readonly #parts: ConnectionParts;
   readonly #framer: StreamFramer;
   readonly #timers: TimerSet;
   readonly #unsent = new Set<(error: Error) => void>();
   #lastActivityMs: number;
+  #lastReceivedMs: number;
+  #answersPings = false;
   #state: "connecting" | "open" | "halfClosed" | "closed";
   #error: Error | undefined;
   /** A stranger that never sent anything known gets less time and no pong. */
@@ -81,6 +107,7 @@ export class TcpConnection {
     this.#framer = new StreamFramer(parts.messageLimits);
     this.#timers = new TimerSet(parts.clock);
     this.#lastActivityMs = parts.clock.now();
+    this.#lastReceivedMs = this.#lastActivityMs;
     this.#state = parts.opener === "us" ? "connecting" : "open";
     this.#trusted = parts.opener === "us" || parts.events.isListed(parts.peer.address);
     this.#attach(parts.socket);
@@ -88,6 +115,10 @@ export class TcpConnection {
       this.#timers.start("connect", parts.limits.connectTimeoutMs, () => {
         this.destroy(new Error("the connection was not established in time"));
       });
+      if (parts.peer.protocol === "tls") {
+        // Not a byte may leave before the certificate was looked at.
+        parts.socket.cork();
+      }
     } else {
       this.#watchIdle();
     }
@@ -105,6 +136,11 @@ export class TcpConnection {
   /** Whether requests may go out on it: not when the peer has already said goodbye. */
   get takesRequests(): boolean {
     return this.#state === "connecting" || this.#state === "open";
+  }
+
+  /** Milliseconds since the peer was last heard. */
+  get silentMs(): number {
+    return this.#parts.clock.now() - this.#lastReceivedMs;
   }
 
   send(bytes: Buffer, onError: (error: Error) => void): void {
@@ -151,11 +187,13 @@ export class TcpConnection {
         this.destroy();
       }
     };
-    socket.on("connect", () => {
+    socket.on(this.peer.protocol === "tls" ? "secureConnect" : "connect", () => {
       if (this.#state === "connecting") {
         this.#state = "open";
         this.#timers.stop("connect");
+        socket.uncork();
         this.#watchIdle();
+        this.#keepAlive();
       }
     });
     socket.on("data", (chunk) => {
@@ -180,6 +218,11 @@ export class TcpConnection {
 
   #read(chunk: Buffer): void {
     this.#lastActivityMs = this.#parts.clock.now();
+    this.#lastReceivedMs = this.#lastActivityMs;
+    if (this.#timers.has("pong")) {
+      this.#timers.stop("pong");
+      this.#answersPings ||= chunk.length === pong.length && chunk.equals(pong);
+    }
     let pinged = false;
     for (const piece of this.#framer.push(chunk)) {
       if (this.#state === "closed") {
@@ -205,7 +248,7 @@ export class TcpConnection {
     }
     if (pinged && this.#trusted) {
       // RFC 5626 §4.4.1: a double CRLF is answered by a single one; one per chunk is enough, however many came.
-      this.send(Buffer.from("\r\n"), () => undefined);
+      this.send(pong, () => undefined);
     }
     if (!this.#framer.isMidMessage) {
       this.#timers.stop("partial");
@@ -234,6 +277,28 @@ export class TcpConnection {
     } else {
       this.end();
     }
+  }
+
+  /**
+   * RFC 5626 §3.5.1, §4.4.1: a ping on each connection of ours that a call needs keeps the way through a NAT open. A peer
+   * that has answered pings before and does not now is gone; one that never did need not know them.
+   */
+  #keepAlive(): void {
+    const { socket, limits, events } = this.#parts;
+    if (limits.keepAliveMs === 0) {
+      return;
+    }
+    this.#timers.start("keepAlive", limits.keepAliveMs, () => {
+      if (this.#state === "open" && (events.isInUse(this) || events.isNeeded(this))) {
+        socket.write(ping);
+        this.#timers.start("pong", pongMs, () => {
+          if (this.#answersPings) {
+            this.destroy(new Error("the peer does not answer keep-alives any more"));
+          }
+        });
+      }
+      this.#keepAlive();
+    });
   }
 
   #watchIdle(): void {
@@ -279,16 +344,32 @@ export interface TcpParts {
   readonly events: TcpEvents;
 }
 
-/** All TCP listeners and connections of the engine. */
+/** Where a message goes on a stream. */
+export interface StreamRoute {
+  readonly peer: StreamPeer;
+  readonly connection?: TcpConnection | undefined;
+  /** The listener it leaves from, and how that one speaks TLS. */
+  readonly local: PeerAddress;
+  readonly tls?: TlsOptions | undefined;
+  readonly connectTimeoutMs?: number | undefined;
+}
+
+/** All TCP and TLS listeners and connections of the engine. */
 export class TcpTransport {
   readonly #parts: TcpParts;
   readonly #events: TcpEvents;
   readonly #servers = new Set<Server>();
   readonly #connections = new Set<TcpConnection>();
-  /** Connections that a request to that address and port can go out on, by `address port`. */
+  /** Connections that a request to that peer can go out on. */
   readonly #byPeer = new Map<string, TcpConnection>();
+  /** Sockets that peers opened, whether their handshake is done or not. */
+  readonly #accepted = new Set<Socket>();
   readonly #openedByAddress = new Map<string, number>();
+  readonly #contexts = new Map<TlsOptions, SecureContext>();
+  /** Open connections of ours. */
+  #dialled = 0;
   #refused = 0;
+  #handshakesFailed = 0;
 
   constructor(parts: TcpParts) {
     this.#parts = parts;
@@ -316,18 +397,36 @@ export class TcpTransport {
     return this.#refused;
   }
 
-  /** Resolves with the port really bound; rejects with the system's error when the address is taken. */
-  async listen(address: string, port: number): Promise<number> {
-    // Half-open connections are wanted: a peer may close its side and still wait for the response.
-    const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true });
+  /** Handshakes that came to nothing, in either direction. */
+  get handshakesFailed(): number {
+    return this.#handshakesFailed;
+  }
+
+  /**
+   * Listens for TCP, or for TLS where `tls` is given. Resolves with the port really bound; rejects with the system's error
+   * when the address is taken, with OpenSSL's when the certificate cannot be used.
+   */
+  async listen(
+    address: string,
+    port: number,
+    options: { readonly tls?: TlsOptions | undefined; readonly ipv6Only?: boolean } = {},
+  ): Promise<number> {
+    const { tls, ipv6Only = false } = options;
     let boundPort = port;
-    server.on("connection", (socket) => {
+    const open = (socket: Socket): void => {
       const reached = isWildcard(address) ? plainAddress(socket.localAddress ?? address) : address;
-      this.#accept(socket, { address: reached, port: boundPort });
+      this.#open(socket, { address: reached, port: boundPort }, tls === undefined ? "tcp" : "tls");
+    };
+    const server =
+      tls === undefined ? createServer({ ...socketOptions, allowHalfOpen: true }) : this.#tlsServer(tls, open);
+    server.on("connection", (socket: Socket) => {
+      if (this.#admit(socket) && tls === undefined) {
+        open(socket);
+      }
     });
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
-      server.listen({ host: address, port, exclusive: true }, () => {
+      server.listen({ host: address, port, exclusive: true, ipv6Only }, () => {
         server.off("error", reject);
         // Accepting may fail later (too many open files): that must not end the process.
         server.on("error", (error) => {
@@ -342,29 +441,25 @@ export class TcpTransport {
     return boundPort;
   }
 
-  /** Sends on the open connection given or known for that peer, else opens one from `local`. */
-  send(
-    bytes: Buffer,
-    to: { readonly peer: PeerAddress; readonly connection?: TcpConnection | undefined; readonly local: PeerAddress },
-    onError: (error: Error) => void,
-  ): void {
+  /** Sends on the open connection given or known for that peer, else opens one. */
+  send(bytes: Buffer, to: StreamRoute, onError: (error: Error) => void): void {
     const open = to.connection?.isOpen === true ? to.connection : this.connectionTo(to.peer);
     if (open !== undefined) {
       open.send(bytes, onError);
       return;
     }
-    if (this.#connections.size >= this.#parts.limits.connections) {
+    if (this.#size >= this.#parts.limits.connections) {
       this.#refused += 1;
       queueMicrotask(() => {
         onError(new Error("too many connections"));
       });
       return;
     }
-    this.#connect(to.peer, to.local).send(bytes, onError);
+    this.#connect(to).send(bytes, onError);
   }
 
   /** The connection that a request to that peer would go out on. */
-  connectionTo(peer: PeerAddress): TcpConnection | undefined {
+  connectionTo(peer: StreamPeer): TcpConnection | undefined {
     const connection = this.#byPeer.get(peerKey(peer));
     return connection?.takesRequests === true ? connection : undefined;
   }
@@ -382,39 +477,117 @@ export class TcpTransport {
     for (const connection of this.#connections) {
       connection.destroy();
     }
+    for (const socket of this.#accepted) {
+      socket.destroy();
+    }
     await Promise.all(closed);
   }
 
-  #connect(peer: PeerAddress, local: PeerAddress): TcpConnection {
-    const socket = connect({
-      host: peer.address,
-      port: peer.port,
-      allowHalfOpen: true,
-      noDelay: true,
-      keepAlive: true,
-      // From the address that Via and Contact name, so that the peer's own allow-list recognises us.
-      ...(isWildcard(local.address) ? {} : { localAddress: local.address }),
-    });
-    return this.#add(socket, peer, local, "us");
+  get #size(): number {
+    return this.#accepted.size + this.#dialled;
   }
 
-  #accept(socket: Socket, local: PeerAddress): void {
+  #connect({ peer, local, tls, connectTimeoutMs }: StreamRoute): TcpConnection {
+    const options = {
+      ...socketOptions,
+      host: peer.address,
+      port: peer.port,
+      // From the address that Via and Contact name, so that the peer's own allow-list recognises us.
+      ...(isWildcard(local.address) ? {} : { localAddress: local.address }),
+    };
+    if (peer.protocol === "tcp" || tls === undefined) {
+      const socket = connect({ ...options, allowHalfOpen: true });
+      return this.#add(socket, peer, local, "us", connectTimeoutMs);
+    }
+    const domain = peer.domain ?? peer.address;
+    const socket = connectTls({
+      ...options,
+      secureContext: this.#contextOf(tls),
+      minVersion: oldestTls,
+      // RFC 6066 §3: names only. RFC 5922 §4: it is the SIP domain asked for, whatever name DNS gave for it.
+      ...(isIP(domain) === 0 ? { servername: domain } : {}),
+      rejectUnauthorized: tls.verifyServers ?? true,
+      checkServerIdentity: (_host, certificate) =>
+        namesDomain(certificate, domain) ? undefined : new Error(`the certificate does not name ${domain}`),
+    });
+    socket.setKeepAlive(true, kernelProbeMs);
+    socket.on("error", () => {
+      this.#handshakesFailed += socket.authorized ? 0 : 1;
+    });
+    return this.#add(socket, peer, local, "us", connectTimeoutMs);
+  }
+
+  #tlsServer(tls: TlsOptions, open: (socket: Socket) => void): Server {
+    const required = tls.requireClientCertificate ?? false;
+    const server = createTlsServer({
+      ...socketOptions,
+      // Said here again, because a server makes its own context.
+      cert: tls.certificate,
+      key: tls.key,
+      ...(tls.authorities === undefined ? {} : { ca: tls.authorities }),
+      minVersion: oldestTls,
+      requestCert: required,
+      rejectUnauthorized: required,
+      handshakeTimeout: this.#parts.limits.partialMessageMs,
+    });
+    server.on("secureConnection", open);
+    server.on("tlsClientError", (_error, socket) => {
+      this.#handshakesFailed += 1;
+      socket.destroy();
+    });
+    return server;
+  }
+
+  #contextOf(tls: TlsOptions): SecureContext {
+    const known = this.#contexts.get(tls) ?? secureContext(tls);
+    this.#contexts.set(tls, known);
+    return known;
+  }
+
+  /** Counts a socket that a peer opened, or closes it where there are too many. */
+  #admit(socket: Socket): boolean {
     const address = plainAddress(socket.remoteAddress ?? "");
-    const port = socket.remotePort ?? 0;
     const opened = this.#openedByAddress.get(address) ?? 0;
     const { connections, connectionsPerAddress } = this.#parts.limits;
-    if (address === "" || opened >= connectionsPerAddress || this.#connections.size >= connections) {
+    if (address === "" || opened >= connectionsPerAddress || this.#size >= connections) {
       this.#refused += 1;
       socket.on("error", () => undefined);
       socket.destroy();
-      return;
+      return false;
     }
     this.#openedByAddress.set(address, opened + 1);
-    this.#add(socket, { address, port }, local, "peer");
+    this.#accepted.add(socket);
+    socket.on("close", () => {
+      this.#accepted.delete(socket);
+      const left = (this.#openedByAddress.get(address) ?? 1) - 1;
+      if (left === 0) {
+        this.#openedByAddress.delete(address);
+      } else {
+        this.#openedByAddress.set(address, left);
+      }
+    });
+    return true;
   }
 
-  #add(socket: Socket, peer: PeerAddress, local: PeerAddress, opener: "us" | "peer"): TcpConnection {
-    const { limits, messageLimits, clock } = this.#parts;
+  #open(socket: Socket, local: PeerAddress, protocol: StreamProtocol): void {
+    const address = plainAddress(socket.remoteAddress ?? "");
+    if (address === "") {
+      socket.destroy();
+      return;
+    }
+    this.#add(socket, { protocol, address, port: socket.remotePort ?? 0 }, local, "peer");
+  }
+
+  #add(
+    socket: Socket,
+    peer: StreamPeer,
+    local: PeerAddress,
+    opener: "us" | "peer",
+    connectTimeoutMs = this.#parts.limits.connectTimeoutMs,
+  ): TcpConnection {
+    const { messageLimits, clock } = this.#parts;
+    const limits = opener === "us" ? { ...this.#parts.limits, connectTimeoutMs } : this.#parts.limits;
+    this.#dialled += opener === "us" ? 1 : 0;
     const connection = new TcpConnection({
       socket,
       peer,
@@ -426,7 +599,11 @@ export class TcpTransport {
       events: this.#events,
     });
     this.#connections.add(connection);
-    this.#byPeer.set(peerKey(peer), connection);
+    // RFC 5923 §5: a connection that a peer opened is a way to him only where TCP says nothing about who he is anyway; by
+    // TLS he has not shown that the domain is his. What came over it is answered on it all the same.
+    if (peer.protocol === "tcp" || opener === "us") {
+      this.#byPeer.set(peerKey(peer), connection);
+    }
     return connection;
   }
 
@@ -434,23 +611,20 @@ export class TcpTransport {
     if (!this.#connections.delete(connection)) {
       return;
     }
+    if (connection.opener === "us") {
+      this.#dialled -= 1;
+    }
     const key = peerKey(connection.peer);
     if (this.#byPeer.get(key) === connection) {
       this.#byPeer.delete(key);
     }
-    if (connection.opener === "peer") {
-      const left = (this.#openedByAddress.get(connection.peer.address) ?? 1) - 1;
-      if (left === 0) {
-        this.#openedByAddress.delete(connection.peer.address);
-      } else {
-        this.#openedByAddress.set(connection.peer.address, left);
-      }
-    }
   }
 }
 
-function peerKey(peer: PeerAddress): string {
-  return `${peer.address} ${peer.port}`;
+const socketOptions = { noDelay: true, keepAlive: true, keepAliveInitialDelay: kernelProbeMs };
+
+function peerKey({ protocol, domain, address, port }: StreamPeer): string {
+  return `${protocol} ${address} ${port} ${domain ?? ""}`;
 }
 
 /** Whether the address means "all addresses of this machine". */

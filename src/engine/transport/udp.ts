@@ -23,12 +23,14 @@ export class UdpListener {
   #port = 0;
   #open = false;
 
-  constructor(address: string, events: UdpEvents) {
+  /** `ipv6Only`: on `::` IPv4 stays out. */
+  constructor(address: string, events: UdpEvents, ipv6Only = false) {
     this.address = address;
     this.#events = events;
     this.#ipv6 = isIPv6(address);
     this.#socket = createSocket({
       type: this.#ipv6 ? "udp6" : "udp4",
+      ipv6Only,
       recvBufferSize: receiveBufferBytes,
       // Only addresses are ever sent to, so there is nothing to look up.
       lookup: (host, _options, callback) => {

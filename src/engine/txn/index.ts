@@ -4,7 +4,7 @@ import { formatVia, parseCSeq, parseNameAddr, parseVias, type Via } from "../sip
 import { Headers, type SipMessage, type SipRequest, type SipResponse } from "../sip/message.ts";
 import type { ParseOutcome } from "../sip/parse.ts";
 import type { Clock, Random, SipTimers } from "../timers.ts";
-import type { Source, Target, TransportLayer } from "../transport/index.ts";
+import type { Peer, Source, Target, TransportLayer } from "../transport/index.ts";
 import { cancelFor, type ClientEvents, ClientMachine, type ClientParts } from "./client.ts";
 import { ServerMachine, type ServerParts } from "./server.ts";
 
@@ -406,14 +406,14 @@ export class TransactionLayer {
 
   // Connections
 
-  #isInUse(peer: { readonly address: string; readonly port: number; readonly connection: object }): boolean {
+  #isInUse(peer: Peer): boolean {
     for (const machine of this.#servers.values()) {
       if (machine.source.connection === peer.connection) {
         return true;
       }
     }
     for (const { target } of this.#clients.values()) {
-      if (target.protocol === "tcp" && (target.connection === peer.connection || isSamePeer(target, peer))) {
+      if (goesOver(target, peer)) {
         return true;
       }
     }
@@ -421,11 +421,9 @@ export class TransactionLayer {
   }
 
   /** A broken connection took with it what the peer has not answered at all (RFC 3261 §18.4). */
-  #onBroken(peer: { readonly address: string; readonly port: number; readonly connection: object }): void {
+  #onBroken(peer: Peer): void {
     for (const machine of this.#clients.values()) {
-      const { target } = machine;
-      const lost = target.protocol === "tcp" && (target.connection === peer.connection || isSamePeer(target, peer));
-      if (lost && machine.isUnanswered) {
+      if (goesOver(machine.target, peer) && machine.isUnanswered) {
         machine.fail(new Error("the connection broke"));
       }
     }
@@ -568,8 +566,14 @@ function isTargetList(targets: Target | readonly Target[]): targets is readonly 
   return Array.isArray(targets);
 }
 
-function isSamePeer(target: Target, peer: { readonly address: string; readonly port: number }): boolean {
-  return target.address === peer.address && target.port === peer.port;
+/** Whether what goes to that target goes over that connection. */
+function goesOver(target: Target, peer: Peer): boolean {
+  if (target.protocol === "udp" || target.protocol !== peer.protocol) {
+    return false;
+  }
+  const same = target.address === peer.address && target.port === peer.port;
+  const domain = target.protocol === "tls" ? (target.domain ?? target.address) : undefined;
+  return target.connection === peer.connection || (same && domain === peer.domain);
 }
 
 function topVia(message: SipMessage): Via | undefined {

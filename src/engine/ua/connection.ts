@@ -9,7 +9,7 @@ import type { Network, NextHop, Origin, Resolution } from "./core.ts";
 /** The connection that a message of the peer's came over; undefined for what came over UDP. */
 export function connectionOf(message: SipMessage, source: Origin): PeerConnection | undefined {
   const { protocol, address, port, local, connection } = source;
-  if (protocol !== "tcp" || connection === undefined) {
+  if (protocol === "udp" || connection === undefined) {
     return undefined;
   }
   // One Via: nobody forwarded the request. Of a response this cannot be told, every proxy has taken its own Via off.
@@ -24,9 +24,17 @@ export function usableConnection(
   connection: PeerConnection | undefined,
   uri: SipUri,
 ): PeerConnection | undefined {
+  if (connection === undefined || !network.takesRequests(connection.hop.connection)) {
+    return undefined;
+  }
   const transport = param(uri.params, "transport")?.toLowerCase();
-  const fits = uri.scheme === "sip" && (transport === undefined || transport === "tcp");
-  return connection !== undefined && fits && network.takesRequests(connection.hop.connection) ? connection : undefined;
+  const { protocol } = connection.hop;
+  // RFC 5630 §3.1.2: a sips URI is served over TLS only, whose transport is TCP.
+  const fits =
+    uri.scheme === "sips"
+      ? protocol === "tls" && transport !== "udp"
+      : transport === undefined || transport === protocol;
+  return fits ? connection : undefined;
 }
 
 /**
@@ -44,7 +52,7 @@ export function overConnection(connection: PeerConnection, resolution: Resolutio
     return { type: "hops", hops: [hop] };
   }
   const [first, ...rest] = resolution.hops;
-  if (first.protocol === "tcp" && first.address === hop.address && first.port === hop.port) {
+  if (first.protocol === hop.protocol && first.address === hop.address && first.port === hop.port) {
     return { type: "hops", hops: [hop, ...rest] };
   }
   const behindNat = isPrivate(first.address) && !isPrivate(hop.address);

@@ -11,14 +11,16 @@ import type { Clock, Random, SipTimers } from "../timers.ts";
 import type { LocalHost } from "./headers.ts";
 import { textForApp } from "./headers.ts";
 
-/** Where one message is sent to. `connection` pins an open TCP connection. */
+/** Where one message is sent to. `connection` pins an open connection. */
 export interface NextHop {
-  readonly protocol: "udp" | "tcp";
+  readonly protocol: WirePeer["protocol"];
   readonly address: string;
   readonly port: number;
   /** Our own address to send from, when it matters. */
   readonly local?: { readonly address: string; readonly port: number };
   readonly connection?: object;
+  /** TLS: the domain that the certificate of the other end has to name. */
+  readonly domain?: string;
 }
 
 /** Where a message came from, and on which of our addresses. */
@@ -184,9 +186,15 @@ export class Core {
     });
   }
 
-  /** `<sip:host:port>` of ours towards that hop, with the transport where it is not UDP. */
-  contactFor(hop: NextHop): string {
+  /**
+   * `<sip:host:port>` of ours towards that hop, with the transport where it is not UDP; `<sips:host:port>` where the other
+   * side asked for that.
+   */
+  contactFor(hop: NextHop, secure = false): string {
     const { host, port } = this.parts.network.localFor(hop);
+    if (secure) {
+      return `<sips:${formatHostPort(host, port)}>`;
+    }
     return `<sip:${formatHostPort(host, port)}${hop.protocol === "udp" ? "" : `;transport=${hop.protocol}`}>`;
   }
 

@@ -1,6 +1,16 @@
-import { formatHostPort, formatNameAddr, isToken, param, parseNameAddr, quote, splitList } from "../sip/grammar.ts";
+import {
+  formatHostPort,
+  formatNameAddr,
+  isToken,
+  param,
+  parseNameAddr,
+  quote,
+  splitList,
+  uriScheme,
+} from "../sip/grammar.ts";
 import type { Headers } from "../sip/message.ts";
-import type { HeaderLine, SipMessage } from "../sip/message.ts";
+import type { HeaderLine, SipMessage, SipRequest } from "../sip/message.ts";
+import type { NextHop } from "./core.ts";
 
 /** A SIP message as an application wrote it over the wire protocol: no Via, no tags, a Content-Length nobody may trust. */
 export type AppMessage =
@@ -309,19 +319,40 @@ export function contactTarget(headers: Headers): string | undefined {
   return address?.sip === undefined ? undefined : address.uri;
 }
 
-/** A Contact written with `@localhost` means "reach me where this goes out", and that includes the transport. */
-export function contactForHop(contact: string, message: AppMessage, hop: { readonly protocol: "udp" | "tcp" }): string {
+/** Whether a URI may be reached over TLS only (RFC 5630). */
+export function isSecure(uri: string): boolean {
+  return uriScheme(uri) === "sips";
+}
+
+/**
+ * RFC 3261 §12.1.1: whether our Contact has to be a `sips` URI because the one who sent the request asked for that in its
+ * URI, in its topmost Record-Route or, without one, in its Contact.
+ */
+export function asksForSecure({ uri, headers }: SipRequest): boolean {
+  const [nearest = headers.list("Contact")[0]] = headers.list("Record-Route");
+  return isSecure(uri) || (nearest !== undefined && parseNameAddr(nearest)?.sip?.scheme === "sips");
+}
+
+/**
+ * A Contact written with `@localhost` means "reach me where this goes out", and that includes the transport, and with
+ * `secure` the scheme (RFC 3261 §8.1.1.8, §12.1.1).
+ */
+export function contactForHop(
+  contact: string,
+  message: AppMessage,
+  hop: Pick<NextHop, "protocol">,
+  secure = false,
+): string {
   const asWritten = message.lines.find((line) => line.name.toLowerCase() === "contact")?.value ?? "";
-  if (hop.protocol === "udp" || !asWritten.includes("@localhost")) {
+  if ((hop.protocol === "udp" && !secure) || !asWritten.includes("@localhost")) {
     return contact;
   }
   const address = parseNameAddr(contact);
-  if (address?.sip === undefined || param(address.sip.params, "transport") !== undefined) {
+  if (address?.sip === undefined || (param(address.sip.params, "transport") !== undefined && !secure)) {
     return contact;
   }
   const tail = contact.slice(contact.indexOf(address.uri) + address.uri.length);
   const head = contact.slice(0, contact.indexOf(address.uri));
-  return contact.includes("<")
-    ? `${head}${address.uri};transport=${hop.protocol}${tail}`
-    : `${head}<${address.uri};transport=${hop.protocol}>${tail}`;
+  const uri = secure ? address.uri.replace(/^sip:/i, "sips:") : `${address.uri};transport=${hop.protocol}`;
+  return contact.includes("<") ? `${head}${uri}${tail}` : `${head}<${uri}>${tail}`;
 }

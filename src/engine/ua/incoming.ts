@@ -5,7 +5,7 @@ import { responseTo } from "../sip/answer.ts";
 import type { SipRequest, SipResponse } from "../sip/message.ts";
 import type { TimerSet } from "../timers.ts";
 import type { Core, Inbound } from "./core.ts";
-import { cleanAppHeaders, contactForHop, contactTarget, ensureContentType, tagOf } from "./headers.ts";
+import { asksForSecure, cleanAppHeaders, contactForHop, contactTarget, ensureContentType, tagOf } from "./headers.ts";
 import type { AppMessage } from "./headers.ts";
 import { offers100rel, requires100rel } from "./reliable.ts";
 import type { ReliableAnswers } from "./reliable.ts";
@@ -63,11 +63,14 @@ export function buildResponse(
   if (forms || (method === "SUBSCRIBE" && status >= 200 && status < 300)) {
     const own = response.headers.get("Contact");
     if (own === undefined) {
-      response.headers.add("Contact", dialog?.localContact ?? core.contactFor(transaction.source));
+      response.headers.add(
+        "Contact",
+        dialog?.localContact ?? core.contactFor(transaction.source, asksForSecure(request)),
+      );
     } else if (contactTarget(response.headers) === undefined) {
       return "invalid contact";
     } else {
-      response.headers.set("Contact", contactForHop(own, message, transaction.source));
+      response.headers.set("Contact", contactForHop(own, message, transaction.source, asksForSecure(request)));
     }
   }
   if (settings.userAgent !== undefined && !response.headers.has("Server") && !response.headers.has("User-Agent")) {

@@ -5,6 +5,7 @@ import type { SipUri } from "../sip/grammar.ts";
 import { parseUri } from "../sip/grammar.ts";
 import { overConnection, usableConnection } from "./connection.ts";
 import type { Network, Resolution } from "./core.ts";
+import { isSecure } from "./headers.ts";
 
 /** Requests inside a dialog that wait for the name of their next hop to be looked up. */
 export class Outbox {
@@ -30,11 +31,13 @@ export class Outbox {
    */
   inOrder(dialog: Dialog, run: (resolution: Resolution, route: DialogRoute) => void): void {
     const route = dialog.route();
-    const uri = parseUri(route.nextHop);
-    if (uri === undefined) {
+    const next = parseUri(route.nextHop);
+    if (next === undefined) {
       run({ type: "failed", reason: "the next hop of the dialog has no host" }, route);
       return;
     }
+    // RFC 3261 §8.1.2: a request for a sips URI takes TLS on its first hop too, whatever scheme the route has.
+    const uri: SipUri = isSecure(route.requestUri) ? { ...next, scheme: "sips" } : next;
     const job = {
       uri,
       run: (resolution: Resolution): void => {

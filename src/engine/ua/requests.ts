@@ -4,6 +4,7 @@ import {
   formatHostPort,
   isCallId,
   isUri,
+  param,
   parseContacts,
   parseDecimal,
   parseNameAddr,
@@ -13,7 +14,7 @@ import {
 import type { HeaderLine, SipResponse } from "../sip/message.ts";
 import { Headers, SipRequest } from "../sip/message.ts";
 import type { Core, NextHop } from "./core.ts";
-import { contactForHop, contactTarget, ensureContentType, tagOf, withTag } from "./headers.ts";
+import { contactForHop, contactTarget, ensureContentType, isSecure, tagOf, withTag } from "./headers.ts";
 import type { AppMessage } from "./headers.ts";
 
 /** A request as an application wrote it. */
@@ -59,10 +60,13 @@ export function chooseRoute(
   if (uri.headers !== undefined) {
     return "Error creating leg";
   }
-  if (network.isOwn(uri.host, uri.port ?? 5060)) {
+  const secure = uri.scheme === "sips";
+  const tls = secure || param(uri.params, "transport")?.toLowerCase() === "tls";
+  if (network.isOwn(uri.host, uri.port ?? (tls ? 5061 : 5060))) {
     return "can not send request to myself";
   }
-  return { requestUri: message.uri, nextHop: proxy ?? uri };
+  // RFC 3261 §8.1.2, RFC 5630 §3.1.2: what is for a sips URI takes TLS on its first hop too, whatever the proxy is called.
+  return { requestUri: message.uri, nextHop: { ...(proxy ?? uri), ...(secure ? { scheme: "sips" } : {}) } };
 }
 
 /** Fills in what the application left out (§2.2 of the specification), or returns the text of the NOK. */
@@ -107,7 +111,7 @@ export function buildOutOfDialog(
   headers.add("CSeq", `${seq} ${method}`);
   for (const { name, value } of lines) {
     if (!ownHeaders.has(name)) {
-      headers.add(name, name === "Contact" ? contactForHop(value, message, hop) : value);
+      headers.add(name, name === "Contact" ? contactForHop(value, message, hop, isSecure(message.uri)) : value);
     }
   }
   if (method === "INVITE" || method === "SUBSCRIBE") {
@@ -147,12 +151,20 @@ export function buildInDialog(
   headers.add("CSeq", `0 ${method}`);
   for (const { name, value } of lines) {
     if (!ownHeaders.has(name)) {
-      headers.add(name, name === "Contact" && message !== undefined ? contactForHop(value, message, hop) : value);
+      headers.add(
+        name,
+        name === "Contact" && message !== undefined
+          ? contactForHop(value, message, hop, isSecure(route.requestUri))
+          : value,
+      );
     }
   }
   if (contactMethods.has(method)) {
     if (!headers.has("Contact")) {
-      headers.add("Contact", dialog.localContact === "" ? core.contactFor(hop) : dialog.localContact);
+      headers.add(
+        "Contact",
+        dialog.localContact === "" ? core.contactFor(hop, isSecure(route.requestUri)) : dialog.localContact,
+      );
     } else if (method === "INVITE" && contactTarget(headers) !== undefined) {
       dialog.localContact = headers.get("Contact") ?? dialog.localContact;
     }

@@ -7,7 +7,7 @@ import { cancelFor } from "../txn/client.ts";
 import { Accepted, automaticAck, endForks, noApplication } from "./accepted.ts";
 import { connectionOf } from "./connection.ts";
 import type { Core, NextHop, Origin, Resolution } from "./core.ts";
-import { cleanAppHeaders, parseAppMessage, tagOf, textForApp } from "./headers.ts";
+import { cleanAppHeaders, isSecure, parseAppMessage, tagOf, textForApp } from "./headers.ts";
 import { Outbox } from "./outbox.ts";
 import { OutgoingRequests } from "./outgoing.ts";
 import type { Fork, OutgoingRequest } from "./outgoing.ts";
@@ -112,7 +112,7 @@ export class Uac {
       resolution.type === "hops" ? resolution.hops : [{ protocol: "udp", address: "0.0.0.0", port: 0 }];
     const [hop] = hops;
     const local = network.localFor(hop);
-    const contact = this.#core.contactFor(hop);
+    const contact = this.#core.contactFor(hop, isSecure(message.uri));
     const lines = cleanAppHeaders(message.lines, local);
     const built = buildOutOfDialog(this.#core, message, lines, contact, hop);
     if (typeof built === "string") {

@@ -615,8 +615,8 @@ export class Uas {
   /** RFC 3261 §13.3.1.4: a 2xx is repeated by the UAS core itself, from T1 doubling up to T2, until the ACK comes. */
   #retransmit(incoming: IncomingRequest, response: SipResponse, intervalMs: number): void {
     const hops = incoming.request.headers.all("Via").flatMap((line) => parseVias(line) ?? []).length;
-    // Over TCP without a proxy in between the first copy cannot be lost. Behind a proxy a later hop may be UDP.
-    if (incoming.transaction.source.protocol === "tcp" && hops < 2) {
+    // Over TCP or TLS without a proxy in between the first copy cannot be lost. Behind a proxy a later hop may be UDP.
+    if (incoming.transaction.source.protocol !== "udp" && hops < 2) {
       return;
     }
     incoming.timers.start("2xx", intervalMs, () => {

@@ -1,0 +1,111 @@
+import { isIP } from "node:net";
+
+import { param } from "./sip/grammar.ts";
+import type { SipUri } from "./sip/grammar.ts";
+import type { SipRequest } from "./sip/message.ts";
+import { defaultPort } from "./transport/index.ts";
+import type { Protocol, TransportLayer } from "./transport/index.ts";
+import type { TargetResolver } from "./transport/resolve.ts";
+import type { TransactionLayer } from "./txn/index.ts";
+import type { Network, NextHop, Outbound, OutboundEvents, Resolution } from "./ua/core.ts";
+import type { LocalHost } from "./ua/headers.ts";
+
+/** The layers below the user agent, in the words of the user agent. */
+export class EngineNetwork implements Network {
+  readonly #transport: TransportLayer;
+  readonly #transactions: TransactionLayer;
+  readonly #resolver: TargetResolver;
+
+  constructor(transport: TransportLayer, transactions: TransactionLayer, resolver: TargetResolver) {
+    this.#transport = transport;
+    this.#transactions = transactions;
+    this.#resolver = resolver;
+  }
+
+  localFor(hop: NextHop): LocalHost {
+    const [first] = this.#transport.listeners();
+    return (
+      this.#transport.sentBy(hop) ?? {
+        host: first?.external ?? first?.address ?? "127.0.0.1",
+        port: first?.port ?? 5060,
+      }
+    );
+  }
+
+  resolve(uri: SipUri, done: (resolution: Resolution) => void): void {
+    const [preferred, ...others] = this.#protocolsOf(uri);
+    if (preferred === undefined) {
+      done({ type: "noTransport" });
+      return;
+    }
+    // `maddr` is not followed: it would take a request past whoever judged the host of its URI.
+    const { host, port } = uri;
+    if (isIP(host) !== 0) {
+      const hop: NextHop = { protocol: preferred, address: host, port: port ?? defaultPort(preferred) };
+      done(this.#transport.listenerFor(hop) === undefined ? { type: "noTransport" } : { type: "hops", hops: [hop] });
+      return;
+    }
+    this.#resolver.resolve({ host, port, protocols: [preferred, ...others] }).then(
+      (outcome) => {
+        if (!outcome.ok) {
+          done({ type: "failed", reason: outcome.reason === "timeout" ? "name lookup timed out" : "name not found" });
+          return;
+        }
+        // RFC 5922 §4: the certificate has to name the domain that was asked for, not what DNS made of it.
+        const [first, ...rest] = outcome.addresses.map((found): NextHop =>
+          found.protocol === "tls" ? { ...found, domain: host } : found,
+        );
+        done(
+          first === undefined ? { type: "failed", reason: "name not found" } : { type: "hops", hops: [first, ...rest] },
+        );
+      },
+      () => {
+        done({ type: "failed", reason: "name lookup failed" });
+      },
+    );
+  }
+
+  /**
+   * RFC 3263 §4.1: what may carry a request to that URI, best first. The transport parameter decides, else UDP before TCP,
+   * and TLS where there is nothing else.
+   */
+  #protocolsOf(uri: SipUri): readonly Protocol[] {
+    const asked = param(uri.params, "transport")?.toLowerCase();
+    const offered = new Set(this.#transport.listeners().map((listener) => listener.protocol));
+    let allowed: readonly Protocol[];
+    if (uri.scheme === "sips") {
+      // RFC 5630 §3.1.2: TLS and nothing else; its transport is called tcp.
+      allowed = asked === undefined || asked === "tcp" || asked === "tls" ? ["tls"] : [];
+    } else if (asked === undefined) {
+      allowed = offered.has("udp") || offered.has("tcp") ? ["udp", "tcp"] : ["tls"];
+    } else {
+      allowed = asked === "udp" || asked === "tcp" || asked === "tls" ? [asked] : [];
+    }
+    return allowed.filter((protocol) => offered.has(protocol));
+  }
+
+  isOwn(host: string, port: number): boolean {
+    return this.#transport.isOwnAddress(host, port);
+  }
+
+  request(request: SipRequest, hops: readonly NextHop[], on: OutboundEvents): Outbound {
+    return this.#transactions.request(request, hops, on);
+  }
+
+  send(message: SipRequest, hops: readonly NextHop[]): void {
+    const [hop, ...others] = hops;
+    if (hop !== undefined) {
+      this.#transactions.send(message, hop, () => {
+        this.send(message, others);
+      });
+    }
+  }
+
+  takesRequests(connection: object): boolean {
+    return this.#transport.takesRequests(connection);
+  }
+
+  viaFor(hop: NextHop): string {
+    return this.#transactions.viaFor(hop);
+  }
+}
