@@ -8,6 +8,7 @@ import type { TransferPolicy } from "./bot/translate.ts";
 import type { CallId, TransferId } from "./call/ids.ts";
 import type { Post } from "./call/ports.ts";
 import type { CallSetup, Patience } from "./call/setup.ts";
+import { listenerTls } from "./config/certificates.ts";
 import type { Config } from "./config/schema.ts";
 import type { Secrets } from "./config/secrets.ts";
 import { type Engine, type EngineLog, startEngine } from "./engine/index.ts";
@@ -69,8 +70,10 @@ const mintTransferId = (): TransferId => randomUUID() as TransferId;
 export async function createApp(config: Config, secrets: Secrets, { log }: Surroundings): Promise<App> {
   await using disposal = new Disposal();
   const table = new TrunkTable(config);
+  const carriesTls = config.sip.listen.some(({ protocol }) => protocol === "tls");
   const quarantine = new Quarantine(() => systemClock.now());
-  checkFallbacks(config, table, quarantine);
+  const policyOf = (call: PolicyFacts): TransferPolicy => transferPolicy(table, quarantine, carriesTls, call);
+  checkFallbacks(config, policyOf);
   const metrics = createMetrics(() => registry.phases());
   const registry: CallRegistry = new CallRegistry({
     clock: systemClock,
@@ -135,7 +138,7 @@ export async function createApp(config: Config, secrets: Secrets, { log }: Surro
     // Without Redis no bot hears of the call: the caller gets the channel's fallback, or is refused before he is answered.
     takesCalls: (botId) => link.ready() || table.channel(botId)?.fallback !== undefined,
     onCall: (admitted) => {
-      const policy = transferPolicy(table, quarantine, admitted);
+      const policy = policyOf(admitted);
       const patience = patienceOf(table.channel(admitted.botId), policy, link.ready());
       const setup: CallSetup = { ...admitted, policy: { ...admitted.policy, ...patience } };
       link.open({
@@ -201,7 +204,12 @@ async function startEmbedded(
 ): Promise<Engine> {
   const { listen, externalAddress, t1Ms } = config.sip;
   return startEngine({
-    listen,
+    listen: listen.map(({ protocol, address, port }, index) => ({
+      protocol,
+      address,
+      port: port ?? (protocol === "tls" ? 5061 : 5060),
+      tls: listenerTls(config, index),
+    })),
     externalAddress,
     // drachtio-srf wants a real socket, so even in one process the engine is reached over loopback.
     control: { ...control, port: 0 },
@@ -243,24 +251,26 @@ function patienceOf(
 }
 
 /** A fallback that could not be carried out is refused at the start and not when it is needed. */
-function checkFallbacks(config: Config, table: TrunkTable, quarantine: Quarantine): void {
+function checkFallbacks(config: Config, policyOf: (call: PolicyFacts) => TransferPolicy): void {
   for (const [index, { botId, fallback }] of config.channels.entries()) {
-    const policy = transferPolicy(table, quarantine, { botId, callerNumber: "" });
-    const outcome = fallbackReplies(fallback, policy, mintTransferId);
+    const outcome = fallbackReplies(fallback, policyOf({ botId, callerNumber: "" }), mintTransferId);
     if (outcome.ok) continue;
     const message = `channels[${index}].fallback: ${outcome.message}`;
     throw Object.assign(new Error(message), { code: "start_failed" });
   }
 }
 
+type PolicyFacts = Pick<CallSetup, "botId" | "callerNumber">;
+
 /** What the bot of this call may ask for, bound to the call when it starts and never taken from a command. */
 function transferPolicy(
   table: TrunkTable,
   quarantine: Quarantine,
-  { botId, callerNumber }: Pick<CallSetup, "botId" | "callerNumber">,
+  carriesTls: boolean,
+  { botId, callerNumber }: PolicyFacts,
 ): TransferPolicy {
   return {
-    tls: false,
+    tls: carriesTls,
     allowsSipHost: (host) => table.hostAllowed(botId, host),
     routeFor(transferChannel) {
       const choice = table.routeFor(botId, transferChannel, callerNumber === "");

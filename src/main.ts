@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { createApp } from "./app.ts";
+import { certificateProblems } from "./config/certificates.ts";
 import { checkConfig, loadConfig } from "./config/load.ts";
 import { ConfigError } from "./config/problem.ts";
 import { loadSecrets } from "./config/secrets.ts";
@@ -46,7 +47,8 @@ function check(file: string): number {
     process.stderr.write(`${file}: cannot be read: ${error instanceof Error ? error.message : String(error)}\n`);
     return 2;
   }
-  const problems = checkConfig(text, process.env);
+  const inText = checkConfig(text, process.env);
+  const problems = inText.length > 0 ? inText : certificateProblems(loadConfig(file, process.env));
   if (problems.length === 0) return print(`${file}: no problems\n${missingSecrets(file)}`);
   for (const { path, message } of problems) {
     process.stderr.write(path === "" ? `${file}: ${message}\n` : `${file}: ${path}: ${message}\n`);

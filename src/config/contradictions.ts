@@ -9,6 +9,7 @@ export function contradictions(config: Config): readonly ConfigProblem[] {
     ...redis(config),
     ...recording(config),
     ...config.trunks.flatMap((trunk, index) => trunkProblems(trunk, `trunks[${index}]`)),
+    ...tlsGateways(config),
     ...ttsProblems(config),
     ...trunkNames(config),
     ...sources(config),
@@ -46,7 +47,24 @@ function signalling({ sip }: Config): ConfigProblem[] {
     }
   }
   const seen = new Set<string>();
-  for (const [index, { protocol, address, port }] of sip.listen.entries()) {
+  for (const [index, listener] of sip.listen.entries()) {
+    const { protocol, address, port = protocol === "tls" ? 5061 : 5060, tls } = listener;
+    if ((protocol === "tls") !== (tls !== undefined)) {
+      problems.push({
+        path: `sip.listen[${index}].tls`,
+        message:
+          tls === undefined
+            ? "is missing: a tls listener needs `certificateFile` and `keyFile`"
+            : `is not used by a ${protocol} listener: remove it, or set \`protocol\` to tls`,
+      });
+    }
+    if (tls?.requireClientCertificate === true && tls.caFile === undefined) {
+      problems.push({
+        path: `sip.listen[${index}].tls.caFile`,
+        message:
+          "is missing: without it every certificate of a well-known authority would be good enough; name your own",
+      });
+    }
     const key = `${protocol} ${address} ${port}`;
     if (port !== 0 && seen.has(key)) {
       problems.push({ path: `sip.listen[${index}]`, message: `${key} is listed twice: remove one` });
@@ -145,6 +163,24 @@ function trunkProblems(trunk: TrunkConfig, path: string): ConfigProblem[] {
     }
   }
   return problems;
+}
+
+function tlsGateways({ sip, trunks }: Config): ConfigProblem[] {
+  if (sip.engine !== "embedded" || sip.listen.some(({ protocol }) => protocol === "tls")) {
+    return [];
+  }
+  return trunks.flatMap(({ gateways }, trunk) =>
+    gateways.flatMap(({ transport }, gateway) =>
+      transport === "tls"
+        ? [
+            {
+              path: `trunks[${trunk}].gateways[${gateway}].transport`,
+              message: "needs a listener with `protocol: tls` in `sip.listen`, whose certificate calls go out with",
+            },
+          ]
+        : [],
+    ),
+  );
 }
 
 function oneSecret(path: string, env: string | undefined, file: string | undefined, word: string): ConfigProblem[] {

@@ -144,9 +144,15 @@ function lowerFirst(message: string): string {
 }
 
 function withAbsolutePaths(config: z.output<typeof configSchema>, baseFolder: string): z.output<typeof configSchema> {
-  const { media, recording } = config;
+  const { sip, media, recording } = config;
   return {
     ...config,
+    sip: {
+      ...sip,
+      listen: sip.listen.map((listener) =>
+        listener.tls === undefined ? listener : { ...listener, tls: withAbsoluteFiles(listener.tls, baseFolder) },
+      ),
+    },
     media: {
       ...media,
       promptFolder: resolve(baseFolder, media.promptFolder),
@@ -157,6 +163,19 @@ function withAbsolutePaths(config: z.output<typeof configSchema>, baseFolder: st
       folder: resolve(baseFolder, recording.folder),
       spoolFolder: resolve(baseFolder, recording.spoolFolder),
     },
+  };
+}
+
+function withAbsoluteFiles<T extends { certificateFile: string; keyFile: string; caFile?: string | undefined }>(
+  tls: T,
+  baseFolder: string,
+): T {
+  const { certificateFile, keyFile, caFile } = tls;
+  return {
+    ...tls,
+    certificateFile: resolve(baseFolder, certificateFile),
+    keyFile: resolve(baseFolder, keyFile),
+    ...(caFile === undefined ? {} : { caFile: resolve(baseFolder, caFile) }),
   };
 }
 

@@ -37,11 +37,30 @@ const quoted = "must be written in quotes, because YAML drops a leading + and le
 const text = z.string({ error: (issue) => (typeof issue.input === "number" ? quoted : undefined) });
 const phoneNumber = text.regex(/^\+?[0-9]{1,32}$/, "must be digits, with or without a leading +");
 
+const tlsSchema = z
+  .strictObject({
+    certificateFile: filePath.describe("PEM file with our certificate and the chain below it."),
+    keyFile: filePath.describe("PEM file with its private key, without a passphrase."),
+    caFile: filePath
+      .optional()
+      .describe("PEM file with who signs the certificates of peers. Default: the well-known authorities."),
+    requireClientCertificate: z
+      .boolean()
+      .default(false)
+      .describe("Whoever connects must show a certificate signed by one of these. Default false."),
+    verifyServers: z
+      .boolean()
+      .default(true)
+      .describe("Servers that calls go to must show a good certificate that names their domain. Default true."),
+  })
+  .describe("Certificates of a `tls` listener, also used for connections that we open.");
+
 export const listenSchema = z
   .strictObject({
-    protocol: z.enum(["udp", "tcp"]).describe("Transport to listen on."),
+    protocol: z.enum(["udp", "tcp", "tls"]).describe("Transport to listen on."),
     address: ipAddress.describe("Local IP address to listen on; 0.0.0.0 or :: needs `sip.externalAddress`."),
-    port: portOrFree.default(5060).describe("Local port; 0 takes a free one. Default 5060."),
+    port: portOrFree.optional().describe("Local port; 0 takes a free one. Default 5060, for `tls` 5061."),
+    tls: tlsSchema.optional(),
   })
   .describe("One SIP listener of the embedded engine.");
 
@@ -227,8 +246,11 @@ const gatewaySchema = z
       .optional()
       .describe("Name of the gateway, unique in the file. Default: the trunk's id, a dash and its position."),
     host: hostName.describe("Host name or IP address calls are sent to."),
-    port: portNumber.optional().describe("Its port. Default 5060."),
-    transport: z.enum(["udp", "tcp"]).default("udp").describe("Its transport. Default udp."),
+    port: portNumber.optional().describe("Its port. Default: what DNS says, else 5060, for `tls` 5061."),
+    transport: z
+      .enum(["udp", "tcp", "tls"])
+      .default("udp")
+      .describe("Its transport; `tls` needs a `tls` listener. Default udp."),
   })
   .describe("One address that calls are sent to.");
 

@@ -9,7 +9,7 @@ export interface SipGateway {
   readonly host: string;
   /** Undefined: the transport's default port, and for a host name what DNS says. */
   readonly port: number | undefined;
-  readonly transport: "udp" | "tcp";
+  readonly transport: "udp" | "tcp" | "tls";
 }
 
 export interface SipTrunk {

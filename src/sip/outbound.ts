@@ -426,7 +426,7 @@ function routeOf(
 }
 
 function gatewayUri({ host, port, transport }: SipGateway, user: string | null): SipUri {
-  const params = transport === "tcp" ? new Map([["transport", "tcp"]]) : new Map<string, string>();
+  const params = transport === "udp" ? new Map<string, string>() : new Map([["transport", transport]]);
   return { scheme: "sip", user, host, port: port ?? null, params };
 }
 

@@ -5,6 +5,8 @@ import type { EventEmitter } from "node:events";
 import { createRequire } from "node:module";
 import { connect, createServer } from "node:net";
 import type { AddressInfo, Server, Socket } from "node:net";
+import { connect as connectTls, createServer as createTlsServer } from "node:tls";
+import type { ConnectionOptions, TlsOptions as TlsServerOptions } from "node:tls";
 import { isDeepStrictEqual } from "node:util";
 
 import { afterAll, expect } from "vitest";
@@ -554,26 +556,36 @@ export class RawCallee {
   }
 }
 
-/** A raw TCP side: listens, and can dial the engine. Cuts messages at their Content-Length. */
+export interface StreamPeerOptions {
+  /** Default 127.0.0.1. */
+  readonly address?: string;
+  /** Listens for TLS with this. */
+  readonly tls?: TlsServerOptions;
+}
+
+/** A raw TCP or TLS side: listens, and can dial the engine. Cuts messages at their Content-Length. */
 export class RawTcpPeer {
   readonly port: number;
   readonly received: Packet[] = [];
   readonly connections: Socket[] = [];
+  readonly #address: string;
   readonly #arrivals = new Arrivals();
   readonly #taken = new Set<Packet>();
 
-  private constructor(server: Server) {
+  private constructor(server: Server, { address = "127.0.0.1", tls }: StreamPeerOptions) {
     this.port = (server.address() as AddressInfo).port;
-    server.on("connection", (socket) => {
+    this.#address = address;
+    server.on(tls === undefined ? "connection" : "secureConnection", (socket: Socket) => {
       this.#read(socket);
     });
   }
 
-  static async open(closings: Closings): Promise<RawTcpPeer> {
-    const server = createServer({ allowHalfOpen: true });
-    server.listen(0, "127.0.0.1");
+  static async open(closings: Closings, options: StreamPeerOptions = {}): Promise<RawTcpPeer> {
+    const { address = "127.0.0.1", tls } = options;
+    const server = tls === undefined ? createServer({ allowHalfOpen: true }) : createTlsServer(tls);
+    server.listen(0, address);
     await once(server, "listening");
-    const peer = new RawTcpPeer(server);
+    const peer = new RawTcpPeer(server, options);
     closings.add(() => {
       for (const connection of peer.connections) {
         connection.destroy();
@@ -583,9 +595,11 @@ export class RawTcpPeer {
     return peer;
   }
 
-  async dial(port: number): Promise<Socket> {
-    const socket = connect({ host: "127.0.0.1", port, allowHalfOpen: true });
-    await once(socket, "connect");
+  /** Opens a connection to the engine; by TLS with `tls`. */
+  async dial(port: number, tls?: ConnectionOptions): Promise<Socket> {
+    const to = { host: this.#address, port, allowHalfOpen: true };
+    const socket = tls === undefined ? connect(to) : connectTls({ ...to, ...tls });
+    await once(socket, tls === undefined ? "connect" : "secureConnect");
     this.#read(socket);
     return socket;
   }

@@ -266,6 +266,30 @@ describe("contradictions name the field and the fix", () => {
       ["set `sip.externalAddress`"],
     ],
     [
+      "a TLS listener without certificate",
+      "sip: { listen: [{ protocol: tls, address: 127.0.0.1 }] }",
+      "sip.listen[0].tls",
+      ["`certificateFile`"],
+    ],
+    [
+      "a certificate where there is no TLS",
+      "sip: { listen: [{ protocol: tcp, address: 127.0.0.1, tls: { certificateFile: a, keyFile: b } }] }",
+      "sip.listen[0].tls",
+      ["set `protocol` to tls"],
+    ],
+    [
+      "client certificates of anybody",
+      "sip: { listen: [{ protocol: tls, address: 127.0.0.1, tls: { certificateFile: a, keyFile: b, requireClientCertificate: true } }] }",
+      "sip.listen[0].tls.caFile",
+      ["name your own"],
+    ],
+    [
+      "a TLS gateway without a TLS listener",
+      "trunks: [{ id: a, gateways: [{ host: 192.0.2.1, transport: tls }] }]",
+      "trunks[0].gateways[0].transport",
+      ["protocol: tls"],
+    ],
+    [
       "one listener twice",
       "sip: { listen: [{ protocol: udp, address: 127.0.0.1 }, { protocol: udp, address: 127.0.0.1 }] }",
       "sip.listen[1]",
