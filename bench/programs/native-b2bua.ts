@@ -44,8 +44,12 @@ class NullApplication implements ApplicationSide {
     await Promise.resolve();
   }
 
-  stats(): { clients: number; routes: number } {
-    return { clients: 1, routes: 1 };
+  stats(): { clients: number; routes: number; outbound: number } {
+    return { clients: 1, routes: 1, outbound: 0 };
+  }
+
+  heirOf(): ClientId {
+    return application;
   }
 
   choose(): ClientId {

@@ -23,6 +23,8 @@ export const counterNames = [
   "dialogsCreated",
   "dialogsEnded",
   "orphansEnded",
+  "dialogsAdopted",
+  "endsKept",
 ] as const;
 
 export type CounterName = (typeof counterNames)[number];

@@ -41,11 +41,27 @@ export type CommandReply =
 export interface EngineEvents {
   /** The next connection (round robin) that routed `verb` (lower case), or `undefined` when there is none. */
   choose(verb: string): ClientId | undefined;
+  /** Who takes over the dialogs of a lost connection: one with the same tags, else the only one there is. */
+  heirOf(tags: string): ClientId | undefined;
+  /**
+   * Outbound mode: connects to an application for one new request. `offer` is called once, later: with the connection, or
+   * with `undefined` when no application could be reached. It returns false when the request is over by then, and the
+   * connection is closed. Absent when applications connect by themselves.
+   */
+  readonly dial?: ((offer: (client: ClientId | undefined) => boolean) => void) | undefined;
   isConnected(client: ClientId): boolean;
   /** False when the connection is gone: the message then went nowhere. */
   deliver(client: ClientId, delivery: Delivery): boolean;
   /** Answers the command `requestId` of that connection. */
   reply(client: ClientId, requestId: string, reply: CommandReply): void;
+}
+
+/** An application connection that is gone. */
+export interface LostClient {
+  readonly client: ClientId;
+  /** Its tags in one canonical text; empty when it gave none. */
+  readonly tags: string;
+  readonly verbs: readonly string[];
 }
 
 /** One command of an application, already cut out of its frame. */
@@ -62,6 +78,10 @@ export interface SipCommands {
   cancel(command: SipCommand, txnId: string): void;
   requestInDialog(command: SipCommand, dialogId: string): void;
   requestOutOfDialog(command: SipCommand, proxyUri: string | undefined): void;
-  /** The connection is gone: whatever it owned is answered for, and its dialogs wait for a new owner. */
-  clientGone(client: ClientId): void;
+  /** A connection that authenticated can be given messages: it may get what others have left behind. */
+  clientReady(client: ClientId): void;
+  /** A connection wants requests of that verb from now on. */
+  routed(verb: string): void;
+  /** The connection is gone: what it owned goes to an heir or waits for one. */
+  clientGone(lost: LostClient): void;
 }

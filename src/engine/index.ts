@@ -16,6 +16,7 @@ import { defaultTransactionLimits, TransactionLayer } from "./txn/index.ts";
 import type { TransactionStats } from "./txn/index.ts";
 import { UserAgent } from "./ua/agent.ts";
 import type { AgentStats } from "./ua/agent.ts";
+import { parseTarget } from "./wire/outbound.ts";
 import { WireServer } from "./wire/server.ts";
 import type { WireServerParts, WireStats } from "./wire/server.ts";
 
@@ -40,6 +41,8 @@ export interface Engine {
   stats(): EngineStats;
   /** Whether nothing is left of any call: no dialog, no transaction, no timer, no pending request. */
   isIdle(): boolean;
+  /** Takes no new calls from now on (503); those that are there stay. */
+  drain(): void;
   /** Ends the calls there are by BYE, waits shortly for the answers, closes everything. Idempotent, never rejects. */
   close(): Promise<void>;
 }
@@ -48,6 +51,9 @@ export interface Engine {
 const closingWaitT1 = 4;
 const closingCheckMs = 10;
 const defaultOrphanGraceMs = 30_000;
+const defaultWaitMs = 10_000;
+const outboundConnectMs = 2000;
+const outboundAuthenticationMs = 3000;
 const defaultRingingLimitMs = 660_000;
 
 /**
@@ -89,6 +95,15 @@ export async function startEngineWith(
     throw new Error("outboundProxy is not a SIP URI");
   }
 
+  const strictParity = options.strictParity ?? false;
+  const applications = (options.applications ?? []).map((text) => {
+    const target = parseTarget(text);
+    if (target === undefined) {
+      throw new Error(`${text} is not an application's address, such as tcp://127.0.0.1:3001`);
+    }
+    return target;
+  });
+
   const transport = new TransportLayer({
     listen: options.listen,
     externalAddress: options.externalAddress,
@@ -122,6 +137,8 @@ export async function startEngineWith(
     limits,
     settings: {
       orphanGraceMs: options.orphanGraceMs ?? defaultOrphanGraceMs,
+      waitMs: options.waitMs ?? defaultWaitMs,
+      strictParity,
       ringingLimitMs: options.ringingLimitMs ?? defaultRingingLimitMs,
       outboundProxy,
       userAgent: options.userAgent,
@@ -129,6 +146,13 @@ export async function startEngineWith(
     network,
     events: {
       choose: (verb) => wire.choose(verb),
+      heirOf: (tags) => wire.heirOf(tags),
+      dial:
+        applications.length === 0
+          ? undefined
+          : (offer) => {
+              wire.dial?.(offer);
+            },
       isConnected: (client) => wire.isConnected(client),
       deliver: (client, delivery) => wire.deliver(client, delivery),
       reply: (client, requestId, reply) => {
@@ -137,7 +161,17 @@ export async function startEngineWith(
     },
   });
   const wire: ApplicationSide = side(
-    { ...options.control, limits, clock, random, log, counters, hostports: () => hostports(transport.listeners()) },
+    {
+      ...options.control,
+      limits,
+      clock,
+      random,
+      log,
+      counters,
+      hostports: () => hostports(transport.listeners()),
+      strictParity,
+      outbound: { targets: applications, connectMs: outboundConnectMs, authenticationMs: outboundAuthenticationMs },
+    },
     agent,
   );
 
@@ -205,6 +239,9 @@ export async function startEngineWith(
       counters: counters.values(),
     }),
     isIdle,
+    drain: () => {
+      agent.drain();
+    },
     close: async () => {
       closing ??= close();
       await closing;

@@ -23,6 +23,8 @@ export const silentLog: EngineLog = {
 export interface EngineLimits {
   /** Application connections at once. */
   readonly clients: number;
+  /** Connections to applications in outbound mode: one per call. */
+  readonly outboundConnections: number;
   /** Verbs one application connection may route. */
   readonly verbsPerClient: number;
   /** Bytes of one frame from an application. */
@@ -40,6 +42,7 @@ export interface EngineLimits {
 
 export const defaultLimits: EngineLimits = {
   clients: 64,
+  outboundConnections: 4000,
   verbsPerClient: 64,
   frameBytes: 1024 * 1024,
   clientBacklogBytes: 16 * 1024 * 1024,
@@ -67,6 +70,15 @@ export interface EngineOptions {
   readonly t1Ms?: number | undefined;
   /** How long a dialog may be without an application connection before the engine ends it, in milliseconds (default 30 s). */
   readonly orphanGraceMs?: number | undefined;
+  /** How long requests wait for an application that was there a moment ago, in milliseconds (default 10 s). */
+  readonly waitMs?: number | undefined;
+  /** Behave like drachtio-server wherever a test can see a difference; `parity.ts` has the table. Default false. */
+  readonly strictParity?: boolean | undefined;
+  /**
+   * Outbound mode: `tcp://host:port` of applications that wait with `srf.listen`. The engine connects to one of them, in
+   * turn, for each new request outside of a dialog. Default none: applications connect to the control port.
+   */
+  readonly applications?: readonly string[] | undefined;
   /**
    * How long an INVITE, of ours or of a peer, may ring, in milliseconds. Default 11 min: longer than any time an application
    * of ours gives an operator, so that its own timer decides.

@@ -160,7 +160,14 @@ class World {
       log: silentLog,
       counters: this.counters,
       limits: defaultLimits,
-      settings: { orphanGraceMs: 30_000, ringingLimitMs: 600_000, outboundProxy: undefined, userAgent: undefined },
+      settings: {
+        orphanGraceMs: 30_000,
+        waitMs: 10_000,
+        strictParity: false,
+        ringingLimitMs: 600_000,
+        outboundProxy: undefined,
+        userAgent: undefined,
+      },
       network: this.network,
       events: this.apps,
     });
@@ -254,7 +261,7 @@ class World {
       }
       case "crash":
         this.apps.connected.delete(this.#client);
-        this.agent.clientGone(this.#client);
+        this.agent.clientGone({ client: this.#client, tags: "", verbs: ["invite"] });
         this.#client += 1;
         this.apps.connected.add(this.#client);
     }

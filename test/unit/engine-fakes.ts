@@ -146,6 +146,9 @@ export class FakeApps implements EngineEvents {
   choose(verb: string): number | undefined {
     return this.verbs.has(verb) ? [...this.connected][0] : undefined;
   }
+  heirOf(): number | undefined {
+    return this.connected.size === 1 ? [...this.connected][0] : undefined;
+  }
   isConnected(client: number): boolean {
     return this.connected.has(client);
   }

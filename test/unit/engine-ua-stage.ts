@@ -29,7 +29,14 @@ export function start(limits: Partial<EngineLimits> = {}): void {
     log: silentLog,
     counters,
     limits: { ...defaultLimits, ...limits },
-    settings: { orphanGraceMs: 30_000, ringingLimitMs: 600_000, outboundProxy: undefined, userAgent: "pb/1" },
+    settings: {
+      orphanGraceMs: 30_000,
+      waitMs: 10_000,
+      strictParity: false,
+      ringingLimitMs: 600_000,
+      outboundProxy: undefined,
+      userAgent: "pb/1",
+    },
     network,
     events: apps,
   });

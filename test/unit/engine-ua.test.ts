@@ -96,7 +96,7 @@ describe("times of the UAS, with T1 = 500 ms", () => {
       receive("ACK", { toTag: tag, callId: dialogId.split(";")[0] ?? "" });
     }
     apps.connected.delete(1);
-    agent.clientGone(1);
+    agent.clientGone({ client: 1, tags: "", verbs: [] });
     apps.connected.add(2);
     await clock.advance(15_000);
     agent.requestInDialog(command("INFO sip:placeholder SIP/2.0\r\n\r\n", 2), kept.dialogId);
@@ -235,7 +235,7 @@ describe("names that have to be looked up", () => {
   it("a call whose application left while its name was looked up is not made", () => {
     agent.requestOutOfDialog(command("INVITE sip:bob@slow.example SIP/2.0\r\n\r\n"), undefined);
     apps.connected.delete(1);
-    agent.clientGone(1);
+    agent.clientGone({ client: 1, tags: "", verbs: [] });
     network.lookups[0]?.done({ type: "hops", hops: [{ protocol: "udp", address: "192.0.2.8", port: 5060 }] });
     expect(network.requests).toEqual([]);
     expectNothingLeft();

@@ -1,16 +1,14 @@
-import { connect } from "node:net";
-import type { Socket } from "node:net";
-
 import { afterEach, describe, expect, it } from "vitest";
 
 import { Counters } from "../../src/engine/counters.ts";
-import type { SipCommand, SipCommands } from "../../src/engine/events.ts";
+import type { LostClient, SipCommand, SipCommands } from "../../src/engine/events.ts";
 import { defaultLimits, silentLog } from "../../src/engine/options.ts";
 import type { EngineLimits } from "../../src/engine/options.ts";
 import { systemClock, systemRandom } from "../../src/engine/timers.ts";
-import { encodeFrame, FrameDecoder } from "../../src/engine/wire/frame.ts";
-import type { WireMessage } from "../../src/engine/wire/frame.ts";
+import { encodeFrame } from "../../src/engine/wire/frame.ts";
 import { WireServer } from "../../src/engine/wire/server.ts";
+import type { WireServerParts } from "../../src/engine/wire/server.ts";
+import { RawApp } from "../support/raw-app.ts";
 
 const peer = { protocol: "udp", address: "192.0.2.9", port: 5070 } as const;
 
@@ -22,6 +20,8 @@ type Called =
 
 class FakeCore implements SipCommands {
   readonly called: Called[] = [];
+  readonly ready: number[] = [];
+  readonly routes: string[] = [];
   respond(command: SipCommand, id: string): void {
     this.called.push({ type: "respond", command, id });
   }
@@ -34,69 +34,14 @@ class FakeCore implements SipCommands {
   requestOutOfDialog(command: SipCommand, id: string | undefined): void {
     this.called.push({ type: "outOfDialog", command, id });
   }
-  clientGone(client: number): void {
+  clientReady(client: number): void {
+    this.ready.push(client);
+  }
+  routed(verb: string): void {
+    this.routes.push(verb);
+  }
+  clientGone({ client }: LostClient): void {
     this.called.push({ type: "gone", client });
-  }
-}
-
-/** A raw control connection: sends frames, keeps what came back. */
-class RawApp {
-  readonly socket: Socket;
-  readonly received: WireMessage[] = [];
-  closed = false;
-  readonly #decoder = new FrameDecoder();
-  #waiting: (() => void)[] = [];
-
-  constructor(port: number) {
-    this.socket = connect({ host: "127.0.0.1", port });
-    this.socket.on("data", (chunk: Buffer) => {
-      this.received.push(...this.#decoder.push(chunk).messages);
-      this.#wake();
-    });
-    this.socket.on("error", () => undefined);
-    this.socket.on("close", () => {
-      this.closed = true;
-      this.#wake();
-    });
-  }
-
-  #wake(): void {
-    for (const wake of this.#waiting.splice(0)) {
-      wake();
-    }
-  }
-
-  send(tokens: readonly string[], sip?: string): void {
-    this.socket.write(encodeFrame(tokens, sip === undefined ? undefined : Buffer.from(sip)));
-  }
-
-  async until(condition: () => boolean): Promise<void> {
-    const deadline = performance.now() + 5000;
-    while (!condition()) {
-      if (performance.now() > deadline) {
-        throw new Error(`waited too long; received ${JSON.stringify(this.received.map((one) => one.tokens))}`);
-      }
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, 500);
-        this.#waiting.push(() => {
-          clearTimeout(timer);
-          resolve();
-        });
-      });
-    }
-  }
-
-  /** The answer to a command, without its random first token. */
-  async answer(requestId: string): Promise<readonly string[]> {
-    const find = (): WireMessage | undefined =>
-      this.received.find((message) => message.tokens[1] === "response" && message.tokens[2] === requestId);
-    await this.until(() => find() !== undefined || this.closed);
-    return find()?.tokens.slice(1) ?? [];
-  }
-
-  async authenticate(secret = "cymru"): Promise<readonly string[]> {
-    this.send(["auth-1", "authenticate", secret, ""]);
-    return this.answer("auth-1");
   }
 }
 
@@ -108,7 +53,15 @@ afterEach(async () => {
   }
 });
 
-async function start(limits: Partial<EngineLimits> = {}): Promise<{
+const inbound = {
+  strictParity: false,
+  outbound: { targets: [], connectMs: 1000, authenticationMs: 1000 },
+} as const;
+
+async function start(
+  limits: Partial<EngineLimits> = {},
+  options: Partial<WireServerParts> = {},
+): Promise<{
   server: WireServer;
   core: FakeCore;
   port: number;
@@ -126,6 +79,8 @@ async function start(limits: Partial<EngineLimits> = {}): Promise<{
       log: silentLog,
       counters: new Counters(),
       hostports: () => ({ advertised: ["udp/203.0.113.1:5060"], local: ["udp/127.0.0.1:5060", "tcp/127.0.0.1:5060"] }),
+      ...inbound,
+      ...options,
     },
     core,
   );
@@ -202,6 +157,7 @@ describe("authentication on the control port", () => {
             log: silentLog,
             counters: new Counters(),
             hostports: () => ({ advertised: [], local: [] }),
+            ...inbound,
           },
           new FakeCore(),
         ),

@@ -78,6 +78,8 @@ export class Dialog {
   phase: DialogPhase = "early";
   /** The connection that gets what comes in this dialog: the last one that sent something in it. */
   owner: ClientId | undefined;
+  /** The tags of the last owner once that connection is gone and nobody has taken its place. */
+  orphanOf: string | undefined;
   /** Transaction id of our own INVITE in this dialog that has no final response yet. */
   localInvite: string | undefined;
   /** Transaction id of our own INVITE that got its 2xx and waits for the application's ACK. */

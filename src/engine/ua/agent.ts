@@ -1,5 +1,6 @@
-import type { SipCommand, SipCommands, ClientId } from "../events.ts";
+import type { LostClient, SipCommand, SipCommands } from "../events.ts";
 import type { SipMessage, SipRequest, SipResponse } from "../sip/message.ts";
+import { noApplication } from "./accepted.ts";
 import { Core } from "./core.ts";
 import type { CoreParts, Inbound, Origin } from "./core.ts";
 import { tagOf } from "./headers.ts";
@@ -29,8 +30,13 @@ export class UserAgent implements SipCommands {
       },
     });
     this.#uas = new Uas(this.#core, this.#uac);
-    this.#core.endOrphan = (dialog) => {
-      this.#uac.byeFromEngine(dialog, 'SIP;cause=503;text="application gone"');
+    this.#core.ownership.events = {
+      endOrphan: (dialog) => {
+        this.#uac.byeFromEngine(dialog, noApplication);
+      },
+      owned: () => {
+        this.#uas.serveWaiting();
+      },
     };
   }
 
@@ -87,10 +93,26 @@ export class UserAgent implements SipCommands {
     this.#uac.requestOutOfDialog(command, proxyUri);
   }
 
-  clientGone(client: ClientId): void {
-    this.#uas.clientGone(client);
-    this.#uac.clientGone(client);
-    this.#core.clientGone(client);
+  clientReady(): void {
+    this.#core.ownership.clientReady();
+    this.#uas.serveWaiting();
+  }
+
+  routed(verb: string): void {
+    this.#core.ownership.routed(verb);
+    this.#uas.serveWaiting();
+  }
+
+  clientGone(lost: LostClient): void {
+    // The heir of the dialogs is found first, because it gets their unanswered requests too.
+    this.#core.ownership.clientGone(lost);
+    this.#uas.clientGone(lost);
+    this.#uac.clientGone(lost.client);
+  }
+
+  /** Takes no new calls from now on; those that are there stay. */
+  drain(): void {
+    this.#uas.takeNoMore();
   }
 
   /** Ends every dialog by BYE, refuses what is not answered and cancels what rings: the engine is about to close. */
@@ -109,6 +131,7 @@ export class UserAgent implements SipCommands {
   close(): void {
     this.#uas.close();
     this.#uac.close();
+    this.#core.ownership.close();
     for (const dialog of this.#core.dialogs.all()) {
       this.#core.endDialog(dialog);
     }
@@ -123,7 +146,7 @@ export class UserAgent implements SipCommands {
       invites: uas.invites,
       outgoing: uac.outgoing,
       lookups: uac.lookups,
-      timers: uas.timers + uac.timers + this.#core.dialogs.timers,
+      timers: uas.timers + uac.timers + this.#core.dialogs.timers + this.#core.ownership.timers,
     };
   }
 }

@@ -1,8 +1,9 @@
 import type { Counters } from "../counters.ts";
 import type { Dialog } from "../dialog/dialog.ts";
 import { DialogTable } from "../dialog/table.ts";
-import type { ClientId, CommandReply, EngineEvents, SipCommand, WirePeer } from "../events.ts";
+import type { CommandReply, EngineEvents, SipCommand, WirePeer } from "../events.ts";
 import type { EngineLimits, EngineLog } from "../options.ts";
+import type { Difference } from "../parity.ts";
 import { reasonPhrase, responseTo } from "../sip/answer.ts";
 import type { SipUri } from "../sip/grammar.ts";
 import { formatHostPort } from "../sip/grammar.ts";
@@ -10,6 +11,7 @@ import type { Headers, SipRequest, SipResponse } from "../sip/message.ts";
 import type { Clock, Random, SipTimers } from "../timers.ts";
 import type { LocalHost } from "./headers.ts";
 import { textForApp } from "./headers.ts";
+import { Ownership } from "./ownership.ts";
 
 /** Where one message is sent to. `connection` pins an open connection. */
 export interface NextHop {
@@ -83,6 +85,9 @@ export interface Network {
 
 export interface CoreSettings {
   readonly orphanGraceMs: number;
+  /** How long requests wait for an application that was there a moment ago. */
+  readonly waitMs: number;
+  readonly strictParity: boolean;
   readonly ringingLimitMs: number;
   readonly outboundProxy: SipUri | undefined;
   readonly userAgent: string | undefined;
@@ -104,11 +109,11 @@ export interface CoreParts {
 export class Core {
   readonly parts: CoreParts;
   readonly dialogs = new DialogTable();
-  /** What is to happen when a dialog has been without an application for the grace time. */
-  endOrphan: (dialog: Dialog) => void = () => undefined;
+  readonly ownership: Ownership;
 
   constructor(parts: CoreParts) {
     this.parts = parts;
+    this.ownership = new Ownership(this);
   }
 
   refuse(command: SipCommand, text: string): void {
@@ -144,36 +149,14 @@ export class Core {
     dialog.releaseHeld();
   }
 
-  /** The connection that sent something in a dialog gets from then on what comes in it. */
-  adopt(dialog: Dialog, client: ClientId): void {
-    dialog.owner = client;
-    dialog.timers.stop("orphan");
-  }
-
-  /** The owner where it is still connected. */
-  ownerOf(dialog: Dialog): ClientId | undefined {
-    return dialog.owner !== undefined && this.parts.events.isConnected(dialog.owner) ? dialog.owner : undefined;
-  }
-
-  /** Starts the grace time of every dialog that connection owned. */
-  clientGone(client: ClientId): void {
-    for (const dialog of this.dialogs.all()) {
-      if (dialog.owner !== client || dialog.phase !== "confirmed") {
-        continue;
-      }
-      dialog.timers.start("orphan", this.parts.settings.orphanGraceMs, () => {
-        if (this.ownerOf(dialog) === undefined && dialog.phase === "confirmed") {
-          this.parts.counters.add("orphansEnded");
-          this.parts.log.warn("a dialog without an application is ended", { dialog: dialog.id });
-          this.endOrphan(dialog);
-        }
-      });
-    }
+  /** Whether to behave like drachtio-server in that respect. */
+  imitates(_difference: Difference): boolean {
+    return this.parts.settings.strictParity;
   }
 
   /** Tells the application of a BYE that the engine sent on its own; drachtio-srf answers nothing to it. */
   announceBye(dialog: Dialog, bye: SipRequest, peer: WirePeer): void {
-    const owner = this.ownerOf(dialog);
+    const owner = this.ownership.ownerOf(dialog);
     if (owner === undefined) {
       return;
     }

@@ -17,7 +17,10 @@ export interface IncomingRequest {
   readonly request: SipRequest;
   readonly callId: string;
   readonly seq: number;
-  owner: ClientId;
+  /** Undefined while it waits for an application. */
+  owner: ClientId | undefined;
+  /** How many applications were given it. One whose application died of it must not bring down all others too. */
+  deliveries: number;
   /** Fixed by the first response that carries it: an application may choose it before. */
   localTag: string;
   tagSent: boolean;

@@ -150,6 +150,7 @@ export class Uac {
     }
     const dialog = this.#core.dialogs.byId(dialogId);
     if (dialog === undefined) {
+      this.#core.ownership.tellEnd(dialogId, command.client);
       this.#core.refuse(command, message.method === "ACK" ? automaticAck : noDialog);
       return;
     }
@@ -157,7 +158,7 @@ export class Uac {
       this.#core.refuse(command, "unable to cancel unknown transaction id: ");
       return;
     }
-    this.#core.adopt(dialog, command.client);
+    this.#core.ownership.adopt(dialog, command.client);
     if (message.method === "PRACK") {
       this.#prack(command, message, dialog);
       return;
@@ -551,6 +552,9 @@ export class Uac {
 
   /** INVITEs of a connection that is gone are cancelled: nobody is left who could acknowledge their 2xx. */
   clientGone(client: ClientId): void {
+    if (this.#core.imitates("pending")) {
+      return;
+    }
     for (const outgoing of this.#requests.all()) {
       if (outgoing.client !== client || outgoing.method !== "INVITE") {
         continue;

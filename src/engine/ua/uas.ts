@@ -1,5 +1,5 @@
 import { Dialog, dialogIdOf, uasDialogState } from "../dialog/dialog.ts";
-import type { ClientId, SipCommand } from "../events.ts";
+import type { ClientId, Delivery, LostClient, SipCommand } from "../events.ts";
 import { responseTo } from "../sip/answer.ts";
 import { parseCSeq, parseVias, uriScheme } from "../sip/grammar.ts";
 import { Headers, standardMethods } from "../sip/message.ts";
@@ -33,6 +33,9 @@ const mostWaitingAnswers = 16;
 
 const allowed = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, MESSAGE, NOTIFY, PRACK, REFER, UPDATE";
 
+/** How many applications are given one request, when each dies before it answers. */
+const mostDeliveries = 2;
+
 const unknownTransaction = "Response not sent due to unknown transaction";
 
 /** The server half of the user agent: requests from the network, and the applications' answers to them. */
@@ -44,6 +47,9 @@ export class Uas {
   readonly #byKey = new Map<string, string>();
   /** Call-IDs of INVITEs that wait for an answer: drachtio-srf can hold one of each only. */
   readonly #invites = new Map<string, string>();
+  /** Those that no application has for now. */
+  readonly #waiting = new Set<IncomingRequest>();
+  #draining = false;
   #closing = false;
 
   constructor(core: Core, client: ClientHalf) {
@@ -118,6 +124,12 @@ export class Uas {
   #newRequest(transaction: Inbound, callId: string, fromTag: string | undefined): void {
     const { request } = transaction;
     const { counters, limits, events, log } = this.#core.parts;
+    if (this.#draining && request.method === "INVITE") {
+      this.#answer(transaction, 503, (headers) => {
+        headers.add("Retry-After", "5");
+      });
+      return;
+    }
     if (request.method === "INVITE") {
       // What drachtio-srf cannot make a Dialog of is refused here: it would answer 200 and have no Dialog (pitfall 4).
       if (fromTag === undefined) {
@@ -144,22 +156,27 @@ export class Uas {
         return;
       }
     }
-    const verb = request.method.toLowerCase();
-    // Each round asks another connection, and a connection that could not be written to is gone from the list.
-    for (let attempt = 0; attempt < limits.clients; attempt += 1) {
-      const owner = events.choose(verb);
-      if (owner === undefined) {
-        break;
-      }
-      const incoming = this.#hold(transaction, owner, undefined);
-      if (this.#deliver(incoming, undefined)) {
-        return;
-      }
-      this.#forget(incoming);
+    const incoming = this.#hold(transaction, undefined);
+    if (events.dial !== undefined) {
+      events.dial((client) => this.#offered(incoming, client));
+      return;
     }
+    if (this.#assign(incoming)) {
+      return;
+    }
+    const verb = request.method.toLowerCase();
+    if (this.#core.ownership.expects(verb)) {
+      this.#wait(incoming);
+      return;
+    }
+    this.#forget(incoming);
     counters.add("requestsUnrouted");
     log.info("no application takes this request", { verb });
     if (request.method === "REFER") {
+      if (this.#core.imitates("refer")) {
+        transaction.abandon();
+        return;
+      }
       // RFC 3261 §21.4.6: REAL discards such a REFER without an answer.
       this.#answer(transaction, 405, (headers) => {
         headers.add("Allow", allowed);
@@ -223,15 +240,19 @@ export class Uas {
         return;
       }
     }
-    const owner = this.#core.ownerOf(dialog);
-    if (owner === undefined) {
-      this.#answer(transaction, 481);
-      return;
+    if (this.#core.ownership.ownerOf(dialog) === undefined) {
+      if (this.#core.imitates("orphans")) {
+        this.#answer(transaction, 481);
+        return;
+      }
+      if (method === "OPTIONS") {
+        this.#answer(transaction, 200);
+        return;
+      }
     }
-    const incoming = this.#hold(transaction, owner, dialog);
-    if (!this.#deliver(incoming, dialog)) {
-      this.#forget(incoming);
-      this.#answer(transaction, 481);
+    const incoming = this.#hold(transaction, dialog);
+    if (!this.#assign(incoming)) {
+      this.#wait(incoming);
     }
   }
 
@@ -242,13 +263,12 @@ export class Uas {
   #bye(transaction: Inbound, dialog: Dialog): void {
     const invite = dialog.remoteInvite === undefined ? undefined : this.#incoming.get(dialog.remoteInvite);
     const early = dialog.phase === "early";
-    const owner = this.#core.ownerOf(dialog);
     this.#client.interruptInvite(dialog);
     // RFC 3261 §15.1.2: requests of this dialog that are still open get a 487.
     this.endPending(dialog);
     this.#core.endDialog(dialog);
-    if (owner === undefined) {
-      this.#answer(transaction, 200);
+    if (this.#core.ownership.ownerOf(dialog) === undefined && this.#core.imitates("orphans")) {
+      this.#answer(transaction, 481);
       return;
     }
     if (early) {
@@ -260,11 +280,18 @@ export class Uas {
       }
       return;
     }
-    const incoming = this.#hold(transaction, owner, dialog);
-    if (!this.#deliver(incoming, dialog)) {
-      this.#forget(incoming);
-      this.#answer(transaction, 200);
+    const incoming = this.#hold(transaction, dialog);
+    if (!this.#assign(incoming)) {
+      this.#keepBye(incoming, dialog.orphanOf ?? "");
     }
+  }
+
+  /** Nobody is there to answer a BYE: the peer gets its 200 at once, and whoever takes the dialog over is told later. */
+  #keepBye(incoming: IncomingRequest, tags: string): void {
+    if (incoming.dialog !== undefined) {
+      this.#core.ownership.keepEnd(incoming.dialog, this.#delivery(incoming), tags);
+    }
+    this.#finish(incoming, responseTo(incoming.request, 200, { toTag: incoming.localTag }));
   }
 
   /** `cancels` is the key of the INVITE transaction that the CANCEL belongs to. */
@@ -306,7 +333,7 @@ export class Uas {
       return;
     }
     this.#forget(incoming);
-    const owner = this.#core.ownerOf(dialog);
+    const owner = this.#core.ownership.ownerOf(dialog);
     if (owner !== undefined) {
       events.deliver(owner, {
         source: "network",
@@ -374,9 +401,10 @@ export class Uas {
     }
     const { dialog } = incoming;
     if (dialog !== undefined && dialog.phase !== "ended") {
-      this.#core.adopt(dialog, command.client);
+      this.#core.ownership.adopt(dialog, command.client);
     }
     incoming.owner = command.client;
+    this.#waiting.delete(incoming);
     this.#core.parts.counters.add("responsesOut");
     this.#core.reply(command, {
       type: "sent",
@@ -403,13 +431,34 @@ export class Uas {
     }
   }
 
-  /** Nobody will answer what that connection was given: drachtio-srf cannot do so over another one. */
-  clientGone(client: ClientId): void {
+  /** What that connection was given and did not answer goes to another one or waits for one. */
+  clientGone({ client, tags }: LostClient): void {
     for (const incoming of this.#incoming.values()) {
-      if (incoming.owner === client) {
-        this.#answerAlone(incoming);
+      if (incoming.owner !== client) {
+        continue;
+      }
+      if (incoming.phase === "accepted") {
+        incoming.owner = undefined;
+      } else if (!this.#core.imitates("pending")) {
+        incoming.owner = undefined;
+        if (incoming.request.method === "BYE") {
+          this.#keepBye(incoming, tags);
+        } else {
+          this.#wait(incoming);
+        }
       }
     }
+  }
+
+  /** Gives what waits to the connections that may have it by now. */
+  serveWaiting(): void {
+    for (const incoming of this.#waiting) {
+      this.#assign(incoming);
+    }
+  }
+
+  takeNoMore(): void {
+    this.#draining = true;
   }
 
   /** Answers what no application has answered yet and takes nothing new, because the engine is about to close. */
@@ -436,7 +485,71 @@ export class Uas {
     }
   }
 
-  #hold(transaction: Inbound, owner: ClientId, dialog: Dialog | undefined): IncomingRequest {
+  /** Keeps a request until an application comes, for a limited time. */
+  #wait(incoming: IncomingRequest): void {
+    if (incoming.deliveries >= mostDeliveries) {
+      this.#answerAlone(incoming);
+      return;
+    }
+    const { orphanGraceMs, waitMs } = this.#core.parts.settings;
+    this.#waiting.add(incoming);
+    // The peer of an INVITE has its 100 and waits as long as we like; others give up after 64*T1.
+    const limitMs = incoming.inDialog && incoming.request.method === "INVITE" ? orphanGraceMs : waitMs;
+    incoming.timers.start("answer", limitMs, () => {
+      const status = incoming.inDialog ? 480 : 503;
+      this.#core.parts.counters.add("requestsUnrouted");
+      this.#finish(incoming, responseTo(incoming.request, status, { toTag: incoming.localTag }));
+    });
+    this.#assign(incoming);
+  }
+
+  /** Gives a request to the connection it belongs to. False when there is none. */
+  #assign(incoming: IncomingRequest): boolean {
+    const { events, limits } = this.#core.parts;
+    const { dialog } = incoming;
+    // Each round asks another connection, and a connection that could not be written to is gone from the list.
+    for (let attempt = 0; attempt < limits.clients; attempt += 1) {
+      const owner =
+        incoming.inDialog && dialog !== undefined
+          ? this.#core.ownership.ownerOf(dialog)
+          : events.choose(incoming.request.method.toLowerCase());
+      if (owner === undefined) {
+        return false;
+      }
+      if (this.#give(incoming, owner)) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  #give(incoming: IncomingRequest, owner: ClientId): boolean {
+    incoming.owner = owner;
+    incoming.deliveries += 1;
+    this.#waiting.delete(incoming);
+    this.#limitAnswer(incoming);
+    if (this.#core.parts.events.deliver(owner, this.#delivery(incoming))) {
+      return true;
+    }
+    incoming.owner = undefined;
+    return false;
+  }
+
+  /** Outbound mode: the connection made for a request, or none. False when it has no use for it. */
+  #offered(incoming: IncomingRequest, client: ClientId | undefined): boolean {
+    // It was cancelled in the meantime, and an application must not learn of it any more (drachtio.md §2.6).
+    if (!this.#incoming.has(incoming.txnId)) {
+      return false;
+    }
+    if (client !== undefined && this.#give(incoming, client)) {
+      return true;
+    }
+    this.#core.parts.counters.add("requestsUnrouted");
+    this.#finish(incoming, responseTo(incoming.request, 480, { toTag: incoming.localTag }));
+    return false;
+  }
+
+  #hold(transaction: Inbound, dialog: Dialog | undefined): IncomingRequest {
     const { parts } = this.#core;
     const { request } = transaction;
     const incoming: IncomingRequest = {
@@ -445,7 +558,8 @@ export class Uas {
       request,
       callId: request.headers.get("Call-ID") ?? "",
       seq: parseCSeq(request.headers.get("CSeq") ?? "")?.number ?? 0,
-      owner,
+      owner: undefined,
+      deliveries: 0,
       localTag: dialog?.localTag ?? tagOf(request.headers.get("To")) ?? this.#core.newTag(),
       tagSent: dialog !== undefined,
       dialog,
@@ -466,12 +580,17 @@ export class Uas {
     } else if (request.method === "UPDATE" && dialog !== undefined) {
       dialog.remoteUpdate = incoming.txnId;
     }
+    this.#limitAnswer(incoming);
+    return incoming;
+  }
+
+  #limitAnswer(incoming: IncomingRequest): void {
+    const { settings, timers } = this.#core.parts;
     // 64 s for a new request, 32 s inside a dialog, both in units of T1.
-    const holdMs = dialog === undefined ? 2 * parts.timers.t64Ms : parts.timers.t64Ms;
-    incoming.timers.start("answer", holdMs, () => {
+    const holdMs = incoming.inDialog ? timers.t64Ms : 2 * timers.t64Ms;
+    incoming.timers.start("answer", incoming.phase === "provisional" ? settings.ringingLimitMs : holdMs, () => {
       this.#unanswered(incoming);
     });
-    return incoming;
   }
 
   #unanswered(incoming: IncomingRequest): void {
@@ -480,7 +599,7 @@ export class Uas {
     log.warn("an application did not answer a request", { verb: incoming.request.method.toLowerCase() });
     if (incoming.inDialog) {
       this.#finish(incoming, responseTo(incoming.request, 500, { toTag: incoming.localTag }));
-    } else if (incoming.request.method === "INVITE") {
+    } else if (incoming.request.method === "INVITE" && !this.#core.imitates("unanswered")) {
       this.#finish(incoming, responseTo(incoming.request, 408, { toTag: incoming.localTag }));
     } else {
       // RFC 4320 §4.2: a late final response to a non-INVITE helps nobody, its sender has given up long ago.
@@ -489,19 +608,22 @@ export class Uas {
     }
   }
 
-  #deliver(incoming: IncomingRequest, dialog: Dialog | undefined): boolean {
-    const { request, transaction } = incoming;
-    return this.#core.parts.events.deliver(incoming.owner, {
+  #delivery(incoming: IncomingRequest): Delivery {
+    const { request, transaction, inDialog, dialog } = incoming;
+    return {
       source: "network",
       peer: transaction.source,
       txnId: incoming.txnId,
-      dialogId: dialog?.id,
-      receivedOn: dialog === undefined ? transaction.source.local : undefined,
+      dialogId: inDialog ? dialog?.id : undefined,
+      receivedOn: inDialog ? undefined : transaction.source.local,
       message: textForApp(request),
-    });
+    };
   }
 
   #deliverCancel(incoming: IncomingRequest, cancel: SipRequest, source: Origin): void {
+    if (incoming.owner === undefined) {
+      return;
+    }
     this.#core.parts.events.deliver(incoming.owner, {
       source: "network",
       peer: source,
@@ -572,9 +694,7 @@ export class Uas {
       incoming.tagSent ||= status > 100;
       if (incoming.phase === "held") {
         incoming.phase = "provisional";
-        incoming.timers.start("answer", parts.settings.ringingLimitMs, () => {
-          this.#unanswered(incoming);
-        });
+        this.#limitAnswer(incoming);
       }
       return true;
     }
@@ -694,6 +814,7 @@ export class Uas {
   #forget(incoming: IncomingRequest): void {
     const { dialog } = incoming;
     incoming.timers.clear();
+    this.#waiting.delete(incoming);
     this.#incoming.delete(incoming.txnId);
     this.#byKey.delete(incoming.transaction.key);
     if (this.#invites.get(incoming.callId) === incoming.txnId) {

@@ -10,6 +10,8 @@ export const frameWarningBytes = 8192;
 export interface WireMessage {
   readonly tokens: readonly string[];
   readonly sip: Buffer | undefined;
+  /** Length of the whole frame behind its length prefix. */
+  readonly bytes: number;
 }
 
 /** What one chunk of bytes completed. After an `error` the stream cannot be resynchronised and must be closed. */
@@ -37,6 +39,7 @@ export function parseWireMessage(frame: Buffer): WireMessage {
   return {
     tokens: meta.toString("utf8").split("|"),
     sip: end === -1 ? undefined : frame.subarray(end + crlf.length),
+    bytes: frame.length,
   };
 }
 

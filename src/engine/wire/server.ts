@@ -9,11 +9,16 @@ import type { Clock, Random } from "../timers.ts";
 import { TimerSet } from "../timers.ts";
 import { encodeFrame, FrameDecoder, frameWarningBytes } from "./frame.ts";
 import type { WireMessage } from "./frame.ts";
+import { OutboundDialer } from "./outbound.ts";
+import type { OutboundTarget } from "./outbound.ts";
 
 /** What drachtio-srf sees as the server's version; it only parses the `v0.9.9` in front (pings need at least v0.8.2). */
 export const wireVersion = "v0.9.9-patchbay";
 
 const verbPattern = /^[a-zA-Z0-9\-.!%*_+`'~:]{1,32}$/;
+// drachtio-srf keeps its applications to these.
+const mostTags = 20;
+const mostTagLength = 32;
 const requestIdPattern = /^[\x21-\x7e]{1,128}$/;
 
 export interface WireServerParts {
@@ -27,6 +32,20 @@ export interface WireServerParts {
   readonly counters: Counters;
   /** `proto/host:port` of what is advertised to peers and of what is really listened on. */
   readonly hostports: () => { readonly advertised: readonly string[]; readonly local: readonly string[] };
+  /** Whether to behave like drachtio-server where `remove_route` is concerned. */
+  readonly strictParity: boolean;
+  /** Outbound mode: the applications that new requests are taken to. Empty: applications connect by themselves. */
+  readonly outbound: {
+    readonly targets: readonly OutboundTarget[];
+    readonly connectMs: number;
+    readonly authenticationMs: number;
+  };
+}
+
+/** What becomes of a connection that the engine made itself. */
+interface OutboundEnd {
+  ready(client: ClientId): void;
+  failed(): void;
 }
 
 interface Client {
@@ -35,14 +54,30 @@ interface Client {
   readonly decoder: FrameDecoder;
   readonly verbs: Set<string>;
   readonly timers: TimerSet;
+  /** Set for connections that the engine made itself. */
+  readonly outbound: OutboundEnd | undefined;
+  /** Its tags, sorted, in one text. */
+  tags: string;
   authenticated: boolean;
+  /** It has shown that it works on what it is given, so it may be an heir. */
+  ready: boolean;
   closing: boolean;
+  /** The core knows that it is gone. */
+  gone: boolean;
 }
 
 export interface WireStats {
   readonly clients: number;
   readonly routes: number;
+  /** Connections of outbound mode, those that are being made included. */
+  readonly outbound: number;
 }
+
+/**
+ * drachtio-srf routes its verbs before its application learns that it is connected. What others have left behind is handed
+ * over after that, and after this time to applications that route nothing.
+ */
+const readyAfterMs = 100;
 
 /**
  * The listener that drachtio-srf connects to ("inbound" mode of drachtio). It authenticates, routes verbs, frames and
@@ -56,6 +91,8 @@ export class WireServer implements EngineEvents {
   /** Per verb the id of the connection that was chosen last, so that the next one is after it in line. */
   readonly #lastChosen = new Map<string, ClientId>();
   readonly #secretDigest: Buffer;
+  readonly #dialer: OutboundDialer;
+  readonly dial: EngineEvents["dial"];
   #nextId: ClientId = 1;
   #closed = false;
 
@@ -68,12 +105,35 @@ export class WireServer implements EngineEvents {
     this.#secretDigest = createHash("sha256").update(parts.secret).digest();
     this.#server = createServer({ allowHalfOpen: false, noDelay: true, keepAlive: true }, (socket) => {
       try {
-        this.#accept(socket);
+        this.#accept(socket, undefined);
       } catch (error) {
         parts.log.error("a control connection could not be accepted", { error });
         socket.destroy();
       }
     });
+    const { targets, connectMs } = parts.outbound;
+    this.#dialer = new OutboundDialer({
+      targets,
+      connectMs,
+      mostConnections: parts.limits.outboundConnections,
+      clock: parts.clock,
+      log: parts.log,
+      attach: (socket, on) => {
+        this.#accept(socket, on);
+      },
+      release: (id) => {
+        const client = this.#clients.get(id);
+        if (client !== undefined) {
+          this.#close(client);
+        }
+      },
+    });
+    this.dial =
+      targets.length === 0
+        ? undefined
+        : (offer) => {
+            this.#dialer.dial(offer);
+          };
   }
 
   /** Listens and returns the port. Rejects when the address is taken. */
@@ -98,6 +158,7 @@ export class WireServer implements EngineEvents {
       return;
     }
     this.#closed = true;
+    this.#dialer.close();
     for (const client of this.#clients.values()) {
       client.timers.clear();
       client.socket.destroy();
@@ -116,7 +177,25 @@ export class WireServer implements EngineEvents {
     for (const client of this.#clients.values()) {
       routes += client.verbs.size;
     }
-    return { clients: this.#clients.size, routes };
+    return { clients: this.#clients.size, routes, outbound: this.#dialer.size };
+  }
+
+  heirOf(tags: string): ClientId | undefined {
+    let newestOfTags: ClientId | undefined;
+    let only: ClientId | undefined;
+    let count = 0;
+    for (const client of this.#clients.values()) {
+      // A connection of outbound mode is there for one call and goes with it.
+      if (!client.ready || client.closing || client.outbound !== undefined) {
+        continue;
+      }
+      count += 1;
+      only = client.id;
+      if (tags !== "" && client.tags === tags) {
+        newestOfTags = client.id;
+      }
+    }
+    return newestOfTags ?? (count === 1 ? only : undefined);
   }
 
   choose(verb: string): ClientId | undefined {
@@ -124,7 +203,7 @@ export class WireServer implements EngineEvents {
     let first: ClientId | undefined;
     // Ids grow, and a Map keeps the order of insertion: the first id above the last one chosen is the next in line.
     for (const client of this.#clients.values()) {
-      if (!client.authenticated || client.closing || !client.verbs.has(verb)) {
+      if (!client.authenticated || client.closing || client.outbound !== undefined || !client.verbs.has(verb)) {
         continue;
       }
       if (client.id > last) {
@@ -219,13 +298,14 @@ export class WireServer implements EngineEvents {
     return true;
   }
 
-  #accept(socket: Socket): void {
+  #accept(socket: Socket, outbound: OutboundEnd | undefined): void {
     const { limits, counters, log, clock } = this.#parts;
     // Without a listener an ECONNRESET between accept and the next line would end the process.
     socket.on("error", (error) => {
       log.debug("a control connection failed", { error });
     });
-    if (this.#closed || this.#clients.size >= limits.clients) {
+    const inbound = [...this.#clients.values()].filter((client) => client.outbound === undefined).length;
+    if (this.#closed || (outbound === undefined && inbound >= limits.clients)) {
       counters.add("clientsRefused");
       log.warn("a control connection was refused: too many connections", { limit: limits.clients });
       socket.destroy();
@@ -237,13 +317,18 @@ export class WireServer implements EngineEvents {
       decoder: new FrameDecoder(limits.frameBytes),
       verbs: new Set(),
       timers: new TimerSet(clock),
+      outbound,
+      tags: "",
       authenticated: false,
+      ready: false,
       closing: false,
+      gone: false,
     };
     this.#nextId += 1;
     this.#clients.set(client.id, client);
     counters.add("clientsAccepted");
-    client.timers.start("authentication", limits.authenticationMs, () => {
+    const timeMs = outbound === undefined ? limits.authenticationMs : this.#parts.outbound.authenticationMs;
+    client.timers.start("authentication", timeMs, () => {
       log.warn("a control connection did not authenticate in time", { client: client.id });
       socket.destroy();
     });
@@ -263,13 +348,35 @@ export class WireServer implements EngineEvents {
       counters.add("clientsClosed");
       if (client.authenticated) {
         log.info("an application disconnected", { client: client.id });
-        try {
-          this.#core.clientGone(client.id);
-        } catch (error) {
-          log.error("a lost application could not be cleaned up after", { client: client.id, error });
-        }
       }
+      this.#gone(client);
     });
+  }
+
+  /** Tells the core, once, that nothing comes of that connection any more. */
+  #gone(client: Client): void {
+    if (client.gone) {
+      return;
+    }
+    client.gone = true;
+    if (!client.authenticated) {
+      client.outbound?.failed();
+      return;
+    }
+    try {
+      this.#core.clientGone({ client: client.id, tags: client.tags, verbs: [...client.verbs] });
+    } catch (error) {
+      this.#parts.log.error("a lost application could not be cleaned up after", { client: client.id, error });
+    }
+  }
+
+  #ready(client: Client): void {
+    client.timers.stop("ready");
+    if (client.ready || client.closing) {
+      return;
+    }
+    client.ready = true;
+    this.#core.clientReady(client.id);
   }
 
   #read(client: Client, chunk: Buffer): void {
@@ -279,6 +386,12 @@ export class WireServer implements EngineEvents {
         return;
       }
       this.#parts.counters.add("framesIn");
+      if (message.bytes > frameWarningBytes) {
+        this.#parts.log.warn("a frame would be cut off by drachtio-server", {
+          client: client.id,
+          bytes: message.bytes,
+        });
+      }
       this.#obey(client, message);
     }
     if (error !== undefined && !client.closing) {
@@ -316,6 +429,7 @@ export class WireServer implements EngineEvents {
         return;
       case "ping":
         this.#answer(client, requestId, ["OK", "pong"]);
+        this.#ready(client);
         return;
       case "sip":
         this.#sip(client, requestId, rest, message.sip);
@@ -339,11 +453,23 @@ export class WireServer implements EngineEvents {
       this.#refuse(client, requestId, "incorrect secret");
       return;
     }
+    if (client.authenticated) {
+      this.#answer(client, requestId, ["NOK", "already authenticated"]);
+      return;
+    }
     client.timers.stop("authentication");
     client.authenticated = true;
+    client.tags = canonicalTags(tags);
     const { advertised, local } = this.#parts.hostports();
     this.#answer(client, requestId, ["OK", advertised.join(","), wireVersion, local.join(",")]);
-    this.#parts.log.info("an application connected", { client: client.id, tags: tags === "" ? [] : tags.split(",") });
+    this.#parts.log.info("an application connected", { client: client.id, tags: client.tags });
+    if (client.outbound === undefined) {
+      client.timers.start("ready", readyAfterMs, () => {
+        this.#ready(client);
+      });
+    } else {
+      client.outbound.ready(client.id);
+    }
   }
 
   #route(client: Client, requestId: string, type: "route" | "remove_route", verb: string): void {
@@ -351,8 +477,17 @@ export class WireServer implements EngineEvents {
       this.#answer(client, requestId, ["NOK", "invalid verb"]);
       return;
     }
+    if (verb.startsWith("cdr:")) {
+      this.#parts.counters.add("commandsRefused");
+      this.#answer(client, requestId, ["NOK", "cdr messages not supported by embedded engine"]);
+      return;
+    }
     if (type === "remove_route") {
-      // REAL drops all verbs of the connection here, whichever one is named.
+      if (this.#parts.strictParity) {
+        client.verbs.clear();
+        this.#answer(client, requestId, ["OK"]);
+        return;
+      }
       client.verbs.delete(verb);
       this.#parts.log.info("a verb was removed; drachtio-server would have removed every verb of the connection", {
         client: client.id,
@@ -374,15 +509,15 @@ export class WireServer implements EngineEvents {
     }
     client.verbs.add(verb);
     this.#answer(client, requestId, ["OK"]);
+    this.#ready(client);
+    this.#core.routed(verb);
   }
 
   #sip(client: Client, requestId: string, tokens: readonly string[], sip: Buffer | undefined): void {
+    this.#ready(client);
     if (sip === undefined || sip.length === 0) {
       this.#refuse(client, requestId, "sip message missing");
       return;
-    }
-    if (sip.length > frameWarningBytes) {
-      this.#parts.log.warn("a frame would be cut off by drachtio-server", { client: client.id, bytes: sip.length });
     }
     const [txnId = "", dialogId = "", proxyUri = ""] = tokens;
     const command: SipCommand = { client: client.id, requestId, sip };
@@ -414,12 +549,22 @@ export class WireServer implements EngineEvents {
 
   #close(client: Client): void {
     client.closing = true;
+    this.#gone(client);
     client.socket.end();
     // A peer that never closes its side would hold the connection's slot.
     client.timers.start("closing", 2000, () => {
       client.socket.destroy();
     });
   }
+}
+
+/** Two connections with the same tags are the same application, in whatever order they name them. */
+function canonicalTags(tags: string): string {
+  return [...new Set(tags.split(",").map((tag) => tag.trim()))]
+    .filter((tag) => tag !== "" && tag.length <= mostTagLength)
+    .slice(0, mostTags)
+    .toSorted()
+    .join(",");
 }
 
 function isResponse(sip: Buffer): boolean {
