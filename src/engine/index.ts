@@ -169,7 +169,7 @@ export async function startEngineWith(
       log,
       counters,
       hostports: () => hostports(transport.listeners()),
-      strictParity,
+      imitates: () => strictParity,
       outbound: { targets: applications, connectMs: outboundConnectMs, authenticationMs: outboundAuthenticationMs },
     },
     agent,

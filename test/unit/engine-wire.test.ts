@@ -54,7 +54,7 @@ afterEach(async () => {
 });
 
 const inbound = {
-  strictParity: false,
+  imitates: () => false,
   outbound: { targets: [], connectMs: 1000, authenticationMs: 1000 },
 } as const;
 
@@ -166,6 +166,45 @@ describe("authentication on the control port", () => {
 });
 
 describe("commands", () => {
+  it("refuses call detail records by name", async () => {
+    const { app } = await start();
+    const one = app();
+    await one.authenticate();
+    one.send(["c", "route", "cdr:attempt"]);
+    expect(await one.answer("c")).toEqual(["response", "c", "NOK", "cdr messages not supported by embedded engine"]);
+  });
+
+  it.each([
+    [false, 1],
+    [true, 0],
+  ])("remove_route takes away one verb, and with strictParity (%s) all of them", async (strict, left) => {
+    const { app, server } = await start({}, { imitates: () => strict });
+    const one = app();
+    await one.authenticate();
+    for (const [id, type, verb] of [
+      ["1", "route", "invite"],
+      ["2", "route", "options"],
+      ["3", "route", "invite"],
+      ["4", "remove_route", "invite"],
+    ] as const) {
+      one.send([id, type, verb]);
+      expect((await one.answer(id))[2]).toBe("OK");
+    }
+    expect(server.stats().routes).toBe(left);
+  });
+
+  it("warns of a frame that drachtio-server would cut off, however it is made up", async () => {
+    const warned: unknown[] = [];
+    const { app } = await start({}, { log: { ...silentLog, warn: (_text, fields) => warned.push(fields?.["bytes"]) } });
+    const one = app();
+    await one.authenticate();
+    const ping = (bytes: number): string[] => ["p".repeat(100), "ping", "x".repeat(bytes - 106)];
+    one.send(ping(8192));
+    one.send(ping(8193));
+    await one.until(() => one.received.length === 3);
+    expect(warned).toEqual([8193]);
+  });
+
   it("answers ping, proxy and what it does not know", async () => {
     const { app } = await start();
     const one = app();

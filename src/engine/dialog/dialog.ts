@@ -93,6 +93,8 @@ export class Dialog {
   /** Transaction ids of the peer's INVITEs that got our 2xx and were not acknowledged yet. */
   readonly awaitingAck = new Set<string>();
   connection: PeerConnection | undefined;
+  /** drachtio-server never replaces the remote target (`parity.ts`). */
+  keepsTarget = false;
   /** Our BYE on its way. */
   bye: string | undefined;
   /** Requests of ours that have to wait until the peer's ACK came: BYE (RFC 3261 §15) and INVITE (§14.1). */
@@ -157,6 +159,12 @@ export class Dialog {
 
   /** RFC 3261 §12.2.1.2, §12.2.2: a target refresh replaces the remote target; the route set stays for the dialog's life. */
   refreshTarget(message: SipRequest | SipResponse): void {
+    if (!this.keepsTarget) {
+      this.#takeTarget(message);
+    }
+  }
+
+  #takeTarget(message: SipRequest | SipResponse): void {
     const target = contactTarget(message.headers);
     if (target !== undefined) {
       this.#remoteTarget = target;
@@ -169,7 +177,7 @@ export class Dialog {
    */
   confirmFrom(response: SipResponse): void {
     this.#routeSet = response.headers.list("Record-Route").toReversed();
-    this.refreshTarget(response);
+    this.#takeTarget(response);
     this.phase = "confirmed";
   }
 

@@ -85,7 +85,7 @@ export class Accepted {
       return;
     }
     if (outgoing.winner !== undefined) {
-      if (outgoing.winner !== remoteTag && !outgoing.inDialog) {
+      if (outgoing.winner !== remoteTag && !outgoing.inDialog && !this.#core.imitates("forks")) {
         // RFC 3261 §13.2.2.4: each 2xx of a fork makes a dialog; those that nobody wants are acknowledged and ended.
         this.#core.parts.counters.add("forksEnded");
         this.#endUnwanted(outgoing, response, source, 'SIP;cause=200;text="Call completed elsewhere"');
@@ -112,6 +112,9 @@ export class Accepted {
     const wanted = outgoing.client !== undefined && events.isConnected(outgoing.client) && !outgoing.detached;
     // RFC 3261 §13.2.2.4: the other early dialogs are over; the application has one name for all of them.
     endForks(this.#core, outgoing, usable && wanted ? outgoing.winner : undefined);
+    if (!wanted && this.#core.imitates("pending")) {
+      return;
+    }
     if (!usable || !wanted) {
       // drachtio-srf rejects a 2xx without Contact and leaves the call up; one without host goes the same way.
       this.#endUnwanted(outgoing, response, source, wanted ? noContact : noApplication);

@@ -134,6 +134,7 @@ export class Core {
     } else if (!this.dialogs.add(dialog)) {
       return false;
     }
+    dialog.keepsTarget = this.imitates("target");
     this.parts.counters.add("dialogsCreated");
     return true;
   }

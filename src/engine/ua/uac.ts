@@ -385,6 +385,7 @@ export class Uac {
   #guardCancel(outgoing: OutgoingRequest): void {
     outgoing.timers.start("guard", this.#core.parts.timers.t64Ms, () => {
       outgoing.transaction?.abandon();
+      outgoing.detached ||= this.#core.imitates("cancel");
       this.#giveUp(outgoing, 487);
     });
   }

@@ -195,7 +195,7 @@ export class Uas {
     const { method } = request;
     const cseq = parseCSeq(request.headers.get("CSeq") ?? "");
     // RFC 3261 §12.2.2.
-    if (cseq === undefined || !dialog.acceptRemoteSeq(cseq.number)) {
+    if (cseq === undefined || (!dialog.acceptRemoteSeq(cseq.number) && !this.#core.imitates("order"))) {
       this.#answer(transaction, 500, undefined, "CSeq Out Of Order");
       return;
     }
@@ -227,13 +227,14 @@ export class Uas {
       // RFC 3261 §14.2, RFC 3311 §5.2: our own offer is still open.
       // In an early dialog an UPDATE is let through, because drachtio-srf answers it with the session it has.
       const offer = method === "INVITE" || (request.body.length > 0 && dialog.phase !== "early");
-      if (dialog.localInvite !== undefined && offer) {
+      const judged = !this.#core.imitates("glare");
+      if (judged && dialog.localInvite !== undefined && offer) {
         this.#answer(transaction, 491);
         return;
       }
       // RFC 3261 §14.2: a second INVITE before the first has its final response; RFC 3311 §5.2 says the same of UPDATE.
       const open = method === "INVITE" ? dialog.remoteInvite : dialog.remoteUpdate;
-      if (open !== undefined) {
+      if (judged && open !== undefined) {
         this.#answer(transaction, 500, (headers) => {
           headers.add("Retry-After", String(this.#core.parts.random.integer(11)));
         });

@@ -5,6 +5,7 @@ import type { AddressInfo, Server, Socket } from "node:net";
 import type { Counters } from "../counters.ts";
 import type { ClientId, CommandReply, Delivery, EngineEvents, SipCommand, SipCommands } from "../events.ts";
 import type { EngineLimits, EngineLog } from "../options.ts";
+import type { Difference } from "../parity.ts";
 import type { Clock, Random } from "../timers.ts";
 import { TimerSet } from "../timers.ts";
 import { encodeFrame, FrameDecoder, frameWarningBytes } from "./frame.ts";
@@ -32,8 +33,8 @@ export interface WireServerParts {
   readonly counters: Counters;
   /** `proto/host:port` of what is advertised to peers and of what is really listened on. */
   readonly hostports: () => { readonly advertised: readonly string[]; readonly local: readonly string[] };
-  /** Whether to behave like drachtio-server where `remove_route` is concerned. */
-  readonly strictParity: boolean;
+  /** Whether to behave like drachtio-server in that respect. */
+  readonly imitates: (difference: Difference) => boolean;
   /** Outbound mode: the applications that new requests are taken to. Empty: applications connect by themselves. */
   readonly outbound: {
     readonly targets: readonly OutboundTarget[];
@@ -186,10 +187,13 @@ export class WireServer implements EngineEvents {
     let count = 0;
     for (const client of this.#clients.values()) {
       // A connection of outbound mode is there for one call and goes with it.
-      if (!client.ready || client.closing || client.outbound !== undefined) {
+      if (!client.authenticated || client.closing || client.outbound !== undefined) {
         continue;
       }
       count += 1;
+      if (!client.ready) {
+        continue;
+      }
       only = client.id;
       if (tags !== "" && client.tags === tags) {
         newestOfTags = client.id;
@@ -483,7 +487,7 @@ export class WireServer implements EngineEvents {
       return;
     }
     if (type === "remove_route") {
-      if (this.#parts.strictParity) {
+      if (this.#parts.imitates("routes")) {
         client.verbs.clear();
         this.#answer(client, requestId, ["OK"]);
         return;
