@@ -187,10 +187,23 @@ function checkBody(invite: IncomingInvite): string | Refusal {
   }
   const type = (invite.header("content-type") ?? "").split(";")[0]?.trim().toLowerCase();
   if (type === "application/sdp") {
-    return invite.body;
+    return takesSdp(invite) ? invite.body : { status: 406 };
   }
   const part = type === "multipart/mixed" ? sdpPart(invite) : undefined;
+  if (part !== undefined && !takesSdp(invite)) {
+    return { status: 406 };
+  }
   return part ?? { status: 415, headers: [{ name: "Accept", value: "application/sdp" }] };
+}
+
+/** RFC 3261 §20.1: without an Accept a peer takes SDP; with one, only what it names. */
+function takesSdp(invite: IncomingInvite): boolean {
+  const lines = invite.headerLines("accept");
+  const ranges = lines.flatMap((line) => line.split(",")).map((range) => range.split(";")[0]?.trim().toLowerCase());
+  return (
+    lines.length === 0 ||
+    ranges.some((range) => range === "application/sdp" || range === "application/*" || range === "*/*")
+  );
 }
 
 /** RFC 2046 §5.1: the SDP in a multipart body, as SIP-I and some PBXs send it beside other parts. */

@@ -6,6 +6,7 @@ import type { InviteOrder } from "../../src/call/effect.ts";
 import type { CallEvent } from "../../src/call/event.ts";
 import type { CallId, GatewayId, LegId, Sdp, TrunkId } from "../../src/call/ids.ts";
 import type { CallSetup } from "../../src/call/setup.ts";
+import type { EngineOptions } from "../../src/engine/index.ts";
 import { parseConfig } from "../../src/config/load.ts";
 import { systemClock } from "../../src/lib/clock.ts";
 import { SipSide } from "../../src/sip/side.ts";
@@ -96,7 +97,10 @@ export class TestSide {
 export async function startSide(
   closings: Closings,
   yaml: string,
-  options: Partial<SipSideOptions> & { readonly onEngine?: (controlPort: number) => void } = {},
+  options: Partial<SipSideOptions> & {
+    readonly onEngine?: (controlPort: number) => void;
+    readonly limits?: EngineOptions["limits"];
+  } = {},
 ): Promise<TestSide> {
   const parsed = parseConfig(yaml, {}, ".");
   if (!parsed.ok) {
@@ -106,6 +110,7 @@ export async function startSide(
   const engine = await startTestEngine(closings, {
     sources: table.allowedSources(),
     ...(options.t1Ms === undefined ? {} : { t1Ms: options.t1Ms }),
+    limits: options.limits,
   });
   options.onEngine?.(engine.engine.controlPort);
   const test = new TestSide(engine, table, options);

@@ -242,7 +242,8 @@ export class TcpConnection {
         return;
       }
       if (piece.type === "broken") {
-        this.end();
+        // Nothing more can be read, but requests that came before are still answered (RFC 3261 §18.2.2).
+        this.#peerEnded();
         return;
       }
     }
