@@ -1,5 +1,6 @@
 import { Counters } from "./counters.ts";
 import type { CounterValues } from "./counters.ts";
+import { defaultSessionRules } from "./dialog/session-timer.ts";
 import type { EngineEvents, SipCommands } from "./events.ts";
 import { EngineNetwork } from "./network.ts";
 import { defaultLimits, silentLog } from "./options.ts";
@@ -142,6 +143,7 @@ export async function startEngineWith(
       ringingLimitMs: options.ringingLimitMs ?? defaultRingingLimitMs,
       outboundProxy,
       userAgent: options.userAgent,
+      session: { ...defaultSessionRules, ...options.sessionTimers },
     },
     network,
     events: {

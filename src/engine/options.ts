@@ -1,3 +1,4 @@
+import type { SessionRules } from "./dialog/session-timer.ts";
 import type { MessageLimits } from "./sip/parse.ts";
 import type { Clock, Random } from "./timers.ts";
 import type { ListenOption } from "./transport/index.ts";
@@ -90,6 +91,8 @@ export interface EngineOptions {
   readonly outboundProxy?: string | undefined;
   /** Value of User-Agent and Server where the application gives none; none is sent by default. */
   readonly userAgent?: string | undefined;
+  /** RFC 4028. Default: at least 90 s, none where the peer offers an interval and names no refresher. */
+  readonly sessionTimers?: Partial<SessionRules> | undefined;
   readonly limits?: LimitOptions | undefined;
   readonly clock?: Clock | undefined;
   readonly random?: Random | undefined;

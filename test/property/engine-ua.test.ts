@@ -3,6 +3,7 @@ import { expect, it } from "vitest";
 
 import { counterNames, Counters } from "../../src/engine/counters.ts";
 import type { CounterName } from "../../src/engine/counters.ts";
+import { defaultSessionRules } from "../../src/engine/dialog/session-timer.ts";
 import { defaultLimits, silentLog } from "../../src/engine/options.ts";
 import type { SipRequest } from "../../src/engine/sip/message.ts";
 import { sipTimers } from "../../src/engine/timers.ts";
@@ -167,6 +168,7 @@ class World {
         ringingLimitMs: 600_000,
         outboundProxy: undefined,
         userAgent: undefined,
+        session: defaultSessionRules,
       },
       network: this.network,
       events: this.apps,

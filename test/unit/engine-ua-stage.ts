@@ -2,6 +2,7 @@
 import { expect } from "vitest";
 
 import { Counters } from "../../src/engine/counters.ts";
+import { defaultSessionRules } from "../../src/engine/dialog/session-timer.ts";
 import type { SipCommand } from "../../src/engine/events.ts";
 import { defaultLimits, silentLog } from "../../src/engine/options.ts";
 import type { EngineLimits } from "../../src/engine/options.ts";
@@ -36,6 +37,7 @@ export function start(limits: Partial<EngineLimits> = {}): void {
       ringingLimitMs: 600_000,
       outboundProxy: undefined,
       userAgent: "pb/1",
+      session: defaultSessionRules,
     },
     network,
     events: apps,

@@ -1,10 +1,12 @@
 import type { ClientId } from "../events.ts";
 import { param, parseNameAddr, parseUri } from "../sip/grammar.ts";
-import type { SipRequest, SipResponse } from "../sip/message.ts";
+import type { Headers, SipRequest, SipResponse } from "../sip/message.ts";
 import type { Clock } from "../timers.ts";
 import { TimerSet } from "../timers.ts";
 import { contactTarget, tagOf } from "../ua/headers.ts";
 import type { ReliableAnswers } from "../ua/reliable.ts";
+import { sessionOff } from "./session-timer.ts";
+import type { SessionState } from "./session-timer.ts";
 
 export type DialogRole = "uas" | "uac";
 
@@ -95,9 +97,16 @@ export class Dialog {
   connection: PeerConnection | undefined;
   /** drachtio-server never replaces the remote target (`parity.ts`). */
   keepsTarget = false;
+  /** RFC 4028: how long the session lives without a refresh. */
+  session: SessionState = sessionOff;
+  /** The SDP of ours that holds now, byte for byte as it was sent: a refresh repeats it. */
+  localSdp: Buffer | undefined;
   /** Our BYE on its way. */
   bye: string | undefined;
-  /** Requests of ours that have to wait until the peer's ACK came: BYE (RFC 3261 §15) and INVITE (§14.1). */
+  /**
+   * Requests of ours that have to wait until the peer's ACK came: BYE (RFC 3261 §15) and INVITE (§14.1); and an
+   * application's INVITE while the engine's own refresh is under way.
+   */
   readonly afterAck: HeldRequest[] = [];
   #routeSet: readonly string[];
   #remoteTarget: string;
@@ -145,6 +154,13 @@ export class Dialog {
     }
   }
 
+  /** The same once neither an ACK nor a refresh of the engine's own stands in the way. */
+  releaseIfFree(): void {
+    if (this.awaitingAck.size === 0 && this.localInvite === undefined) {
+      this.releaseHeld();
+    }
+  }
+
   /**
    * RFC 3261 §12.2.2: a request numbered below the last one came out of order and is answered 500. An equal number is let
    * pass, because a retransmission never gets here.
@@ -155,6 +171,13 @@ export class Dialog {
     }
     this.#remoteSeq = number;
     return true;
+  }
+
+  /** Remembers the SDP of a message of ours that took effect; one without leaves what held before. */
+  noteLocalSdp({ headers, body }: { readonly headers: Headers; readonly body: Buffer }): void {
+    if (body.length > 0 && /^application\/sdp\b/i.test(headers.get("Content-Type") ?? "")) {
+      this.localSdp = body;
+    }
   }
 
   /** RFC 3261 §12.2.1.2, §12.2.2: a target refresh replaces the remote target; the route set stays for the dialog's life. */

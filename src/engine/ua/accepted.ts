@@ -56,6 +56,8 @@ export class Accepted {
     }
     dialog.unacknowledged = undefined;
     outgoing.timers.stop("ack");
+    // The answer to an offer that came in the 2xx.
+    dialog.noteLocalSdp(ack);
     this.#sendAck(outgoing, dialog.remoteTag, { request: ack, hops });
     this.#core.reply(command, {
       type: "sent",
@@ -132,6 +134,7 @@ export class Accepted {
     }
     dialog.unacknowledged = outgoing.txnId;
     dialog.localInvite = undefined;
+    this.#refreshed(outgoing, dialog, response);
     this.#watchAck(outgoing, dialog);
     this.#requests.deliver(outgoing, response, source);
   }
@@ -165,16 +168,28 @@ export class Accepted {
     }
     // RFC 3261 §12.2.1.2.
     dialog.refreshTarget(response);
+    this.#refreshed(outgoing, dialog, response);
     withoutBrokenContact(response);
     const owner = outgoing.client;
     const wanted = owner !== undefined && this.#core.parts.events.isConnected(owner) && dialog.phase !== "ended";
     if (!wanted || outgoing.detached) {
       this.#acknowledgeAlone(outgoing, dialog);
+      dialog.releaseIfFree();
       return;
     }
     dialog.unacknowledged = outgoing.txnId;
     this.#watchAck(outgoing, dialog);
     this.#requests.deliver(outgoing, response, source);
+  }
+
+  /** RFC 4028 §7.2: the 2xx says how long the session lives from now on; what we offered holds. */
+  #refreshed(outgoing: OutgoingRequest, dialog: Dialog, response: SipResponse): void {
+    const { request, inDialog } = outgoing;
+    // A new dialog may have got another SDP of ours by an UPDATE while it rang.
+    if (inDialog || dialog.localSdp === undefined) {
+      dialog.noteLocalSdp(request);
+    }
+    this.#core.sessions.confirmed(dialog, request, response);
   }
 
   /** An application that never acknowledges would leave the peer repeating its 2xx: acknowledge, then end the dialog. */

@@ -30,6 +30,14 @@ export class UserAgent implements SipCommands {
       },
     });
     this.#uas = new Uas(this.#core, this.#uac);
+    this.#core.sessions.requests = {
+      refresh: (dialog) => {
+        this.#uac.refreshSession(dialog);
+      },
+      end: (dialog, reason) => {
+        this.#uac.byeFromEngine(dialog, reason);
+      },
+    };
     this.#core.ownership.events = {
       endOrphan: (dialog) => {
         this.#uac.byeFromEngine(dialog, noApplication);

@@ -1,5 +1,6 @@
 import type { Counters } from "../counters.ts";
 import type { Dialog } from "../dialog/dialog.ts";
+import type { SessionRules } from "../dialog/session-timer.ts";
 import { DialogTable } from "../dialog/table.ts";
 import type { CommandReply, EngineEvents, SipCommand, WirePeer } from "../events.ts";
 import type { EngineLimits, EngineLog } from "../options.ts";
@@ -12,6 +13,7 @@ import type { Clock, Random, SipTimers } from "../timers.ts";
 import type { LocalHost } from "./headers.ts";
 import { textForApp } from "./headers.ts";
 import { Ownership } from "./ownership.ts";
+import { SessionTimers } from "./session-refresh.ts";
 
 /** Where one message is sent to. `connection` pins an open connection. */
 export interface NextHop {
@@ -91,6 +93,7 @@ export interface CoreSettings {
   readonly ringingLimitMs: number;
   readonly outboundProxy: SipUri | undefined;
   readonly userAgent: string | undefined;
+  readonly session: SessionRules;
 }
 
 export interface CoreParts {
@@ -110,10 +113,12 @@ export class Core {
   readonly parts: CoreParts;
   readonly dialogs = new DialogTable();
   readonly ownership: Ownership;
+  readonly sessions: SessionTimers;
 
   constructor(parts: CoreParts) {
     this.parts = parts;
     this.ownership = new Ownership(this);
+    this.sessions = new SessionTimers(parts, parts.settings.session);
   }
 
   refuse(command: SipCommand, text: string): void {

@@ -1,5 +1,7 @@
 import type { Dialog } from "../dialog/dialog.ts";
 import { dialogIdOf } from "../dialog/dialog.ts";
+import { answerSession, writeAnswer } from "../dialog/session-timer.ts";
+import type { SessionTerms } from "../dialog/session-timer.ts";
 import type { ClientId } from "../events.ts";
 import { responseTo } from "../sip/answer.ts";
 import type { SipRequest, SipResponse } from "../sip/message.ts";
@@ -33,6 +35,8 @@ export interface IncomingRequest {
   reliable: ReliableAnswers | undefined;
   /** Responses of the application that wait for the PRACK of an earlier one. Each sends itself, or is refused. */
   readonly afterPrack: (() => void)[];
+  /** What our 2xx says of the session timer; it takes effect when that goes out. */
+  session: SessionTerms | undefined;
   readonly timers: TimerSet;
 }
 
@@ -87,6 +91,11 @@ export function buildResponse(
   } else if (method === "INVITE" && status > 100 && status < 200 && requires100rel(request.headers)) {
     // RFC 3262 §3: such a caller must get all of them reliably, whatever the application asks for.
     response.headers.add("Require", "100rel");
+  }
+  if ((method === "INVITE" || method === "UPDATE") && status >= 200 && status < 300) {
+    const current = core.sessions.termsOf(dialog);
+    incoming.session = answerSession(request.headers, response.headers, current, settings.session);
+    writeAnswer(request.headers, response.headers, incoming.session);
   }
   response.body = message.body;
   if (!ensureContentType(response.headers, response.body)) {

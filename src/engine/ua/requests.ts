@@ -1,4 +1,5 @@
 import type { Dialog, DialogRoute } from "../dialog/dialog.ts";
+import { writeRequest } from "../dialog/session-timer.ts";
 import type { SipUri } from "../sip/grammar.ts";
 import {
   formatHostPort,
@@ -121,6 +122,9 @@ export function buildOutOfDialog(
       return "invalid contact header";
     }
   }
+  if (method === "INVITE") {
+    writeRequest(headers, undefined);
+  }
   if (settings.userAgent !== undefined && !headers.has("User-Agent")) {
     headers.add("User-Agent", settings.userAgent);
   }
@@ -168,6 +172,9 @@ export function buildInDialog(
     } else if (method === "INVITE" && contactTarget(headers) !== undefined) {
       dialog.localContact = headers.get("Contact") ?? dialog.localContact;
     }
+  }
+  if ((method === "INVITE" || method === "UPDATE") && dialog.phase === "confirmed") {
+    writeRequest(headers, core.sessions.termsOf(dialog));
   }
   const { userAgent } = core.parts.settings;
   if (userAgent !== undefined && !headers.has("User-Agent")) {

@@ -11,6 +11,7 @@ import { cleanAppHeaders, isSecure, parseAppMessage, tagOf, textForApp } from ".
 import { Outbox } from "./outbox.ts";
 import { OutgoingRequests } from "./outgoing.ts";
 import type { Fork, OutgoingRequest } from "./outgoing.ts";
+import { isBusy } from "./session-refresh.ts";
 import { parseRAck, ReliableResponses, rseqOf } from "./reliable.ts";
 import type { AppRequest } from "./requests.ts";
 import {
@@ -234,6 +235,14 @@ export class Uac {
       return;
     }
     if (method === "INVITE") {
+      if (this.#isRefresh(this.#requests.get(dialog.localInvite))) {
+        // The engine's own refresh is not the application's fault: its INVITE goes out when that is done with.
+        const run = (): void => {
+          this.requestInDialog(command, dialog.id);
+        };
+        dialog.afterAck.push({ method, run });
+        return;
+      }
       // RFC 3261 §14.1: no new INVITE while another is in progress in either direction.
       if (
         dialog.localInvite !== undefined ||
@@ -287,6 +296,44 @@ export class Uac {
     this.#requests.launch(outgoing, hops);
     this.#requests.replySent(command, outgoing);
     dialog.releaseHeld();
+  }
+
+  /**
+   * RFC 4028 §7.4: refreshes the session by a re-INVITE with our SDP as it is, as drachtio-server does. Where no SDP of ours
+   * is known, by an UPDATE, which needs none.
+   */
+  refreshSession(dialog: Dialog): void {
+    this.#outbox.inOrder(dialog, (resolution, route) => {
+      const full = this.#requests.size >= this.#core.parts.limits.outgoingRequests;
+      if (resolution.type !== "hops" || dialog.phase !== "confirmed" || isBusy(dialog) || full) {
+        this.#core.sessions.postponed(dialog);
+        return;
+      }
+      const [hop] = resolution.hops;
+      const { localSdp } = dialog;
+      const method = localSdp === undefined ? "UPDATE" : "INVITE";
+      const lines = localSdp === undefined ? [] : [{ name: "Content-Type", value: "application/sdp" }];
+      const message: AppRequest = { kind: "request", method, uri: "", lines, body: localSdp ?? Buffer.alloc(0) };
+      const request = buildInDialog(this.#core, dialog, route, method, lines, message, hop);
+      if (request === undefined) {
+        this.#core.sessions.postponed(dialog);
+        return;
+      }
+      const outgoing = this.#requests.openInDialog(dialog, request, hop, undefined);
+      if (method === "INVITE") {
+        dialog.localInvite = outgoing.txnId;
+      }
+      this.#requests.launch(outgoing, resolution.hops);
+    });
+  }
+
+  /** An INVITE or UPDATE in a dialog that was sent for no application. */
+  #isRefresh(outgoing: OutgoingRequest | undefined): boolean {
+    return (
+      outgoing?.inDialog === true &&
+      outgoing.client === undefined &&
+      (outgoing.method === "INVITE" || outgoing.method === "UPDATE")
+    );
   }
 
   /** Sends a BYE of the engine's own, drops the dialog and tells the application. */
@@ -516,6 +563,13 @@ export class Uac {
       }
       if (outgoing.inDialog && response.status < 300 && method === "UPDATE") {
         dialog.refreshTarget(response);
+        dialog.noteLocalSdp(outgoing.request);
+        if (dialog.phase === "confirmed") {
+          this.#core.sessions.confirmed(dialog, outgoing.request, response);
+        }
+      } else if (this.#isRefresh(outgoing)) {
+        this.#core.sessions.refused(dialog, response);
+        dialog.releaseIfFree();
       }
       if (dialog.bye === outgoing.txnId) {
         dialog.bye = undefined;

@@ -1,4 +1,5 @@
 import { Dialog, dialogIdOf, uasDialogState } from "../dialog/dialog.ts";
+import { sessionTooSmall } from "../dialog/session-timer.ts";
 import type { ClientId, Delivery, LostClient, SipCommand } from "../events.ts";
 import { responseTo } from "../sip/answer.ts";
 import { parseCSeq, parseVias, uriScheme } from "../sip/grammar.ts";
@@ -25,8 +26,8 @@ export interface ClientHalf {
 /** Methods that are refused 481 when they carry a To tag that no dialog has; others count as new requests (§2.4). */
 const dialogOnlyMethods: ReadonlySet<string> = new Set(["INVITE", "BYE", "UPDATE", "REFER", "PRACK"]);
 
-/** Extensions whose `Require` is understood: 100rel is RFC 3262. */
-const supportedExtensions: ReadonlySet<string> = new Set(["100rel"]);
+/** Extensions whose `Require` is understood: 100rel is RFC 3262, timer RFC 4028. */
+const supportedExtensions: ReadonlySet<string> = new Set(["100rel", "timer"]);
 
 /** Responses to one INVITE that may wait for a PRACK. */
 const mostWaitingAnswers = 16;
@@ -140,6 +141,9 @@ export class Uas {
         this.#answer(transaction, 400, undefined, "Usable Contact Required");
         return;
       }
+      if (this.#refusedSession(transaction)) {
+        return;
+      }
       if (this.#core.dialogs.byId(dialogIdOf(callId, fromTag)) !== undefined) {
         this.#answer(transaction, 480, undefined, "dialog already exists");
         return;
@@ -224,6 +228,9 @@ export class Uas {
         this.#answer(transaction, 400, undefined, "Usable Contact Required");
         return;
       }
+      if (this.#refusedSession(transaction)) {
+        return;
+      }
       // RFC 3261 §14.2, RFC 3311 §5.2: our own offer is still open.
       // In an early dialog an UPDATE is let through, because drachtio-srf answers it with the session it has.
       const offer = method === "INVITE" || (request.body.length > 0 && dialog.phase !== "early");
@@ -259,6 +266,18 @@ export class Uas {
 
   #pracked(dialog: Dialog): IncomingRequest | undefined {
     return dialog.reliable === undefined ? undefined : this.#incoming.get(dialog.reliable.txnId);
+  }
+
+  /** RFC 4028 §9: no application is asked about an interval that is too small. */
+  #refusedSession(transaction: Inbound): boolean {
+    const { session } = this.#core.parts.settings;
+    const refused = sessionTooSmall(transaction.request.headers, session);
+    if (refused) {
+      this.#answer(transaction, 422, (headers) => {
+        headers.add("Min-SE", String(session.minimumSeconds));
+      });
+    }
+    return refused;
   }
 
   #bye(transaction: Inbound, dialog: Dialog): void {
@@ -568,6 +587,7 @@ export class Uas {
       phase: "held",
       reliable: undefined,
       afterPrack: [],
+      session: undefined,
       timers: new TimerSet(parts.clock),
     };
     this.#incoming.set(incoming.txnId, incoming);
@@ -693,6 +713,9 @@ export class Uas {
         this.#awaitPrack(incoming, response);
       }
       incoming.tagSent ||= status > 100;
+      if (!incoming.inDialog) {
+        dialog?.noteLocalSdp(response);
+      }
       if (incoming.phase === "held") {
         incoming.phase = "provisional";
         this.#limitAnswer(incoming);
@@ -701,10 +724,19 @@ export class Uas {
     }
     if (request.method !== "INVITE" || status >= 300) {
       // RFC 3261 §12.2.2, RFC 3311 §5.2: a target refresh counts when it is accepted (RFC 6141 §4.9).
-      if (status < 300 && incoming.inDialog && request.method === "UPDATE") {
+      const updated = status < 300 && incoming.inDialog && request.method === "UPDATE";
+      if (updated) {
         dialog?.refreshTarget(request);
       }
-      return this.#finish(incoming, response);
+      const sent = this.#finish(incoming, response);
+      // Only now: a timer that a refused request had armed would run on (drachtio-server's mistake, srv#313).
+      if (updated && sent && dialog !== undefined) {
+        dialog.noteLocalSdp(response);
+        if (dialog.phase === "confirmed") {
+          this.#core.sessions.agreed(dialog, incoming.session);
+        }
+      }
+      return sent;
     }
     if (!incoming.transaction.respond(response)) {
       this.#drop(incoming);
@@ -721,6 +753,8 @@ export class Uas {
         dialog.refreshTarget(request);
         dialog.localContact = response.headers.get("Contact") ?? dialog.localContact;
       }
+      dialog.noteLocalSdp(response);
+      this.#core.sessions.agreed(dialog, incoming.session);
     }
     incoming.timers.stop("answer");
     // RFC 3262 §3: with the 2xx out, an earlier response is repeated no more; its PRACK is still taken.
