@@ -27,6 +27,8 @@ import { type Channel, TrunkTable } from "./trunk/table.ts";
 /** What the one who builds the service brings along. */
 export interface Surroundings {
   readonly log: Log;
+  /** How long one second of a session timer lasts in the embedded engine; other than 1000 in tests only. */
+  readonly sessionSecondMs?: number;
 }
 
 /** Sizes of everything that grows with calls; all zero at rest. */
@@ -67,7 +69,8 @@ const mintTransferId = (): TransferId => randomUUID() as TransferId;
  * Builds the service. Rejects when something it cannot do without is missing: an address in use, no signalling engine, a
  * folder that cannot be made. Redis and rtpengine may come later; `/readyz` tells.
  */
-export async function createApp(config: Config, secrets: Secrets, { log }: Surroundings): Promise<App> {
+export async function createApp(config: Config, secrets: Secrets, surroundings: Surroundings): Promise<App> {
+  const { log, sessionSecondMs } = surroundings;
   await using disposal = new Disposal();
   const table = new TrunkTable(config);
   const carriesTls = config.sip.listen.some(({ protocol }) => protocol === "tls");
@@ -114,7 +117,8 @@ export async function createApp(config: Config, secrets: Secrets, { log }: Surro
   disposal.defer(() => media[Symbol.asyncDispose]());
 
   const control = { address: "127.0.0.1", secret: randomBytes(24).toString("base64url") };
-  const engine = config.sip.engine === "embedded" ? await startEmbedded(config, table, control, log) : undefined;
+  const engine =
+    config.sip.engine === "embedded" ? await startEmbedded(config, table, control, log, sessionSecondMs) : undefined;
   disposal.defer(() => engine?.close());
 
   const sip: SipSide = new SipSide({
@@ -201,6 +205,7 @@ async function startEmbedded(
   table: TrunkTable,
   control: { readonly address: string; readonly secret: string },
   log: Log,
+  sessionSecondMs = 1000,
 ): Promise<Engine> {
   const { listen, externalAddress, t1Ms } = config.sip;
   return startEngine({
@@ -215,6 +220,7 @@ async function startEmbedded(
     control: { ...control, port: 0 },
     sources: table.allowedSources(),
     t1Ms,
+    sessionTimers: { secondMs: sessionSecondMs },
     log: engineLog(log.child({ part: "engine" })),
   });
 }

@@ -352,6 +352,15 @@ export const trunkSchema = z
       .enum(["fallback", "never"])
       .default("fallback")
       .describe("After a refused REFER: the target is called by INVITE, or never. Default fallback."),
+    sessionExpiresSeconds: z
+      .int()
+      .min(0)
+      .max(86_400)
+      .refine((seconds) => seconds === 0 || seconds >= 90, "must be 0 or at least 90 (RFC 4028)")
+      .default(1800)
+      .describe(
+        "Session timer (RFC 4028) in seconds: a peer that vanishes without BYE is found out by re-INVITEs at half of it. 0 offers none. Default 1800.",
+      ),
     maxCalls: z
       .int()
       .min(1)

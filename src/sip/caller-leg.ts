@@ -8,6 +8,7 @@ import type { CallFacts, Leg, LegContext } from "./leg.ts";
 import { parseReason } from "./reason.ts";
 import { ReferWatch } from "./refer.ts";
 import type { IncomingInvite, SipDialog } from "./link/types.ts";
+import { answerSession } from "./session-expires.ts";
 import { formatSipUri, parseSipUri } from "./uri.ts";
 
 interface Goodbye {
@@ -76,7 +77,9 @@ export class CallerLeg implements Leg {
       return;
     }
     this.#state = { phase: "accepting", goodbye: null };
-    this.#invite.accept(answer, [{ name: "Allow", value: allowedMethods }], {
+    const { sessionExpiresSeconds = null } = this.#context.directory.trunk(this.trunk) ?? {};
+    const session = answerSession(sessionExpiresSeconds, this.#invite);
+    this.#invite.accept(answer, [{ name: "Allow", value: allowedMethods }, ...session], {
       accepted: (dialog) => {
         this.#accepted(dialog);
       },

@@ -25,6 +25,8 @@ export interface SipTrunk {
   readonly fromHost: string | null;
   readonly sipUriVia: "direct" | "gateway";
   readonly maxCalls: number;
+  /** The session interval that is offered to this trunk (RFC 4028). Null: none. */
+  readonly sessionExpiresSeconds: number | null;
 }
 
 export interface SipChannel {

@@ -172,8 +172,8 @@ function checkRequest(invite: IncomingInvite): Refusal | undefined {
     .headerLines("require")
     .flatMap((line) => line.split(","))
     .map((tag) => tag.trim())
-    .filter((tag) => /^[A-Za-z0-9!%'*+.^_`~-]{1,64}$/.test(tag));
-  // RFC 3261 §8.2.2.3: no extension is supported that a peer could demand.
+    // RFC 4028 is the engine's business; RFC 3261 §8.2.2.3: no other extension is supported that a peer could demand.
+    .filter((tag) => /^[A-Za-z0-9!%'*+.^_`~-]{1,64}$/.test(tag) && tag.toLowerCase() !== "timer");
   return required.length === 0
     ? undefined
     : { status: 420, headers: [{ name: "Unsupported", value: required.join(", ") }] };

@@ -14,6 +14,7 @@ import type { HeaderLine } from "./message.ts";
 import { formatReason, parseReason } from "./reason.ts";
 import { SipFault } from "./link/fault.ts";
 import type { OutgoingInvite, Reply, SentInvite, SipDialog } from "./link/types.ts";
+import { leastAcceptedBy, offerSession } from "./session-expires.ts";
 import { formatNameAddr, formatSipUri, hostText, parseNameAddr, parseSipUri, splitOutsideQuotes } from "./uri.ts";
 import type { SipUri } from "./uri.ts";
 
@@ -42,6 +43,8 @@ export class OperatorLeg implements Leg {
   readonly #credentials: TrunkCredentials | null;
   #state: State;
   #challenges = 0;
+  /** The session interval that a 422 asked for. */
+  #leastAccepted: number | undefined;
   /** Answers to challenges so far, by header name: a proxy's and the peer's are sent together. */
   readonly #answers = new Map<string, HeaderLine>();
 
@@ -165,7 +168,7 @@ export class OperatorLeg implements Leg {
           this.#answered(dialog, reply);
         },
         failed: (result) => {
-          if (!this.#answeredChallenge(result)) {
+          if (!this.#answeredChallenge(result) && !this.#raisedInterval(result)) {
             this.#failed(this.#failureOf(result));
           }
         },
@@ -182,6 +185,7 @@ export class OperatorLeg implements Leg {
       { name: "From", value: formatNameAddr(from.display, addressOf(from.user, host)) },
       { name: "To", value: `<${this.#route.to}>` },
       { name: "Allow", value: allowedMethods },
+      ...offerSession(this.#peer.sessionExpiresSeconds, this.#leastAccepted),
       ...headers,
     ].filter(({ name }) => !given.has(name.toLowerCase()));
   }
@@ -298,7 +302,27 @@ export class OperatorLeg implements Leg {
     }
     this.#challenges += 1;
     this.#answers.set(answer.name, answer);
-    const { callId, cseq, from } = state.sent;
+    this.#sendAgain(state.sent);
+    return true;
+  }
+
+  /** RFC 4028 §7.3: after a 422 the INVITE once more with the interval it asks for. */
+  #raisedInterval(result: Reply | SipFault): boolean {
+    const state = this.#state;
+    if (result instanceof SipFault || result.status !== 422 || state.phase !== "inviting" || state.sent === null) {
+      return false;
+    }
+    const least = leastAcceptedBy(result);
+    if (least === undefined || this.#leastAccepted !== undefined || this.#peer.sessionExpiresSeconds === null) {
+      return false;
+    }
+    this.#leastAccepted = least;
+    this.#sendAgain(state.sent);
+    return true;
+  }
+
+  /** The INVITE once more in the same call: RFC 3261 §8.1.3.5. */
+  #sendAgain({ callId, cseq, from }: SentInvite): void {
     const invite = this.#send([
       { name: "From", value: from },
       { name: "Call-ID", value: callId },
@@ -306,7 +330,6 @@ export class OperatorLeg implements Leg {
       ...this.#answers.values(),
     ]);
     this.#state = { phase: "inviting", invite, sent: null };
-    return true;
   }
 
   /** A challenge that did not come from the gateway is a trap; host names cannot be compared, the route is trusted. */

@@ -33,6 +33,7 @@ export interface Trunk {
   readonly referFallback: boolean;
   readonly progressTimeoutMs: number;
   readonly maxCalls: number;
+  readonly sessionExpiresSeconds: number | null;
 }
 
 export interface Channel {
@@ -268,5 +269,6 @@ function trunkOf(config: TrunkConfig): Trunk {
     referFallback: config.refer === "fallback",
     progressTimeoutMs: config.progressTimeoutMs,
     maxCalls: config.maxCalls,
+    sessionExpiresSeconds: config.sessionExpiresSeconds === 0 ? null : config.sessionExpiresSeconds,
   };
 }

@@ -90,6 +90,47 @@ describe("a call to an operator", () => {
     });
   });
 
+  test("Session-Expires is offered with us as refresher, and not where the trunk has none", async () => {
+    const on = await talk();
+    on.side.side.invite(on.setup.call, order(on.setup));
+    const invite = await fresh(on.operator, "INVITE");
+    expect(invite.header("Session-Expires")).toBe("1800;refresher=uac");
+    expect(invite.header("Min-SE")).toBe("90");
+    expect(invite.headers("Supported")).toEqual(["timer"]);
+    new RawCallee(on.operator, invite).reply(486, "Busy Here");
+    await on.side.event("leg.failed");
+    const off = await talk("sessionExpiresSeconds: 0");
+    off.side.side.invite(off.setup.call, order(off.setup));
+    const plain = await fresh(off.operator, "INVITE");
+    expect(plain.headers("Session-Expires")).toEqual([]);
+    expect(plain.headers("Supported")).toEqual([]);
+    new RawCallee(off.operator, plain).reply(486, "Busy Here");
+    await off.side.event("leg.failed");
+  });
+
+  test("422: once more with its Min-SE in the same call; a second 422 is the operator's answer", async () => {
+    const { side, setup, operator } = await talk();
+    side.side.invite(setup.call, order(setup));
+    const first = await fresh(operator, "INVITE");
+    new RawCallee(operator, first).reply(422, "Session Interval Too Small", { headers: ["Min-SE: 2400"] });
+    const second = await fresh(operator, "INVITE");
+    expect(second.header("Session-Expires")).toBe("2400;refresher=uac");
+    expect(second.header("Min-SE")).toBe("2400");
+    expect(second.header("Call-ID")).toBe(first.header("Call-ID"));
+    expect(second.header("From")).toBe(first.header("From"));
+    expect(parseInt(second.header("CSeq"), 10)).toBe(parseInt(first.header("CSeq"), 10) + 1);
+    expect(side.seen("leg.failed")).toBe(0);
+    new RawCallee(operator, second).reply(422, "Session Interval Too Small", { headers: ["Min-SE: 4800"] });
+    expect(await side.event("leg.failed")).toMatchObject({ status: 422 });
+  });
+
+  test("422 without a usable Min-SE is the operator's answer", async () => {
+    const { side, setup, operator } = await talk();
+    side.side.invite(setup.call, order(setup));
+    new RawCallee(operator, await fresh(operator, "INVITE")).reply(422, "Session Interval Too Small");
+    expect(await side.event("leg.failed")).toMatchObject({ status: 422 });
+  });
+
   test("custom headers reach the wire byte for byte, also with names that every JavaScript object has", async () => {
     const { side, setup, operator } = await talk();
     const headers = [

@@ -43,6 +43,8 @@ export interface ConfigFile {
 export interface StageOptions {
   /** T1 of the service's SIP timers: calls are forgotten 64 times that after their end. */
   readonly t1Ms?: number;
+  /** How long a second of a session timer lasts. */
+  readonly sessionSecondMs?: number;
   readonly operator?: PhoneOptions;
   /** Fields of the first trunk, the one that calls come from. */
   readonly trunk?: Readonly<Record<string, unknown>>;
@@ -117,7 +119,8 @@ export class Stage implements AsyncDisposable {
     const parsed = parseConfig(JSON.stringify(file), env, parts.folder);
     if (!parsed.ok) throw new Error(parsed.problems.map(({ path, message }) => `${path}: ${message}`).join("\n"));
     const { config } = parsed;
-    const app = resources.use(await createApp(config, loadSecrets(config, env), { log: silentLog }));
+    const surroundings = options.sessionSecondMs === undefined ? {} : { sessionSecondMs: options.sessionSecondMs };
+    const app = resources.use(await createApp(config, loadSecrets(config, env), { log: silentLog, ...surroundings }));
     const bot = resources.use(await RawBot.connect(parts.redis.port, "bot-a"));
     return new Stage(parts, app, bot, resources.move());
   }

@@ -884,6 +884,13 @@ export class Phone implements AsyncDisposable {
     };
   }
 
+  /** As if the phone lost its power: from now on it sends nothing, takes nothing, and says goodbye to nobody. */
+  async vanish(): Promise<void> {
+    this.#disposed = true;
+    await Promise.all(this.calls.map((call) => call.media.close()));
+    await this.#socket[Symbol.asyncDispose]();
+  }
+
   /** Hangs up what still stands, with little patience, and closes every socket. */
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#disposed) return;

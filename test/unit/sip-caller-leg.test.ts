@@ -45,6 +45,7 @@ test("the engine passes on a CANCEL and takes our 200 all the same: the caller i
     },
     release: () => undefined,
     link: { whenUp: async () => true },
+    directory: { trunk: () => undefined },
     clock: {
       now: () => 0,
       wallMs: () => 0,
