@@ -15,6 +15,8 @@ let peer: RawPeer;
 
 /** A second of a session interval: 90 of them, the least there may be, are 2.25 s. */
 const secondMs = 25;
+/** Longer than two refreshes, shorter than a test waits for rest: an application that is lost is remembered for so long. */
+const orphanGraceMs = 6_000;
 
 async function start(options: Partial<EngineOptions> = {}): Promise<void> {
   sip = await startTestEngine(closings, { sessionTimers: { secondMs }, ...options });
@@ -182,7 +184,7 @@ describe("we refresh", () => {
   });
 
   it("with no application attached", async () => {
-    await start();
+    await start({ orphanGraceMs });
     const { call } = await incoming(weRefresh);
     srf.disconnect();
     await expect.poll(() => sip.engine.stats().wire.clients).toBe(0);
@@ -347,7 +349,7 @@ describe("they refresh", () => {
   });
 
   it("UAC: the same, with no application attached", async () => {
-    await start();
+    await start({ orphanGraceMs });
     await outgoing(["Session-Expires: 90;refresher=uas"]);
     srf.disconnect();
     const bye = await peer.request("BYE");
