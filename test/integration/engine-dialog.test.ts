@@ -275,7 +275,7 @@ describe("requests of the application inside a dialog", () => {
     expect(request.header("Call-ID")).toBe(call.callId);
     expect(request.header("X-A")).toBe("1");
     expect(request.body).toBe("é");
-    expect(request.headers("Contact")).toHaveLength(["REFER", "UPDATE"].includes(method) ? 1 : 0);
+    expect(request.headers("Contact")).toHaveLength(["REFER", "NOTIFY", "UPDATE"].includes(method) ? 1 : 0);
     peer.reply(request, 202, "Accepted", { headers: ["X-B: 2"], contact: "" });
     const res = await sent;
     expect([res.status, res.get("X-B")]).toEqual([202, "2"]);

@@ -64,7 +64,7 @@ type Step =
   | { readonly type: "advance"; readonly ms: number }
   | { readonly type: "receive"; readonly method: string; readonly call: number }
   | { readonly type: "answer"; readonly which: number; readonly status: number; readonly reliable: boolean }
-  | { readonly type: "call" }
+  | { readonly type: "call"; readonly method: string }
   | {
       readonly type: "respond";
       readonly which: number;
@@ -93,6 +93,9 @@ const methods = [
   "OPTIONS",
   "PRACK",
   "PRACK",
+  "SUBSCRIBE",
+  "NOTIFY",
+  "REFER",
 ];
 const steps = fc.array(
   fc.oneof(
@@ -115,7 +118,13 @@ const steps = fc.array(
         reliable: fc.boolean(),
       }),
     },
-    { weight: 3, arbitrary: fc.record({ type: fc.constant("call" as const) }) },
+    {
+      weight: 3,
+      arbitrary: fc.record({
+        type: fc.constant("call" as const),
+        method: fc.constantFrom("INVITE", "INVITE", "SUBSCRIBE"),
+      }),
+    },
     {
       weight: 6,
       arbitrary: fc.record({
@@ -130,7 +139,19 @@ const steps = fc.array(
       weight: 6,
       arbitrary: fc.record({
         type: fc.constant("send" as const),
-        method: fc.constantFrom("ACK", "ACK", "ACK", "BYE", "INVITE", "INFO", "UPDATE", "PRACK"),
+        method: fc.constantFrom(
+          "ACK",
+          "ACK",
+          "ACK",
+          "BYE",
+          "INVITE",
+          "INFO",
+          "UPDATE",
+          "PRACK",
+          "SUBSCRIBE",
+          "NOTIFY",
+          "REFER",
+        ),
         which: few,
       }),
     },
@@ -173,6 +194,7 @@ class World {
       network: this.network,
       events: this.apps,
     });
+    this.apps.verbs.add("subscribe");
   }
 
   #command(sip: string): { client: number; requestId: string; sip: Buffer } {
@@ -195,6 +217,8 @@ class World {
       `CSeq: ${seq} ${method}`,
       "Contact: <sip:alice@192.0.2.9:5070>",
       "Supported: 100rel",
+      `Event: ${method === "NOTIFY" ? "refer" : "presence"}`,
+      "Expires: 60",
       `RAck: ${invite?.responses.findLast((one) => one.headers.has("RSeq"))?.headers.get("RSeq") ?? "1"} ${inviteSeq} INVITE`,
     ].join("\r\n");
     const inbound = new FakeInbound(String(this.#seq), request(text), origin);
@@ -237,7 +261,10 @@ class World {
         return;
       }
       case "call":
-        this.agent.requestOutOfDialog(this.#command("INVITE sip:bob@192.0.2.9:5070 SIP/2.0\r\n\r\n"), undefined);
+        this.agent.requestOutOfDialog(
+          this.#command(`${step.method} sip:bob@192.0.2.9:5070 SIP/2.0\r\nEvent: presence\r\n\r\n`),
+          undefined,
+        );
         return;
       case "respond":
         this.network.requests

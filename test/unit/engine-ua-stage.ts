@@ -56,6 +56,7 @@ export function receive(
     vias?: number;
     protocol?: "udp" | "tcp";
     fromTag?: string;
+    contact?: string;
     body?: string;
   } = {},
 ): FakeInbound {
@@ -68,7 +69,7 @@ export function receive(
     `To: <sip:100@192.0.2.1>${parts.toTag === undefined ? "" : `;tag=${parts.toTag}`}`,
     `Call-ID: ${parts.callId ?? "call-1"}`,
     `CSeq: ${parts.seq ?? 1} ${method}`,
-    "Contact: <sip:alice@192.0.2.9:5070>",
+    `Contact: ${parts.contact ?? "<sip:alice@192.0.2.9:5070>"}`,
     ...(parts.headers ?? []),
   ].join("\r\n");
   const parsed = request(text);

@@ -78,6 +78,10 @@ export class Dialog {
   readonly timers: TimerSet;
   localContact: string;
   phase: DialogPhase = "early";
+  /** Whether an INVITE uses the dialog: false for one that a SUBSCRIBE made, and once the call in it is over. */
+  hasCall = true;
+  /** RFC 5057 §3: the subscriptions that use the dialog, by event package and id. */
+  readonly subscriptions = new Set<string>();
   /** The connection that gets what comes in this dialog: the last one that sent something in it. */
   owner: ClientId | undefined;
   /** The tags of the last owner once that connection is gone and nobody has taken its place. */

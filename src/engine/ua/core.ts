@@ -14,6 +14,7 @@ import type { LocalHost } from "./headers.ts";
 import { textForApp } from "./headers.ts";
 import { Ownership } from "./ownership.ts";
 import { SessionTimers } from "./session-refresh.ts";
+import { limitReferrals } from "./subscriptions.ts";
 
 /** Where one message is sent to. `connection` pins an open connection. */
 export interface NextHop {
@@ -153,6 +154,19 @@ export class Core {
     this.parts.counters.add("dialogsEnded");
     // What still waited for an ACK is refused now: every command of an application gets its one reply.
     dialog.releaseHeld();
+  }
+
+  /** RFC 5057 §4.1: the end of a call leaves the subscriptions in its dialog standing. */
+  endCall(dialog: Dialog): void {
+    if (dialog.subscriptions.size === 0 || this.ownership.ownerOf(dialog) === undefined) {
+      this.endDialog(dialog);
+    } else if (dialog.hasCall && dialog.phase !== "ended") {
+      dialog.hasCall = false;
+      dialog.phase = "confirmed";
+      this.sessions.stop(dialog);
+      limitReferrals(this, dialog);
+      dialog.releaseHeld();
+    }
   }
 
   /** Whether to behave like drachtio-server in that respect. */

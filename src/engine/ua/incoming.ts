@@ -67,7 +67,9 @@ export function buildResponse(
   }
   const { method } = request;
   const forms = (method === "INVITE" || method === "UPDATE") && status > 100 && status < 300;
-  if (forms || (method === "SUBSCRIBE" && status >= 200 && status < 300)) {
+  // RFC 6665 §3.1.1, RFC 3515 §2.2: what makes a subscription says where its requests are to go.
+  const subscribes = (method === "SUBSCRIBE" || method === "REFER") && status >= 200 && status < 300;
+  if (forms || subscribes) {
     const own = response.headers.get("Contact");
     if (own === undefined) {
       response.headers.add(

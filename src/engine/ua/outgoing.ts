@@ -37,6 +37,8 @@ export interface OutgoingRequest {
   cancelled: boolean;
   /** The dialog ended or the application is gone: a 2xx is acknowledged and nobody is told. */
   detached: boolean;
+  /** NOTIFYs that came before the answer to this SUBSCRIBE. */
+  readonly overtakers: (() => void)[];
   /** By remote tag: what has rung. */
   readonly forks: Map<string, Fork>;
   /** By remote tag: the ACK to repeat for each repeated 2xx. */
@@ -65,6 +67,8 @@ export class OutgoingRequests {
   readonly #core: Core;
   readonly #events: OutgoingEvents;
   readonly #byTxn = new Map<string, OutgoingRequest>();
+  /** INVITEs and SUBSCRIBEs that may make a dialog, by Call-ID and our tag. */
+  readonly #openings = new Map<string, OutgoingRequest>();
   /** INVITEs that the engine ended by itself, by Call-ID, our tag and CSeq. */
   readonly #givenUp = new Map<string, OutgoingRequest>();
 
@@ -123,12 +127,16 @@ export class OutgoingRequests {
       phase: "trying",
       cancelled: false,
       detached: false,
+      overtakers: [],
       forks: new Map(),
       acks: new Map(),
       winner: undefined,
       timers: new TimerSet(this.#core.parts.clock),
     };
     this.#byTxn.set(outgoing.txnId, outgoing);
+    if (!outgoing.inDialog && (request.method === "INVITE" || request.method === "SUBSCRIBE")) {
+      this.#openings.set(`${outgoing.callId} ${outgoing.fromTag}`, outgoing);
+    }
     return outgoing;
   }
 
@@ -164,7 +172,7 @@ export class OutgoingRequests {
     if (outgoing.client === undefined) {
       return;
     }
-    const usesDialogId = outgoing.inDialog || outgoing.method === "INVITE";
+    const usesDialogId = outgoing.dialog !== undefined || outgoing.method === "INVITE";
     const dialogId = outgoing.dialog?.id ?? dialogIdOf(outgoing.callId, outgoing.fromTag);
     this.#core.parts.events.deliver(outgoing.client, {
       source: "network",
@@ -177,6 +185,12 @@ export class OutgoingRequests {
 
   isOpen(outgoing: OutgoingRequest): boolean {
     return this.#byTxn.has(outgoing.txnId) && (outgoing.phase === "trying" || outgoing.phase === "proceeding");
+  }
+
+  /** Our INVITE or SUBSCRIBE without a final response that a request from the network may have overtaken. */
+  opening(callId: string, localTag: string): OutgoingRequest | undefined {
+    const found = this.#openings.get(`${callId} ${localTag}`);
+    return found !== undefined && this.isOpen(found) ? found : undefined;
   }
 
   /** Whether it is still kept, open or waiting for repetitions of its 2xx. */
@@ -202,6 +216,10 @@ export class OutgoingRequests {
   forget(outgoing: OutgoingRequest): void {
     outgoing.timers.clear();
     this.#byTxn.delete(outgoing.txnId);
+    const opening = `${outgoing.callId} ${outgoing.fromTag}`;
+    if (this.#openings.get(opening) === outgoing) {
+      this.#openings.delete(opening);
+    }
     const key = inviteKey(outgoing.callId, outgoing.fromTag, outgoing.seq);
     if (this.#givenUp.get(key) === outgoing) {
       this.#givenUp.delete(key);

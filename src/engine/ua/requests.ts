@@ -24,7 +24,7 @@ export type AppRequest = AppMessage & { kind: "request" };
 export const missingType = "missing content-type";
 
 /** Methods whose requests carry our Contact inside a dialog: target refreshes, and what makes dialogs. */
-const contactMethods: ReadonlySet<string> = new Set(["INVITE", "SUBSCRIBE", "REFER", "UPDATE"]);
+const contactMethods: ReadonlySet<string> = new Set(["INVITE", "SUBSCRIBE", "NOTIFY", "REFER", "UPDATE"]);
 
 /** Headers that are never copied as the application wrote them. */
 const ownHeaders: ReadonlySet<string> = new Set(["From", "To", "Call-ID", "CSeq", "Max-Forwards"]);

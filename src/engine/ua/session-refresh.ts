@@ -47,6 +47,11 @@ export class SessionTimers {
     this.agreed(dialog, confirmSession(request.headers, response.headers, current, this.#rules));
   }
 
+  /** The call is over, although its dialog may live on for a subscription. */
+  stop(dialog: Dialog): void {
+    this.#step(dialog, { type: "gone" });
+  }
+
   /** Our own refresh could not be sent now: something else is under way, or nobody knows where to. */
   postponed(dialog: Dialog): void {
     this.#step(dialog, { type: "postponed", retryMs: this.#retryMs(dialog) });

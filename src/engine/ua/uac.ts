@@ -7,7 +7,7 @@ import { cancelFor } from "../txn/client.ts";
 import { Accepted, automaticAck, endForks, noApplication } from "./accepted.ts";
 import { connectionOf } from "./connection.ts";
 import type { Core, NextHop, Origin, Resolution } from "./core.ts";
-import { cleanAppHeaders, isSecure, parseAppMessage, tagOf, textForApp } from "./headers.ts";
+import { cleanAppHeaders, contactTarget, isSecure, parseAppMessage, tagOf, textForApp } from "./headers.ts";
 import { Outbox } from "./outbox.ts";
 import { OutgoingRequests } from "./outgoing.ts";
 import type { Fork, OutgoingRequest } from "./outgoing.ts";
@@ -23,6 +23,8 @@ import {
   withoutBrokenContact,
 } from "./requests.ts";
 
+import { callMethods, followSubscription, targetRefreshes } from "./subscriptions.ts";
+
 /** What a UAC needs of the server half. */
 export interface ServerHalf {
   /** Answers what the peer still waits for in a dialog that our BYE ends. */
@@ -33,6 +35,9 @@ const noDialog = "Server error: unable to find dialog for dialog id provided";
 
 /** Requests of one dialog that wait for an ACK or for a name to be looked up. */
 const mostWaitingRequests = 64;
+
+/** NOTIFYs that one SUBSCRIBE keeps until it is answered. */
+const mostOvertakers = 8;
 
 /** Branches of one INVITE that are told apart. */
 const mostForks = 16;
@@ -234,6 +239,10 @@ export class Uac {
       this.#core.refuse(command, "too many requests in progress");
       return;
     }
+    if (!dialog.hasCall && callMethods.has(method)) {
+      this.#core.refuse(command, noDialog);
+      return;
+    }
     if (method === "INVITE") {
       if (this.#isRefresh(this.#requests.get(dialog.localInvite))) {
         // The engine's own refresh is not the application's fault: its INVITE goes out when that is done with.
@@ -340,6 +349,10 @@ export class Uac {
   byeFromEngine(dialog: Dialog, reason: string): void {
     this.#outbox.inOrder(dialog, (resolution, route) => {
       if (dialog.phase === "ended") {
+        return;
+      }
+      if (!dialog.hasCall) {
+        this.#core.endDialog(dialog);
         return;
       }
       const hop: NextHop =
@@ -557,11 +570,14 @@ export class Uac {
     this.#requests.forget(outgoing);
     // RFC 3261 §12.3.
     endForks(this.#core, outgoing);
+    if (method === "SUBSCRIBE" && !outgoing.inDialog && response.status < 300) {
+      this.#subscribed(outgoing, response, source);
+    }
     if (dialog !== undefined) {
       if (dialog.localInvite === outgoing.txnId) {
         dialog.localInvite = undefined;
       }
-      if (outgoing.inDialog && response.status < 300 && method === "UPDATE") {
+      if (outgoing.inDialog && response.status < 300 && targetRefreshes.has(method)) {
         dialog.refreshTarget(response);
         dialog.noteLocalSdp(outgoing.request);
         if (dialog.phase === "confirmed") {
@@ -571,14 +587,15 @@ export class Uac {
         this.#core.sessions.refused(dialog, response);
         dialog.releaseIfFree();
       }
+      followSubscription(this.#core, dialog, outgoing.request, response);
       if (dialog.bye === outgoing.txnId) {
         dialog.bye = undefined;
         // A BYE that was challenged is sent again with credentials; any other answer is the end of the dialog.
         if (response.status !== 401 && response.status !== 407) {
-          this.#core.endDialog(dialog);
+          this.#core.endCall(dialog);
         } else if (dialog.phase !== "ended") {
           dialog.timers.start("credentials", this.#core.parts.timers.t64Ms, () => {
-            this.#core.endDialog(dialog);
+            this.#core.endCall(dialog);
           });
         }
       }
@@ -587,6 +604,40 @@ export class Uac {
       withoutBrokenContact(response);
       this.#requests.deliver(outgoing, response, source);
     }
+    for (const take of outgoing.overtakers.splice(0)) {
+      take();
+    }
+  }
+
+  /** RFC 6665 §4.4.1: the dialog of our subscription. A 2xx without a usable Contact, or for nobody, makes none. */
+  #subscribed(outgoing: OutgoingRequest, response: SipResponse, source: NextHop): void {
+    const { client } = outgoing;
+    const state = uacDialogState(outgoing.request, response, outgoing.callId, outgoing.seq);
+    const wanted = client !== undefined && this.#core.parts.events.isConnected(client);
+    if (state === undefined || contactTarget(response.headers) === undefined || !wanted) {
+      return;
+    }
+    const dialog = new Dialog(state, this.#core.parts.clock);
+    if (!this.#core.addDialog(dialog)) {
+      return;
+    }
+    dialog.hasCall = false;
+    dialog.phase = "confirmed";
+    dialog.owner = client;
+    dialog.connection =
+      source.local === undefined ? undefined : connectionOf(response, { ...source, local: source.local });
+    outgoing.dialog = dialog;
+    followSubscription(this.#core, dialog, outgoing.request, response);
+  }
+
+  /** RFC 6665 §4.1.2.4: a NOTIFY may overtake the 2xx; drachtio-srf has no Dialog for it before that. */
+  holdNotify(callId: string, localTag: string, run: () => void): boolean {
+    const outgoing = this.#requests.opening(callId, localTag);
+    if (outgoing?.method !== "SUBSCRIBE" || outgoing.overtakers.length >= mostOvertakers) {
+      return false;
+    }
+    outgoing.overtakers.push(run);
+    return true;
   }
 
   /** A 2xx to an INVITE whose transaction is over. */

@@ -14,17 +14,23 @@ import type { AppMessage } from "./headers.ts";
 import { buildResponse, dialogIdFor } from "./incoming.ts";
 import type { IncomingRequest } from "./incoming.ts";
 import { parseRAck, ReliableAnswers, requires100rel } from "./reliable.ts";
+import { callMethods, followSubscription, targetRefreshes } from "./subscriptions.ts";
 
 /** What a UAS needs of the client half, for requests and responses that concern the dialog as a whole. */
 export interface ClientHalf {
   /** Sends a BYE of the engine's own and tells the application by an unsolicited BYE. */
   byeFromEngine(dialog: Dialog, reason: string): void;
+  /**
+   * Keeps a NOTIFY that came before the answer to the SUBSCRIBE it belongs to; `run` takes it up behind that answer. False
+   * when there is no such SUBSCRIBE.
+   */
+  holdNotify(callId: string, localTag: string, run: () => void): boolean;
   /** Our INVITE in that dialog is over because the dialog is: its application gets a 487. */
   interruptInvite(dialog: Dialog): void;
 }
 
 /** Methods that are refused 481 when they carry a To tag that no dialog has; others count as new requests (§2.4). */
-const dialogOnlyMethods: ReadonlySet<string> = new Set(["INVITE", "BYE", "UPDATE", "REFER", "PRACK"]);
+const dialogOnlyMethods: ReadonlySet<string> = new Set(["INVITE", "BYE", "UPDATE", "REFER", "PRACK", "SUBSCRIBE"]);
 
 /** Extensions whose `Require` is understood: 100rel is RFC 3262, timer RFC 4028. */
 const supportedExtensions: ReadonlySet<string> = new Set(["100rel", "timer"]);
@@ -32,7 +38,7 @@ const supportedExtensions: ReadonlySet<string> = new Set(["100rel", "timer"]);
 /** Responses to one INVITE that may wait for a PRACK. */
 const mostWaitingAnswers = 16;
 
-const allowed = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, MESSAGE, NOTIFY, PRACK, REFER, UPDATE";
+const allowed = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, MESSAGE, NOTIFY, PRACK, REFER, SUBSCRIBE, UPDATE";
 
 /** How many applications are given one request, when each dies before it answers. */
 const mostDeliveries = 2;
@@ -67,9 +73,13 @@ export class Uas {
   }
 
   onRequest(transaction: Inbound): void {
+    this.#core.parts.counters.add("requestsIn");
+    this.#take(transaction);
+  }
+
+  #take(transaction: Inbound): void {
     const { request } = transaction;
-    const { counters, limits } = this.#core.parts;
-    counters.add("requestsIn");
+    const { limits } = this.#core.parts;
     const callId = request.headers.get("Call-ID") ?? "";
     const fromTag = tagOf(request.headers.get("From"));
     const toTag = tagOf(request.headers.get("To"));
@@ -110,6 +120,9 @@ export class Uas {
         this.#inDialog(transaction, dialog);
         return;
       }
+      if (request.method === "NOTIFY" && this.#client.holdNotify(callId, toTag, () => this.#take(transaction))) {
+        return;
+      }
       if (dialogOnlyMethods.has(request.method)) {
         this.#answer(transaction, 481);
         return;
@@ -129,6 +142,15 @@ export class Uas {
       this.#answer(transaction, 503, (headers) => {
         headers.add("Retry-After", "5");
       });
+      return;
+    }
+    if (request.method === "SUBSCRIBE" && (fromTag === undefined || contactTarget(request.headers) === undefined)) {
+      this.#answer(
+        transaction,
+        400,
+        undefined,
+        fromTag === undefined ? "From Tag Required" : "Usable Contact Required",
+      );
       return;
     }
     if (request.method === "INVITE") {
@@ -201,6 +223,11 @@ export class Uas {
     // RFC 3261 §12.2.2.
     if (cseq === undefined || (!dialog.acceptRemoteSeq(cseq.number) && !this.#core.imitates("order"))) {
       this.#answer(transaction, 500, undefined, "CSeq Out Of Order");
+      return;
+    }
+    // RFC 5057 §4.1: the call in this dialog is over, only subscriptions are left of it.
+    if (!dialog.hasCall && callMethods.has(method)) {
+      this.#answer(transaction, 481);
       return;
     }
     // A peer whose connection broke comes back on another one.
@@ -286,7 +313,7 @@ export class Uas {
     this.#client.interruptInvite(dialog);
     // RFC 3261 §15.1.2: requests of this dialog that are still open get a 487.
     this.endPending(dialog);
-    this.#core.endDialog(dialog);
+    this.#core.endCall(dialog);
     if (this.#core.ownership.ownerOf(dialog) === undefined && this.#core.imitates("orphans")) {
       this.#answer(transaction, 481);
       return;
@@ -669,7 +696,9 @@ export class Uas {
   /** Makes, confirms or drops the dialog that a response to an INVITE stands for. Returns the text of a NOK. */
   #formDialog(incoming: IncomingRequest, response: SipResponse, client: ClientId): string | undefined {
     const { request } = incoming;
-    if (request.method !== "INVITE" || incoming.inDialog || response.status <= 100 || response.status >= 300) {
+    // RFC 6665 §4.4.1: a subscription's dialog comes with its 2xx.
+    const earliest = request.method === "INVITE" ? 101 : request.method === "SUBSCRIBE" ? 200 : 300;
+    if (incoming.inDialog || response.status < earliest || response.status >= 300) {
       return undefined;
     }
     if (incoming.dialog === undefined) {
@@ -688,7 +717,12 @@ export class Uas {
         return "dialog already exists, rejecting this request";
       }
       dialog.owner = client;
-      dialog.remoteInvite = incoming.txnId;
+      if (request.method === "INVITE") {
+        dialog.remoteInvite = incoming.txnId;
+      } else {
+        dialog.hasCall = false;
+        dialog.phase = "confirmed";
+      }
       dialog.connection = connectionOf(request, incoming.transaction.source);
       incoming.dialog = dialog;
     }
@@ -725,10 +759,13 @@ export class Uas {
     if (request.method !== "INVITE" || status >= 300) {
       // RFC 3261 §12.2.2, RFC 3311 §5.2: a target refresh counts when it is accepted (RFC 6141 §4.9).
       const updated = status < 300 && incoming.inDialog && request.method === "UPDATE";
-      if (updated) {
+      if (status < 300 && incoming.inDialog && targetRefreshes.has(request.method)) {
         dialog?.refreshTarget(request);
       }
       const sent = this.#finish(incoming, response);
+      if (dialog !== undefined) {
+        followSubscription(this.#core, dialog, request, response);
+      }
       // Only now: a timer that a refused request had armed would run on (drachtio-server's mistake, srv#313).
       if (updated && sent && dialog !== undefined) {
         dialog.noteLocalSdp(response);
