@@ -81,6 +81,8 @@ export type BotEvent =
       readonly commandId: CommandId;
       /** Position in the command's `replies`, from 0. */
       readonly index: number;
+      /** Position in that reply's `duringRing`, from 0; left out for a reply of its own. */
+      readonly part?: number;
       readonly result: "completed" | "stopped" | "failed";
       readonly reason: string | null;
     }

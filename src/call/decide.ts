@@ -1,4 +1,5 @@
 import type { CallEvent } from "./event.ts";
+import type { LegId } from "./ids.ts";
 import { endCall, finishEnding } from "./phases/ending.ts";
 import { loseBot, watchBot } from "./patience.ts";
 import { answering, offered } from "./phases/arriving.ts";
@@ -46,7 +47,8 @@ export function begin(setup: CallSetup): Step {
  */
 export function decide(state: CallState, event: CallEvent, atMs: number): Step {
   // A leg that answers when nobody wants it any more (200 crossing our CANCEL) is hung up in every phase. RFC 3261 §9.1, §15.
-  if (event.type === "leg.answered" && !(state.phase === "dialling" && state.attempt.leg === event.leg)) {
+  if (event.type === "leg.answered" && !awaits(state, event.leg)) {
+    if (hasAnswered(state, event.leg)) return [state, []];
     return [state, [{ type: "leg.bye", leg: event.leg, reason: "answered too late", headers: [] }]];
   }
   switch (state.phase) {
@@ -57,6 +59,18 @@ export function decide(state: CallState, event: CallEvent, atMs: number): Step {
     default:
       return watchBot(state, event, settle(live(state, event, atMs), atMs));
   }
+}
+
+/** Whether this leg is an operator's who is being called. */
+function awaits(state: CallState, leg: LegId): boolean {
+  if (state.phase !== "dialling") return false;
+  return state.legs.some((one) => one.leg === leg && one.invitedAtMs !== null && one.answer === null);
+}
+
+/** Whether this operator is being asked to confirm, or talks. */
+function hasAnswered(state: CallState, leg: LegId): boolean {
+  if (state.phase === "withOperator") return state.attempt.leg === leg;
+  return state.phase === "dialling" && state.legs.some((one) => one.leg === leg && one.answer !== null);
 }
 
 /** What a call answers the same way in all phases in which the caller is there; the rest is the phase's business. */
@@ -146,13 +160,13 @@ function played(state: Live, event: Extract<CallEvent, { type: "media.played" }>
   const { playing } = state.core;
   // The end of a prompt that was stopped or replaced is no news.
   if (playing === null || playing.play !== event.play) return [state, []];
-  const { commandId, index } = playing;
+  const { commandId, index, part } = playing;
   const next: Live = { ...state, core: { ...state.core, playing: null } };
   if (!playing.told) return [next, []];
   const { result, reason } = event;
-  const ended = publish({ event: "playback", commandId, index, result, reason });
+  const ended = publish({ event: "playback", commandId, index, ...(part === null ? {} : { part }), result, reason });
   if (reason !== "no_tts") return [next, [ended]];
   const message = "No text-to-speech is configured (media.tts), so the text was not spoken.";
-  const pointer = `/replies/${index}`;
+  const pointer = part === null ? `/replies/${index}` : `/replies/${index}/duringRing/${part}`;
   return [next, [publish({ event: "warning", commandId, code: "no_tts", message, pointer }), ended]];
 }

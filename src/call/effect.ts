@@ -29,7 +29,8 @@ export type Effect =
   | { readonly type: "leg.accept"; readonly leg: LegId; readonly answer: Sdp }
   | { readonly type: "leg.reject"; readonly leg: LegId; readonly status: number; readonly reason: string }
   | { readonly type: "leg.invite"; readonly order: InviteOrder }
-  | { readonly type: "leg.cancel"; readonly leg: LegId; readonly reason: string }
+  /** `elsewhere`: another operator has the call, so that this one's phone does not show it as missed. */
+  | { readonly type: "leg.cancel"; readonly leg: LegId; readonly reason: string; readonly elsewhere: boolean }
   | {
       readonly type: "leg.bye";
       readonly leg: LegId;
@@ -44,6 +45,8 @@ export type Effect =
   | { readonly type: "media.stop"; readonly leg: LegId }
   | { readonly type: "media.ringback"; readonly on: boolean }
   | { readonly type: "media.offer"; readonly leg: LegId }
+  /** The operator can hear prompts and press keys; caller and operator do not hear each other. */
+  | { readonly type: "media.consult"; readonly leg: LegId; readonly answer: Sdp }
   | { readonly type: "media.join"; readonly leg: LegId; readonly answer: Sdp }
   /** The operator's side goes, the caller is with the bot's side again. */
   | { readonly type: "media.drop"; readonly leg: LegId }

@@ -82,7 +82,9 @@ export interface SipFailure {
 }
 
 /**
- * `answer`: the operator's whole time to answer. `progress`: his gateway's time to a 18x. `refer`: the wait for a NOTIFY.
+ * `answer`: the operators' time to answer. `progress`: one leg's time to a 18x. `confirm`: one operator's time to press his
+ * key. `talk`: the longest talk. `refer`: the wait for a NOTIFY.
  * `bot`: the bot's time to say something. `closing`: the media side's time to finish a recording before the last event goes out without it.
  */
-export type TimerName = "answer" | "progress" | "refer" | "bot" | "closing";
+export type TimerName = "answer" | "talk" | "refer" | "bot" | "closing" | LegTimer;
+export type LegTimer = `${"progress" | "confirm"} ${LegId}`;

@@ -18,7 +18,7 @@ export interface Signalling {
   accept(call: CallId, leg: LegId, answer: Sdp): void;
   reject(call: CallId, leg: LegId, status: number, reason: string): void;
   invite(call: CallId, order: InviteOrder): void;
-  cancel(call: CallId, leg: LegId, reason: string): void;
+  cancel(call: CallId, leg: LegId, reason: string, elsewhere: boolean): void;
   bye(call: CallId, leg: LegId, reason: string, headers: readonly CustomHeader[]): void;
   refer(call: CallId, leg: LegId, request: TransferRequest): void;
   reanswer(call: CallId, leg: LegId, exchange: ExchangeId, answer: Sdp): void;
@@ -32,6 +32,7 @@ export interface MediaAnchor {
   stop(call: CallId, leg: LegId): void;
   ringback(call: CallId, on: boolean): void;
   offer(call: CallId, leg: LegId): void;
+  consult(call: CallId, leg: LegId, answer: Sdp): void;
   join(call: CallId, leg: LegId, answer: Sdp): void;
   drop(call: CallId, leg: LegId): void;
   update(call: CallId, leg: LegId, exchange: ExchangeId, offer: Sdp | null): void;

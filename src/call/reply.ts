@@ -1,3 +1,4 @@
+import type { Prompt } from "./effect.ts";
 import type { CommandId } from "./ids.ts";
 import type { CustomHeader, TransferRequest } from "./transfer.ts";
 
@@ -7,6 +8,7 @@ export type Reply =
   | { readonly type: "audio"; readonly url: string; readonly times: number }
   | { readonly type: "switch"; readonly request: TransferRequest }
   | { readonly type: "switchCancel"; readonly transferId: string | null }
+  | { readonly type: "duringRing"; readonly prompts: readonly Prompt[] }
   | { readonly type: "dtmf"; readonly digits: string; readonly to: "caller" | "operator" }
   | { readonly type: "record"; readonly action: "start" | "pause" | "resume" | "stop" }
   | { readonly type: "hangup"; readonly headers: readonly CustomHeader[] }
@@ -15,7 +17,7 @@ export type Reply =
   | { readonly type: "release"; readonly worker: string };
 
 /** Replies that wait their turn; the others act the moment they arrive. */
-export type QueuedReply = Exclude<Reply, { type: "stop" | "switchCancel" | "take" | "release" }>;
+export type QueuedReply = Exclude<Reply, { type: "stop" | "switchCancel" | "duringRing" | "take" | "release" }>;
 
 /** One message of the bot; it is accepted or rejected as a whole. */
 export interface Command {

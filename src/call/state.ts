@@ -1,4 +1,5 @@
 import type { AttemptRecord, HangupBy } from "./bot-event.ts";
+import type { Prompt } from "./effect.ts";
 import type { CallId, CommandId, LegId, PlayId, Sdp } from "./ids.ts";
 import type { QueuedReply } from "./reply.ts";
 import type { CallSetup } from "./setup.ts";
@@ -17,8 +18,18 @@ export interface Playing {
   readonly leg: LegId;
   readonly commandId: CommandId;
   readonly index: number;
+  /** Position among the prompts of one `duringRing`; null for a reply of its own. */
+  readonly part: number | null;
   /** DTMF tones are no prompt: their end is not told to the bot. */
   readonly told: boolean;
+}
+
+/** A prompt that is played while an operator is awaited. */
+export interface RingPrompt {
+  readonly prompt: Prompt;
+  readonly commandId: CommandId;
+  readonly index: number;
+  readonly part: number;
 }
 
 /** What every living call has, whatever its phase. */
@@ -43,21 +54,36 @@ export interface OpenTransfer {
   readonly request: TransferRequest;
   readonly commandAtMs: number;
   readonly firstInviteAtMs: number | null;
-  /** Position of the gateway in use in the route's list. */
-  readonly gateway: number;
-  readonly identity: ShownIdentity;
-  readonly target: TransferTarget;
-  readonly redirected: boolean;
+  /** Attempts begun so far. */
+  readonly begun: number;
+  /** Parties called so far: the position of the next one. */
+  readonly called: number;
+  /** The ledger: attempts that are over. */
   readonly attempts: readonly AttemptRecord[];
+  /** Prompts for the caller that have not been played. */
+  readonly ringPrompts: readonly RingPrompt[];
 }
 
 /** One INVITE towards an operator. */
 export interface Attempt {
   readonly leg: LegId;
+  /** Counts from 1 within the transfer. */
+  readonly number: number;
+  /** Position of who is called among the parties of the request. */
+  readonly party: number;
+  /** The first attempt at this party. */
+  readonly opens: boolean;
+  /** Position of the gateway in the route's list. */
+  readonly gateway: number;
+  readonly identity: ShownIdentity;
+  readonly target: TransferTarget;
+  readonly redirected: boolean;
   /** Null until the anchor has made the offer and the INVITE is out. */
   readonly invitedAtMs: number | null;
   readonly ringingAtMs: number | null;
   readonly lastStatus: number | null;
+  /** His answer, while he is asked to confirm. */
+  readonly answer: { readonly sdp: Sdp; readonly atMs: number } | null;
 }
 
 export interface EndFacts {
@@ -80,7 +106,8 @@ export type CallState =
       readonly phase: "dialling";
       readonly core: CallCore;
       readonly transfer: OpenTransfer;
-      readonly attempt: Attempt;
+      /** Attempts under way, oldest first; never empty. */
+      readonly legs: readonly Attempt[];
     }
   /** The operator has answered; `joinedAtMs` is null until the anchor has joined him. */
   | {

@@ -1,3 +1,4 @@
+import type { Prompt } from "./effect.ts";
 import type { CommandId, GatewayId, TransferId, TrunkId } from "./ids.ts";
 
 /** Whom the bot wants: digits dialled through the trunk's number rules, or a SIP URI that was parsed and rebuilt. */
@@ -27,20 +28,46 @@ export interface Route {
   readonly progressTimeoutMs: number;
 }
 
-/** A validated `switch`. */
-export interface TransferRequest {
-  readonly transferId: TransferId;
-  readonly commandId: CommandId;
-  readonly method: "invite" | "refer";
+/** Somebody who may take the call. */
+export interface CalledParty {
   readonly target: TransferTarget;
   /** The text the bot sent, unchanged: what `transferStatus.number` says. */
   readonly number: string;
-  readonly route: Route;
   readonly headers: readonly CustomHeader[];
-  /** From the first INVITE to the answer, over all attempts. */
+}
+
+/** What an operator does to be joined after he has answered. */
+export interface Confirmation {
+  readonly prompt: Prompt;
+  readonly digit: string;
+  /** From his answer on. */
+  readonly timeoutMs: number;
+}
+
+/** A validated `switch`. It is itself the first party. */
+export interface TransferRequest extends CalledParty {
+  readonly transferId: TransferId;
+  readonly commandId: CommandId;
+  readonly method: "invite" | "refer";
+  readonly others: readonly CalledParty[];
+  /** One party after the other, or all at once. */
+  readonly strategy: "serial" | "ring";
+  /** Null: whoever answers is joined. */
+  readonly confirm: Confirmation | null;
+  readonly route: Route;
+  /** From the first INVITE to the answer, over all attempts. In a row every party gets an equal share of what is left. */
   readonly answerTimeoutMs: number;
+  /** From the bridge on; null for no limit. */
+  readonly maxTalkMs: number | null;
+  /** What the caller hears while an operator is awaited, besides ringback. */
+  readonly duringRing: readonly Prompt[];
   readonly continueCall: boolean;
   readonly continueRecording: boolean;
   /** A REFER that fails is followed by an INVITE transfer. */
   readonly referFallback: boolean;
+}
+
+/** Everybody the bot named, in its order. */
+export function partiesOf(request: TransferRequest): readonly [CalledParty, ...CalledParty[]] {
+  return [request, ...request.others];
 }

@@ -26,7 +26,7 @@ export function runEffect(ports: Ports, setup: CallSetup, effect: Effect): void 
     case "leg.invite":
       return signalling.invite(call, effect.order);
     case "leg.cancel":
-      return signalling.cancel(call, effect.leg, effect.reason);
+      return signalling.cancel(call, effect.leg, effect.reason, effect.elsewhere);
     case "leg.bye":
       return signalling.bye(call, effect.leg, effect.reason, effect.headers);
     case "leg.refer":
@@ -47,6 +47,8 @@ export function runEffect(ports: Ports, setup: CallSetup, effect: Effect): void 
       return media.ringback(call, effect.on);
     case "media.offer":
       return media.offer(call, effect.leg);
+    case "media.consult":
+      return media.consult(call, effect.leg, effect.answer);
     case "media.join":
       return media.join(call, effect.leg, effect.answer);
     case "media.drop":

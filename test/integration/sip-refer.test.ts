@@ -33,6 +33,11 @@ const request: TransferRequest = {
   continueCall: false,
   continueRecording: false,
   referFallback: true,
+  others: [],
+  strategy: "serial",
+  confirm: null,
+  maxTalkMs: null,
+  duringRing: [],
 };
 
 async function referred(over: Partial<TransferRequest> = {}): Promise<{

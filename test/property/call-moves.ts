@@ -1,8 +1,10 @@
 import fc from "fast-check";
-import type { CallEvent } from "../../src/call/event.ts";
-import type { CommandId, ExchangeId, PlayId, TransferId } from "../../src/call/ids.ts";
+import type { Prompt } from "../../src/call/effect.ts";
+import type { CallEvent, TimerName } from "../../src/call/event.ts";
+import type { CommandId, ExchangeId, LegId, PlayId, TransferId } from "../../src/call/ids.ts";
 import type { Reply } from "../../src/call/reply.ts";
 import type { CallState } from "../../src/call/state.ts";
+import type { CalledParty } from "../../src/call/transfer.ts";
 import { caller, callId, gateways, operator, route, sdp, transferTo } from "../scenario/script.ts";
 
 /** One thing the world may do; `pick` chooses among legs and prompts, stale ones included. */
@@ -51,9 +53,17 @@ export const policy = fc.record({
   ),
 });
 
+const beep: Prompt = { kind: "audio", url: "file:///beep.wav", times: 1 };
+
+function legsOf(state: CallState): readonly LegId[] {
+  if (state.phase === "dialling") return state.legs.map(({ leg }) => leg);
+  return state.phase === "withOperator" ? [state.attempt.leg] : [operator(1)];
+}
+
 /** Turns a move into an event that fits the call more often than not, so that the sequences get far. */
-export function eventOf(state: CallState, { kind, pick, status, flag, flag2 }: Move, n: number): CallEvent {
-  const current = state.phase === "dialling" || state.phase === "withOperator" ? state.attempt.leg : operator(1);
+export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms }: Move, n: number): CallEvent {
+  const legs = legsOf(state);
+  const current = legs[ms % legs.length] ?? operator(1);
   const leg = pick < 3 ? current : pick === 5 ? caller : operator(pick - 2);
   // We are the caller's UAS: he offers, confirms and ends, but never answers.
   const callee = leg === caller ? current : leg;
@@ -65,6 +75,12 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2 }: M
     q850: flag && flag2 ? 17 : null,
     redirect: flag ? "sip:r@x" : null,
   };
+  const other = (number: string): CalledParty => ({
+    target: { kind: "phone", digits: number },
+    number,
+    headers: [],
+  });
+  const hunt = ms % 4;
   const say: Reply = { type: "text", text: "x", lang: null, voice: null };
   const change: Reply = {
     type: "switch",
@@ -74,6 +90,11 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2 }: M
       continueRecording: flag2,
       method: pick === 0 ? "refer" : "invite",
       referFallback: flag2,
+      others: hunt === 0 ? [] : [other("200"), other("300")].slice(0, hunt),
+      strategy: ms % 3 === 0 ? "serial" : "ring",
+      confirm: ms % 5 === 0 ? { prompt: beep, digit: "1", timeoutMs: 10_000 } : null,
+      maxTalkMs: ms % 7 === 0 ? 60_000 : null,
+      duringRing: ms % 6 === 0 ? [beep, beep] : [],
       route: route({ gateways: pick > 2 ? gateways("g1", "g2") : gateways("g1"), identity: flag ? "caller" : "bot" }),
     }),
   };
@@ -112,7 +133,8 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2 }: M
     case 18:
       return { type: "leg.ended", leg: flag ? leg : current, status: null, reason: null, q850: null };
     case 19: {
-      const timer = (["answer", "progress", "refer", "closing", "bot"] as const)[pick] ?? "answer";
+      const timers: TimerName[] = ["answer", `progress ${current}`, "refer", "closing", "talk", `confirm ${current}`];
+      const timer = timers[pick] ?? "answer";
       return { type: "timer.fired", timer };
     }
     case 20:
@@ -125,6 +147,7 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2 }: M
     case 23:
       return command(say, say, ...(flag ? [change] : []), ...(flag2 ? [{ type: "hangup", headers: [] } as const] : []));
     case 24:
+      if (pick === 5) return command({ type: "duringRing", prompts: [beep] });
       return command(flag ? { type: "stop" } : { type: "switchCancel", transferId: null }, ...(flag2 ? [change] : []));
     case 25:
       return command({ type: "record", action: (["start", "pause", "resume", "stop"] as const)[pick % 4] ?? "stop" });
@@ -137,7 +160,7 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2 }: M
     case 28:
       return { type: "leg.offered", leg, exchange: `x${n}` as ExchangeId, offer: flag ? sdp : null };
     case 29:
-      return { type: "media.digit", leg, digit: "5", durationMs: 100 };
+      return { type: "media.digit", leg, digit: flag ? "1" : "5", durationMs: 100 };
     case 30:
       return flag && flag2
         ? { type: "media.lost", reason: "x" }
@@ -155,7 +178,7 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2 }: M
     case 31:
       return flag
         ? command({ type: "hangup", headers: [] })
-        : { type: "media.digit", leg: caller, digit: "1", durationMs: 1 };
+        : { type: "media.digit", leg: flag2 ? current : caller, digit: "1", durationMs: 1 };
     case 32:
       return flag && pick < 2 ? { type: "media.closed" } : { type: "media.joined", leg: callee };
     case 35:

@@ -22,6 +22,8 @@ class Witness {
   readonly #answers = new Map<CommandId, number>();
   readonly #openLegs = new Set<LegId>();
   readonly #busy = new Set<string>();
+  readonly #joined = new Set<string>();
+  readonly #invites = new Map<string, number>();
   readonly timers = new Set<TimerName>();
   #ringback = false;
   #recording: "off" | "on" | "paused" = "off";
@@ -39,16 +41,13 @@ class Witness {
     if (event.type === "timer.fired") this.timers.delete(event.timer);
     if (event.type === "recording.changed" && event.state === "failed") this.#recording = "off";
     if (event.type === "leg.failed" || event.type === "leg.ended") {
-      this.#openLegs.delete(event.leg);
+      // A leg that has answered cannot fail any more, it can only end.
+      if (event.type === "leg.ended" || !hasAnswered(state, event.leg)) this.#openLegs.delete(event.leg);
       if (event.leg === caller && event.type === "leg.ended") this.#callerGone = true;
     }
-    if (
-      event.type === "leg.failed" &&
-      event.status === 486 &&
-      state.phase === "dialling" &&
-      state.attempt.leg === event.leg
-    ) {
-      this.#busy.add(state.transfer.request.transferId);
+    if (event.type === "leg.failed" && event.status === 486 && state.phase === "dialling") {
+      const refused = state.legs.find(({ leg, invitedAtMs }) => leg === event.leg && invitedAtMs !== null);
+      if (refused !== undefined) this.#busy.add(`${state.transfer.request.transferId} ${refused.party}`);
     }
   }
 
@@ -59,9 +58,17 @@ class Witness {
         this.#openLegs.add(effect.order.leg);
         if (state.phase === "dialling") {
           const { transferId } = state.transfer.request;
-          holds(!this.#busy.has(transferId), "a busy operator is never dialled twice");
+          const party = state.legs.find(({ leg }) => leg === effect.order.leg)?.party;
+          holds(!this.#busy.has(`${transferId} ${party}`), "a busy operator is never dialled twice");
+          this.#invites.set(transferId, (this.#invites.get(transferId) ?? 0) + 1);
         }
         break;
+      case "media.join": {
+        const joined = state.phase === "withOperator" ? state.transfer.request.transferId : "nobody";
+        holds(!this.#joined.has(joined), "one bridge per transfer");
+        this.#joined.add(joined);
+        break;
+      }
       case "leg.cancel":
       case "leg.bye":
       case "leg.reject":
@@ -121,6 +128,8 @@ class Witness {
       this.#told.set(transferId, event);
       const { transferStatus, transferDetails } = event;
       holds(Object.keys(transferStatus).join() === "status,hangup,number", "three keys in their order");
+      const { attempts } = transferDetails;
+      holds(attempts.length === (this.#invites.get(transferId) ?? 0), "the ledger shows every INVITE");
       const completed = transferDetails.cause === "completed";
       holds((transferStatus.status === "SUCCESS") === completed, "SUCCESS is completed and nothing else is");
     }
@@ -129,6 +138,7 @@ class Witness {
   /** What holds after every single event. */
   atRest(state: CallState, effects: readonly Effect[]): void {
     const waitsForOperator = state.phase === "dialling" || state.phase === "referring";
+    this.#ownsItsLegsAndTimers(state);
     // A caller who hears nothing and is with nobody is waited for by this timer, or by nobody.
     holds(this.timers.has("bot") === waitsForBot(state), "the bot's time runs exactly while the caller waits for it");
     if (state.phase === "withBot") {
@@ -152,6 +162,29 @@ class Witness {
     }
   }
 
+  /** The phone of whoever is not wanted any more has stopped ringing, and nobody's time runs on or is cut by another's end. */
+  #ownsItsLegsAndTimers(state: CallState): void {
+    const legs = state.phase === "dialling" ? state.legs : [];
+    const invited = legs.filter(({ invitedAtMs }) => invitedAtMs !== null);
+    const owned = state.phase === "withOperator" ? [state.attempt.leg] : invited.map(({ leg }) => leg);
+    holds([...this.#openLegs].toSorted().join() === owned.toSorted().join(), "no leg rings that nobody waits for");
+    for (const { leg, invitedAtMs, ringingAtMs, answer } of legs) {
+      const reaching = invitedAtMs !== null && ringingAtMs === null && answer === null;
+      holds(this.timers.has(`progress ${leg}`) === reaching, "every leg has its own progress timer");
+      holds(this.timers.has(`confirm ${leg}`) === (answer !== null), "every answered leg has its time to confirm");
+    }
+    const others = [...this.timers].filter((timer) => /^(?:progress|confirm) /.test(timer));
+    holds(
+      others.every((timer) => legs.some(({ leg }) => timer.endsWith(leg))),
+      "no timer of a leg that is over",
+    );
+    const awaited = invited.some(({ answer }) => answer === null);
+    holds(!awaited || this.timers.has("answer"), "one leg's end leaves the answer timer of the others alone");
+    const limited = state.phase === "withOperator" && state.joinedAtMs !== null;
+    const talk = limited && state.transfer.request.maxTalkMs !== null;
+    holds(this.timers.has("talk") === talk, "the talk is limited exactly where the bot wants it");
+  }
+
   atEnd(state: CallState): void {
     holds(state.phase === "ended", "the call ends");
     holds(this.#openLegs.size === 0, "every leg is released");
@@ -173,6 +206,11 @@ class Witness {
       "every command is answered once",
     );
   }
+}
+
+function hasAnswered(state: CallState, leg: LegId): boolean {
+  if (state.phase === "withOperator") return state.attempt.leg === leg;
+  return state.phase === "dialling" && state.legs.some((one) => one.leg === leg && one.answer !== null);
 }
 
 function waitsForBot(state: CallState): boolean {
@@ -208,9 +246,15 @@ describe("a call under random events", () => {
             );
           else for (const effect of effects) witness.sees(effect, next);
           if (event.type === "leg.answered") {
-            const wanted = before.phase === "dialling" && before.attempt.leg === event.leg;
-            const fate = wanted ? "media.join" : "leg.bye";
-            const met = effects.some((effect) => effect.type === fate && effect.leg === event.leg);
+            const leg =
+              before.phase === "dialling" &&
+              before.legs.find((one) => one.leg === event.leg && one.invitedAtMs !== null && one.answer === null);
+            const wanted = leg !== false && leg !== undefined;
+            const asked = before.phase === "dialling" && before.transfer.request.confirm !== null;
+            const fate = wanted ? (asked ? "media.consult" : "media.join") : "leg.bye";
+            const met =
+              hasAnswered(before, event.leg) ||
+              effects.some((effect) => effect.type === fate && effect.leg === event.leg);
             holds(met, "a leg that answers is joined if it is awaited and hung up if it is not");
           }
           state = next;

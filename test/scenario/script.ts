@@ -55,6 +55,11 @@ export function transferTo(number: string, over: Partial<TransferRequest> = {}):
     continueCall: true,
     continueRecording: true,
     referFallback: true,
+    others: [],
+    strategy: "serial",
+    confirm: null,
+    maxTalkMs: null,
+    duringRing: [],
     ...over,
   };
 }
@@ -129,7 +134,8 @@ export class CallScript {
     return this.happens({ type: "leg.ended", leg, status: null, reason: null, q850: null });
   }
 
-  timeIsUp(timer: TimerName): this {
+  timeIsUp(timer: TimerName | "progress" | "confirm", n = 1): this {
+    if (timer === "progress" || timer === "confirm") return this.timeIsUp(`${timer} ${operator(n)}`);
     return this.happens({ type: "timer.fired", timer });
   }
 

@@ -217,7 +217,7 @@ describe("hunting over the trunk's gateways", () => {
   });
 
   test("no 18x within the progress timer → CANCEL, next gateway, then unreachable", () => {
-    const call = script().botSwitches(two).invited().timeIsUp("progress").invited(2).timeIsUp("progress");
+    const call = script().botSwitches(two).invited().timeIsUp("progress").invited(2).timeIsUp("progress", 2);
     expect(call.asked("leg.cancel")).toMatchObject([{ leg: operator(1) }, { leg: operator(2) }]);
     expect(call.transfers).toMatchObject([{ details: { cause: "unreachable", attempts: [{}, {}] } }]);
   });

@@ -12,7 +12,7 @@ import { createTelemetry } from "../../src/telemetry/events.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
 import { createMetrics } from "../../src/telemetry/metrics.ts";
 import { begin } from "../../src/call/decide.ts";
-import { caller, callId, sdp, setup } from "../scenario/script.ts";
+import { caller, callId, sdp, setup, operator } from "../scenario/script.ts";
 
 class ManualClock implements Clock {
   #nowMs = 0;
@@ -186,8 +186,10 @@ describe("timers", () => {
     expect(fired).toEqual([]);
     clock.advance(60);
     expect(fired).toEqual(["answer"]);
-    timers.start(callId, "progress", 10);
-    timers.stop(callId, "progress");
+    timers.start(callId, `progress ${operator(1)}`, 10);
+    timers.start(callId, `progress ${operator(2)}`, 10);
+    timers.stop(callId, `progress ${operator(1)}`);
+    expect(timers.size).toBe(1);
     timers.start(callId, "closing", 10);
     timers.clear(callId);
     clock.advance(100);

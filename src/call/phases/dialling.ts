@@ -1,71 +1,72 @@
 import type { TransferCause } from "../bot-event.ts";
 import type { Effect } from "../effect.ts";
-import type { CallEvent, SipFailure } from "../event.ts";
-import type { GatewayId, LegId } from "../ids.ts";
+import type { CallEvent, SipFailure, TimerName } from "../event.ts";
+import type { PlayId } from "../ids.ts";
 import { judge } from "../outcome.ts";
-import type { Attempt, CallCore, In, OpenTransfer } from "../state.ts";
+import type { Attempt, In, OpenTransfer } from "../state.ts";
 import { after, type Step } from "../step.ts";
-import { attemptRecord } from "./report.ts";
-import { finishTransfer, progress } from "./transfer-end.ts";
+import {
+  answerTimeMs,
+  anotherWaits,
+  callNext,
+  confirmTimer,
+  gatewayOf,
+  partyAt,
+  progressTimer,
+  retryOf,
+  startAttempt,
+} from "./hunt.ts";
+import { attemptRecord, mainAttempt } from "./report.ts";
+import { type Finish, finishTransfer, legTimers, progress, releaseLegs, silenceRing } from "./transfer-end.ts";
 
 type Dialling = In<"dialling">;
 
-/** Makes a leg for the next attempt; its INVITE goes out once the anchor has an offer for it. */
-export function startAttempt(core: CallCore, transfer: OpenTransfer): Step {
-  const operators = core.operators + 1;
-  const leg = `${core.setup.call}/operator-${operators}` as LegId;
-  const attempt: Attempt = { leg, invitedAtMs: null, ringingAtMs: null, lastStatus: null };
-  return [{ phase: "dialling", core: { ...core, operators }, transfer, attempt }, [{ type: "media.offer", leg }]];
-}
-
-/** The caller hears ringing from here on, whatever the gateways do. */
-export function startDialling(core: CallCore, transfer: OpenTransfer): Step {
-  return after(
-    [
-      { type: "media.phase", phase: "dialling" },
-      { type: "media.ringback", on: true },
-    ],
-    startAttempt(core, transfer),
-  );
-}
-
 export function dialling(state: Dialling, event: CallEvent, atMs: number): Step {
-  const { attempt } = state;
+  if (event.type === "timer.fired") return timeUp(state, event.timer, atMs);
+  const attempt = "leg" in event ? state.legs.find(({ leg }) => leg === event.leg) : undefined;
+  if (attempt === undefined) return [state, []];
+  // Nothing of a leg's signalling can come before its INVITE.
+  if (attempt.invitedAtMs === null && !event.type.startsWith("media.")) return [state, []];
   switch (event.type) {
     case "media.offered":
-      return event.leg === attempt.leg && attempt.invitedAtMs === null ? sendInvite(state, event, atMs) : [state, []];
+      return attempt.invitedAtMs === null ? sendInvite(state, attempt, event, atMs) : [state, []];
     case "media.legFailed":
-      if (event.leg !== attempt.leg) return [state, []];
-      return finishTransfer(
-        state,
-        { status: "FAIL", cause: "media_failure", endedBy: "service", first: cancelAttempt(state, "media failed") },
-        atMs,
-      );
+      return legFailed(state, attempt, atMs);
     case "leg.progress":
-      return event.leg === attempt.leg ? provisional(state, event, atMs) : [state, []];
+      return provisional(state, attempt, event, atMs);
     case "leg.answered":
-      return answered(state, event, atMs);
+      return answered(state, attempt, event, atMs);
+    case "media.digit":
+      return pressed(state, attempt, event, atMs);
     case "leg.failed":
-      return event.leg === attempt.leg ? attemptFailed(state, event, atMs) : [state, []];
+      return attempt.answer === null ? attemptFailed(state, attempt, event, atMs) : [state, []];
     case "leg.ended":
-      if (event.leg !== attempt.leg) return [state, []];
-      return attemptFailed(state, { ...event, redirect: null }, atMs);
-    case "timer.fired":
-      return timeUp(state, event.timer, atMs);
+      if (attempt.answer !== null) return notConfirmed(state, attempt, [], atMs);
+      return attemptFailed(state, attempt, { ...event, redirect: null }, atMs);
     default:
       return [state, []];
   }
 }
 
-function sendInvite(state: Dialling, event: Extract<CallEvent, { type: "media.offered" }>, atMs: number): Step {
-  const { transfer, attempt } = state;
+/** The same state with a leg changed. */
+function withLeg(state: Dialling, changed: Attempt): Dialling {
+  return { ...state, legs: state.legs.map((attempt) => (attempt.leg === changed.leg ? changed : attempt)) };
+}
+
+function sendInvite(
+  state: Dialling,
+  attempt: Attempt,
+  { offer }: Extract<CallEvent, { type: "media.offered" }>,
+  atMs: number,
+): Step {
+  const { transfer } = state;
   const { request } = transfer;
-  const first = transfer.firstInviteAtMs === null;
-  const next: Dialling = {
-    ...state,
-    transfer: { ...transfer, firstInviteAtMs: transfer.firstInviteAtMs ?? atMs },
-    attempt: { ...attempt, invitedAtMs: atMs },
-  };
+  const answerMs = answerTimeMs(transfer, attempt, atMs);
+  const invited: Attempt = { ...attempt, invitedAtMs: atMs };
+  const next = withLeg(
+    { ...state, transfer: { ...transfer, firstInviteAtMs: transfer.firstInviteAtMs ?? atMs } },
+    invited,
+  );
   return [
     next,
     [
@@ -73,49 +74,99 @@ function sendInvite(state: Dialling, event: Extract<CallEvent, { type: "media.of
         type: "leg.invite",
         order: {
           leg: attempt.leg,
-          target: transfer.target,
+          target: attempt.target,
           trunk: request.route.trunk,
-          gateway: gatewayAt(transfer),
-          identity: transfer.identity,
-          headers: request.headers,
-          offer: event.offer,
+          gateway: gatewayOf(request, attempt),
+          identity: attempt.identity,
+          headers: partyAt(transfer, attempt.party).headers,
+          offer,
         },
       },
-      ...(first ? ([{ type: "timer.start", timer: "answer", ms: request.answerTimeoutMs }] as const) : []),
-      { type: "timer.start", timer: "progress", ms: request.route.progressTimeoutMs },
-      progress(next, "dialing", null, atMs),
+      ...(answerMs === null ? [] : ([{ type: "timer.start", timer: "answer", ms: answerMs }] as const)),
+      { type: "timer.start", timer: progressTimer(attempt.leg), ms: request.route.progressTimeoutMs },
+      progress(next.transfer, invited, "dialing", null, atMs),
     ],
   ];
 }
 
-function gatewayAt({ request, gateway }: OpenTransfer): GatewayId {
-  const { gateways } = request.route;
-  return gateways[gateway] ?? gateways[0];
-}
-
-function provisional(state: Dialling, event: Extract<CallEvent, { type: "leg.progress" }>, atMs: number): Step {
-  const { status, earlyMedia } = event;
+function provisional(
+  state: Dialling,
+  attempt: Attempt,
+  { status, earlyMedia }: Extract<CallEvent, { type: "leg.progress" }>,
+  atMs: number,
+): Step {
   // RFC 3261 §21.1: 100 says only that the next hop lives, 18x that the operator is being reached.
   if (status < 180 || status > 189) return [state, []];
-  const { attempt } = state;
-  const next: Dialling = {
-    ...state,
-    attempt: { ...attempt, ringingAtMs: attempt.ringingAtMs ?? atMs, lastStatus: status },
-  };
-  const stop: Effect[] = attempt.ringingAtMs === null ? [{ type: "timer.stop", timer: "progress" }] : [];
-  if (attempt.lastStatus === status) return [next, stop];
-  return [next, [...stop, progress(next, earlyMedia ? "earlyMedia" : "ringing", status, atMs)]];
+  const rings: Attempt = { ...attempt, ringingAtMs: attempt.ringingAtMs ?? atMs, lastStatus: status };
+  const stop: Effect[] =
+    attempt.ringingAtMs === null ? [{ type: "timer.stop", timer: progressTimer(attempt.leg) }] : [];
+  if (attempt.lastStatus === status) return [withLeg(state, rings), stop];
+  const phase = earlyMedia ? "earlyMedia" : "ringing";
+  return [withLeg(state, rings), [...stop, progress(state.transfer, rings, phase, status, atMs)]];
 }
 
-function answered(state: Dialling, event: Extract<CallEvent, { type: "leg.answered" }>, atMs: number): Step {
-  const { core, transfer, attempt } = state;
-  const paused = !transfer.request.continueRecording && core.recording === "on";
+// ------------------------------------------------------------------------------------------------------- somebody answers
+
+function answered(
+  state: Dialling,
+  attempt: Attempt,
+  { answer }: Extract<CallEvent, { type: "leg.answered" }>,
+  atMs: number,
+): Step {
+  const { confirm, strategy } = state.transfer.request;
+  const told = progress(state.transfer, attempt, "answered", 200, atMs);
+  if (confirm === null) return join(state, attempt, { sdp: answer, atMs }, [told], atMs);
+  const plays = state.core.plays + 1;
+  const asked = withLeg(state, { ...attempt, answer: { sdp: answer, atMs } });
+  const play = `${state.core.setup.call}/play-${plays}` as const;
+  return [
+    { ...asked, core: { ...state.core, plays } },
+    [
+      { type: "timer.stop", timer: progressTimer(attempt.leg) },
+      // Those who still ring keep their time; in a row nobody does.
+      ...(strategy === "ring" ? [] : ([{ type: "timer.stop", timer: "answer" }] as const)),
+      { type: "timer.start", timer: confirmTimer(attempt.leg), ms: confirm.timeoutMs },
+      { type: "media.consult", leg: attempt.leg, answer },
+      { type: "media.play", play: play as PlayId, leg: attempt.leg, prompt: confirm.prompt },
+      told,
+    ],
+  ];
+}
+
+function pressed(
+  state: Dialling,
+  attempt: Attempt,
+  { digit }: Extract<CallEvent, { type: "media.digit" }>,
+  atMs: number,
+): Step {
+  if (attempt.answer === null || digit !== state.transfer.request.confirm?.digit) return [state, []];
+  return join(state, attempt, attempt.answer, [], atMs);
+}
+
+/** One operator gets the call; everybody else is released and told that it was answered elsewhere. */
+function join(
+  state: Dialling,
+  attempt: Attempt,
+  answer: NonNullable<Attempt["answer"]>,
+  then: readonly Effect[],
+  atMs: number,
+): Step {
+  const losers = state.legs.filter(({ leg }) => leg !== attempt.leg);
+  const transfer: OpenTransfer = {
+    ...state.transfer,
+    attempts: [
+      ...state.transfer.attempts,
+      ...losers.flatMap((loser) => attemptRecord(state.transfer, loser, atMs, "cancelled", null) ?? []),
+    ],
+  };
+  const quiet = silenceRing(state);
+  const paused = !transfer.request.continueRecording && quiet.core.recording === "on";
   const next: In<"withOperator"> = {
     phase: "withOperator",
-    core: paused ? { ...core, recording: "paused" } : core,
-    transfer,
-    attempt,
-    answeredAtMs: atMs,
+    core: paused ? { ...quiet.core, recording: "paused" } : quiet.core,
+    transfer: { ...transfer, ringPrompts: [] },
+    attempt: { ...attempt, answer: null },
+    answeredAtMs: answer.atMs,
     joinedAtMs: null,
     recordingPaused: paused,
   };
@@ -123,99 +174,129 @@ function answered(state: Dialling, event: Extract<CallEvent, { type: "leg.answer
     next,
     [
       { type: "timer.stop", timer: "answer" },
-      { type: "timer.stop", timer: "progress" },
+      ...state.legs.flatMap(legTimers),
+      ...quiet.effects,
       { type: "media.ringback", on: false },
       // Before the join, so that not a word of the operator is recorded.
       ...(paused ? ([{ type: "recording.set", to: "pause" }] as const) : []),
-      { type: "media.join", leg: attempt.leg, answer: event.answer },
-      progress(next, "answered", 200, atMs),
+      ...(attempt.answer === null ? [] : ([{ type: "media.stop", leg: attempt.leg }] as const)),
+      { type: "media.join", leg: attempt.leg, answer: answer.sdp },
+      ...then,
+      ...releaseLegs(losers, completedElsewhere, true),
+      ...losers.map(({ leg }) => ({ type: "media.drop", leg }) as const),
     ],
   ];
 }
 
-function attemptFailed(state: Dialling, failure: SipFailure, atMs: number): Step {
-  const { transfer, attempt } = state;
-  const { cause, next } = judge(failure, attempt.ringingAtMs !== null);
-  const told = cause === "callerid_rejected" && transfer.request.route.identity !== "caller" ? "rejected" : cause;
-  const retry = retryOf(transfer, next, failure);
-  if (retry !== null) return tryAgain(state, retry, told, failure.status, atMs);
-  return finishTransfer(
+/** RFC 3326 §2 and the practice of hunt groups: with SIP cause 200 a phone shows no missed call. */
+const completedElsewhere = "Call completed elsewhere";
+
+/** He answered and did not want the call, or did not say so in time. */
+function notConfirmed(state: Dialling, attempt: Attempt, first: readonly Effect[], atMs: number): Step {
+  return legOver(
     state,
-    {
-      status: "FAIL",
-      cause: told,
-      endedBy: "operator",
-      sipCode: failure.status,
-      sipReason: failure.reason,
-      q850: failure.q850,
-    },
+    attempt,
+    { cause: "rejected", sipCode: 200, sipReason: "OK", endedBy: "operator", first },
     atMs,
   );
 }
 
-/** What changes for the next attempt, or null when there is none. */
-function retryOf(
-  transfer: OpenTransfer,
-  next: ReturnType<typeof judge>["next"],
-  failure: Pick<SipFailure, "redirect">,
-): Partial<OpenTransfer> | null {
-  const { route } = transfer.request;
-  switch (next) {
-    case "gateway": {
-      // Where a 3xx pointed belonged to the gateway that sent it; the next one is asked for whom the bot wants.
-      const { target } = transfer.request;
-      if (target.kind === "uri" && route.sipUriVia === "direct") return null;
-      return transfer.gateway + 1 < route.gateways.length ? { gateway: transfer.gateway + 1, target } : null;
-    }
-    case "identity":
-      return transfer.identity === "caller" && route.retryWithBotNumber ? { identity: "bot" } : null;
-    case "redirect":
-      if (transfer.redirected || failure.redirect === null) return null;
-      return { redirected: true, target: { kind: "uri", uri: failure.redirect } };
-    case "nothing":
-      return null;
-  }
+// ------------------------------------------------------------------------------------------------------- somebody does not
+
+function legFailed(state: Dialling, attempt: Attempt, atMs: number): Step {
+  const first = releaseLegs([attempt], "media failed", false);
+  return legOver(state, attempt, { cause: "media_failure", endedBy: "service", first }, atMs);
+}
+
+function attemptFailed(state: Dialling, attempt: Attempt, failure: SipFailure, atMs: number): Step {
+  const { transfer } = state;
+  const { cause, next } = judge(failure, attempt.ringingAtMs !== null);
+  const told = cause === "callerid_rejected" && transfer.request.route.identity !== "caller" ? "rejected" : cause;
+  const way = retryOf(transfer, attempt, next, failure);
+  const { status: sipCode, reason: sipReason, q850 } = failure;
+  const over: LegEnd = { cause: told, endedBy: "operator", sipCode, sipReason, q850, first: [] };
+  return way === null ? legOver(state, attempt, over, atMs) : tryAgain(state, attempt, way, over, atMs);
+}
+
+type LegEnd = Omit<Finish, "status" | "first" | "stays"> & { readonly first: readonly Effect[] };
+
+/** The leg is over and stands in the ledger; the others are what they were. */
+function without(state: Dialling, { leg }: Attempt, record: ReturnType<typeof attemptRecord>): Dialling {
+  const { transfer } = state;
+  const attempts = record === null ? transfer.attempts : [...transfer.attempts, record];
+  return {
+    ...state,
+    transfer: { ...transfer, attempts },
+    legs: state.legs.filter((attempt) => attempt.leg !== leg),
+  };
 }
 
 function tryAgain(
   state: Dialling,
-  changes: Partial<OpenTransfer>,
-  cause: TransferCause,
-  sipCode: number | null,
+  attempt: Attempt,
+  way: NonNullable<ReturnType<typeof retryOf>>,
+  { cause, sipCode = null, first }: LegEnd,
   atMs: number,
-  first: readonly Effect[] = [],
 ): Step {
-  const record = attemptRecord(state, atMs, cause, sipCode);
-  const attempts = record === null ? state.transfer.attempts : [...state.transfer.attempts, record];
+  const record = attemptRecord(state.transfer, attempt, atMs, cause, sipCode);
   return after(
-    [...first, { type: "timer.stop", timer: "progress" }, { type: "media.drop", leg: state.attempt.leg }],
-    startAttempt(state.core, { ...state.transfer, ...changes, attempts }),
+    [...first, ...legTimers(attempt), { type: "media.drop", leg: attempt.leg }],
+    startAttempt(without(state, attempt, record), way),
   );
 }
 
-function cancelAttempt({ attempt }: Dialling, reason: string): Effect[] {
-  return attempt.invitedAtMs === null ? [] : [{ type: "leg.cancel", leg: attempt.leg, reason }];
+/** There is no other way to this party: the others go on ringing, the next in the row is called, or the transfer is over. */
+function legOver(state: Dialling, attempt: Attempt, end: LegEnd, atMs: number): Step {
+  const { transfer } = state;
+  const others = state.legs.length > 1;
+  if (!others && !anotherWaits(transfer, atMs)) return finishTransfer(state, { ...end, status: "FAIL" }, atMs);
+  const { cause, sipCode = null, first } = end;
+  const rest = without(state, attempt, attemptRecord(transfer, attempt, atMs, cause, sipCode));
+  const gone: readonly Effect[] = [...first, ...legTimers(attempt), { type: "media.drop", leg: attempt.leg }];
+  if (others) return [rest, gone];
+  return after([...gone, { type: "timer.stop", timer: "answer" }], callNext(rest));
 }
 
-function timeUp(state: Dialling, timer: string, atMs: number): Step {
-  const rang = state.attempt.ringingAtMs !== null;
-  if (timer === "answer") {
-    const cause = rang ? "no_answer" : "unreachable";
-    return finishTransfer(
-      state,
-      { status: "FAIL", cause, endedBy: "service", first: cancelAttempt(state, "no answer in time") },
-      atMs,
-    );
+// ------------------------------------------------------------------------------------------------------------------- time
+
+function timeUp(state: Dialling, timer: TimerName, atMs: number): Step {
+  if (timer === "answer") return answerTimeUp(state, atMs);
+  const attempt = state.legs.find(({ leg }) => timer === progressTimer(leg) || timer === confirmTimer(leg));
+  if (attempt === undefined) return [state, []];
+  if (timer === confirmTimer(attempt.leg)) {
+    if (attempt.answer === null) return [state, []];
+    return notConfirmed(state, attempt, releaseLegs([attempt], "not confirmed", false), atMs);
   }
-  if (timer !== "progress" || rang || state.attempt.invitedAtMs === null) return [state, []];
-  const first = cancelAttempt(state, "no progress in time");
-  const retry = retryOf(state.transfer, "gateway", { redirect: null });
-  if (retry !== null) return tryAgain(state, retry, "unreachable", null, atMs, first);
-  return finishTransfer(state, { status: "FAIL", cause: "unreachable", endedBy: "service", first }, atMs);
+  if (attempt.ringingAtMs !== null || attempt.invitedAtMs === null || attempt.answer !== null) return [state, []];
+  const over: LegEnd = {
+    cause: "unreachable",
+    endedBy: "service",
+    first: releaseLegs([attempt], "no progress in time", false),
+  };
+  const way = retryOf(state.transfer, attempt, "gateway", { redirect: null });
+  return way === null ? legOver(state, attempt, over, atMs) : tryAgain(state, attempt, way, over, atMs);
+}
+
+/** Everybody who still rings has rung long enough; who was asked to confirm keeps his own time. */
+function answerTimeUp(state: Dialling, atMs: number): Step {
+  const main = mainAttempt(state.legs);
+  let next = state;
+  const effects: Effect[] = [];
+  const timedOut = state.legs.filter(({ answer }) => answer === null);
+  // The one whose end is told as the transfer's goes last.
+  for (const attempt of [...timedOut.filter((one) => one !== main), ...timedOut.filter((one) => one === main)]) {
+    const cause: TransferCause = attempt.ringingAtMs === null ? "unreachable" : "no_answer";
+    const first = releaseLegs([attempt], "no answer in time", false);
+    const [step, more] = legOver(next, attempt, { cause, endedBy: "service", first }, atMs);
+    effects.push(...more);
+    if (step.phase !== "dialling") return [step, effects];
+    next = step;
+  }
+  return [next, effects];
 }
 
 /** The bot takes back a transfer that nobody has answered; the caller stays with it. */
 export function cancelTransfer(state: Dialling | In<"referring">, atMs: number): Step {
-  const first = state.phase === "dialling" ? cancelAttempt(state, "cancelled by the bot") : [];
+  const first = state.phase === "dialling" ? releaseLegs(state.legs, "cancelled by the bot", false) : [];
   return finishTransfer(state, { status: "FAIL", cause: "cancelled", endedBy: "bot", first, stays: true }, atMs);
 }

@@ -6,6 +6,7 @@ import type { CustomHeader } from "../transfer.ts";
 import type { In, Live } from "../state.ts";
 import { publish, type Step } from "../step.ts";
 import { cancelQueuedSwitch, reportTransfer } from "./report.ts";
+import { releaseLegs, stopTimers } from "./transfer-end.ts";
 
 /** How long the last event waits for the recording; what is not written by then follows on disk. */
 export const closingTimeoutMs = 30_000;
@@ -56,11 +57,9 @@ function abandonTransfer(state: Live, order: EndOrder, atMs: number): Effect[] {
   const gone = { hangup: true, endedBy, atMs } as const;
   switch (state.phase) {
     case "dialling": {
-      const { leg, invitedAtMs } = state.attempt;
       return [
-        { type: "timer.stop", timer: "answer" },
-        { type: "timer.stop", timer: "progress" },
-        ...(invitedAtMs === null ? [] : ([{ type: "leg.cancel", leg, reason: `${endedBy} hung up` }] as const)),
+        ...stopTimers(state),
+        ...releaseLegs(state.legs, `${endedBy} hung up`, false),
         reportTransfer(state, { ...gone, status: "FAIL", cause: abandonCause(order) }),
       ];
     }
@@ -71,17 +70,18 @@ function abandonTransfer(state: Live, order: EndOrder, atMs: number): Effect[] {
         ? ({ status: "SUCCESS", cause: "completed" } as const)
         : ({ status: "FAIL", cause: abandonCause(order) } as const);
       return [
+        ...stopTimers(state),
         { type: "leg.bye", leg: state.attempt.leg, reason: `${endedBy} hung up`, headers: [] },
         reportTransfer(state, { ...gone, ...outcome, sipCode: 200, sipReason: "OK" }),
       ];
     }
     case "referring": {
-      const stop: Effect = { type: "timer.stop", timer: "refer" };
+      const stop = stopTimers(state);
       // BYE from the caller's side after 202: he has followed the REFER, though nobody has confirmed it. RFC 5589 §6.1.
       if (state.accepted && endedBy === "caller") {
-        return [stop, reportTransfer(state, { ...gone, status: "SUCCESS", cause: "completed", confirmed: false })];
+        return [...stop, reportTransfer(state, { ...gone, status: "SUCCESS", cause: "completed", confirmed: false })];
       }
-      return [stop, reportTransfer(state, { ...gone, status: "FAIL", cause: abandonCause(order) })];
+      return [...stop, reportTransfer(state, { ...gone, status: "FAIL", cause: abandonCause(order) })];
     }
     case "offered":
     case "ringing":

@@ -2,7 +2,7 @@ import type { CallEvent, SipFailure } from "../event.ts";
 import { judge } from "../outcome.ts";
 import type { CallCore, In, OpenTransfer } from "../state.ts";
 import { after, type Step } from "../step.ts";
-import { startDialling } from "./dialling.ts";
+import { startDialling } from "./hunt.ts";
 import { endCall } from "./ending.ts";
 import { reportTransfer } from "./report.ts";
 import { finishTransfer } from "./transfer-end.ts";

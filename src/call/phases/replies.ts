@@ -1,14 +1,16 @@
 import type { Effect, Prompt } from "../effect.ts";
-import type { PlayId } from "../ids.ts";
+import type { CommandId, PlayId } from "../ids.ts";
 import type { Command, QueuedReply, Reply } from "../reply.ts";
-import type { CallCore, In, Live, OpenTransfer, Queued } from "../state.ts";
+import type { CallCore, In, Live, OpenTransfer, Queued, RingPrompt } from "../state.ts";
 import { publish, type Step } from "../step.ts";
 import type { TransferRequest } from "../transfer.ts";
-import { cancelTransfer, startDialling } from "./dialling.ts";
+import { cancelTransfer } from "./dialling.ts";
 import { endCall } from "./ending.ts";
+import { startDialling } from "./hunt.ts";
 import { startReferring } from "./referring.ts";
 import { botLost, type Refusal, takenByAnother, transferInProgress } from "./refusal.ts";
 import { cancelQueuedSwitch } from "./report.ts";
+import { stopped } from "./transfer-end.ts";
 
 /** A bot that queues more than this is not talking to a caller any more. */
 export const queueMax = 200;
@@ -60,6 +62,8 @@ function take(state: Live, reply: Reply, place: Place): Tried {
       return stopAll(state);
     case "switchCancel":
       return takeBack(state, reply.transferId, pointer, place.atMs);
+    case "duringRing":
+      return addRingPrompts(state, reply.prompts, place);
     case "switch":
       return transferInProgress(state, pointer) ?? enqueue(state, reply, place);
     default:
@@ -80,20 +84,38 @@ function enqueue(state: Live, reply: QueuedReply, { command, index, atMs }: Plac
 function stopAll(state: Live): Tried {
   const { core } = state;
   const { playing } = core;
-  const next: Live = { ...state, core: { ...core, queue: [], playing: null } };
+  const silent: Live = { ...state, core: { ...core, queue: [], playing: null } };
+  const ring = silent.phase === "dialling" || silent.phase === "referring" ? silent : null;
   return {
-    next,
+    next: ring === null ? silent : { ...ring, transfer: { ...ring.transfer, ringPrompts: [] } },
     effects: [
       ...(playing === null ? [] : ([{ type: "media.stop", leg: playing.leg }] as const)),
       ...(playing?.told === true ? [stopped(playing)] : []),
-      ...core.queue.filter(({ reply }) => reply.type === "text" || reply.type === "audio").map(stopped),
+      ...(ring?.transfer.ringPrompts.map(stopped) ?? []),
+      ...core.queue
+        .filter(({ reply }) => reply.type === "text" || reply.type === "audio")
+        .map(({ commandId, index }) => stopped({ commandId, index, part: null })),
       ...cancelQueuedSwitch(core, "cancelled", "bot", false),
     ],
   };
 }
 
-function stopped({ commandId, index }: Pick<Queued, "commandId" | "index">): Effect {
-  return publish({ event: "playback", commandId, index, result: "stopped", reason: null });
+/** Prompts for a caller who waits for an operator. */
+function addRingPrompts(state: Live, prompts: readonly Prompt[], { command, index }: Place): Tried {
+  const pointer = `/replies/${index}`;
+  if (state.phase !== "dialling") {
+    return { code: "no_transfer", message: "No operator is being called.", pointer };
+  }
+  const { ringPrompts } = state.transfer;
+  if (ringPrompts.length + prompts.length > queueMax) {
+    return { code: "queue_full", message: `More than ${queueMax} prompts wait.`, pointer };
+  }
+  const more = ringPromptsOf(prompts, command.commandId, index);
+  return { next: { ...state, transfer: { ...state.transfer, ringPrompts: [...ringPrompts, ...more] } }, effects: [] };
+}
+
+function ringPromptsOf(prompts: readonly Prompt[], commandId: CommandId, index: number): readonly RingPrompt[] {
+  return prompts.map((prompt, part) => ({ prompt, commandId, index, part }));
 }
 
 /** `switchCancel`: a queued `switch`, or a transfer that nobody has answered. */
@@ -118,8 +140,19 @@ export function advance(state: Live, atMs: number): Step {
   let next: Live = state;
   const effects: Effect[] = [];
   for (;;) {
-    const head = next.core.queue[0];
-    if (head === undefined || next.core.playing !== null) return [next, effects];
+    const { playing, queue } = next.core;
+    const ring = next.phase === "dialling" ? next.transfer.ringPrompts[0] : undefined;
+    if (playing === null && ring !== undefined && next.phase === "dialling") {
+      const ringPrompts = next.transfer.ringPrompts.slice(1);
+      const rest = { ...next, transfer: { ...next.transfer, ringPrompts } };
+      const [playsNow, play] = startPlay(rest, ring, ring.part, ring.prompt);
+      effects.push(...play);
+      next = playsNow;
+      continue;
+    }
+    const head = queue[0];
+    // What is heard besides ringback stands in no queue: nothing waits for it.
+    if (head === undefined || (playing !== null && playing.part === null)) return [next, effects];
     const step = perform(next, head, atMs);
     if (step === null) return [next, effects];
     effects.push(...step[1]);
@@ -186,7 +219,7 @@ function performTalking(
       if (state.phase !== "withBot") return null;
       return play({ ...state, core }, head, { kind: "audio", url: reply.url, times: reply.times });
     case "switch":
-      return state.phase === "withBot" ? startTransfer(core, reply.request, head.arrivedAtMs) : null;
+      return state.phase === "withBot" ? startTransfer(core, reply.request, head) : null;
   }
 }
 
@@ -199,11 +232,26 @@ function hangUp(state: Live, core: CallCore, reply: Extract<Reply, { type: "hang
   return endCall({ ...state, core }, { ...who, sipCode: null, headers }, atMs);
 }
 
-function play(state: Live, { commandId, index }: Queued, prompt: Prompt, toLeg = state.core.setup.caller): Step {
+function play(
+  state: Live,
+  queued: Queued,
+  prompt: Prompt,
+  toLeg = state.core.setup.caller,
+): readonly [Live, readonly Effect[]] {
+  return startPlay(state, queued, null, prompt, toLeg);
+}
+
+function startPlay(
+  state: Live,
+  { commandId, index }: Pick<Queued, "commandId" | "index">,
+  part: number | null,
+  prompt: Prompt,
+  toLeg = state.core.setup.caller,
+): readonly [Live, readonly Effect[]] {
   const { core } = state;
   const plays = core.plays + 1;
   const id = `${core.setup.call}/play-${plays}` as PlayId;
-  const playing = { play: id, leg: toLeg, commandId, index, told: prompt.kind !== "digits" };
+  const playing = { play: id, leg: toLeg, commandId, index, part, told: prompt.kind !== "digits" };
   return [{ ...state, core: { ...core, plays, playing } }, [{ type: "media.play", play: id, leg: toLeg, prompt }]];
 }
 
@@ -243,16 +291,15 @@ function record(state: Live, action: "start" | "pause" | "resume" | "stop"): Ste
   }
 }
 
-function startTransfer(core: CallCore, request: TransferRequest, commandAtMs: number): Step {
+function startTransfer(core: CallCore, request: TransferRequest, { commandId, index, arrivedAtMs }: Queued): Step {
   const transfer: OpenTransfer = {
     request,
-    commandAtMs,
+    commandAtMs: arrivedAtMs,
     firstInviteAtMs: null,
-    gateway: 0,
-    identity: request.route.identity,
-    target: request.target,
-    redirected: false,
+    begun: 0,
+    called: 0,
     attempts: [],
+    ringPrompts: ringPromptsOf(request.duringRing, commandId, index),
   };
   return request.method === "refer" ? startReferring(core, transfer) : startDialling(core, transfer);
 }

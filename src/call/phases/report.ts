@@ -1,8 +1,9 @@
 import type { AttemptRecord, HangupBy, TransferCause, TransferStatus } from "../bot-event.ts";
 import type { Effect } from "../effect.ts";
-import type { CallCore, OpenTransfer, Transferring } from "../state.ts";
+import type { Attempt, CallCore, OpenTransfer, Transferring } from "../state.ts";
 import { publish } from "../step.ts";
 import type { TransferRequest } from "../transfer.ts";
+import { partyAt } from "./hunt.ts";
 
 /** How a transfer ended, as far as the phase that ends it knows. */
 export interface TransferEnd {
@@ -21,11 +22,12 @@ export interface TransferEnd {
 export function reportTransfer(state: Transferring, end: TransferEnd): Effect {
   const { core, transfer } = state;
   const { request } = transfer;
+  const main = attemptOf(state);
   const times = transferTimes(state, end.atMs);
   const invited = transfer.firstInviteAtMs !== null;
   return publish({
     event: "transfer",
-    transferStatus: { status: end.status, hangup: end.hangup, number: request.number },
+    transferStatus: { status: end.status, hangup: end.hangup, number: partyAt(transfer, main?.party ?? 0).number },
     transferDetails: {
       transferId: request.transferId,
       cause: end.cause,
@@ -36,21 +38,36 @@ export function reportTransfer(state: Transferring, end: TransferEnd): Effect {
       q850: end.q850 ?? null,
       ...times,
       trunk: request.route.trunk,
-      callerIdShown: invited ? transfer.identity : null,
+      callerIdShown: invited && main !== null ? main.identity : null,
       recording: core.recording === "on" ? "continuous" : core.recording,
       confirmed: end.confirmed ?? true,
-      attempts: withCurrentAttempt(state, end),
+      attempts: wholeLedger(state, end),
     },
   });
+}
+
+/** The attempt that is told as the transfer's: whoever is nearest to the caller. */
+export function mainAttempt(legs: readonly Attempt[]): Attempt | undefined {
+  return legs.find(({ answer }) => answer !== null) ?? legs.find(({ ringingAtMs }) => ringingAtMs !== null) ?? legs[0];
+}
+
+function attemptOf(state: Transferring): Attempt | null {
+  switch (state.phase) {
+    case "referring":
+      return null;
+    case "dialling":
+      return mainAttempt(state.legs) ?? null;
+    case "withOperator":
+      return state.attempt;
+  }
 }
 
 function transferTimes(
   state: Transferring,
   atMs: number,
 ): { ringMs: number | null; answerMs: number | null; talkMs: number | null } {
-  if (state.phase === "referring") return { ringMs: null, answerMs: null, talkMs: null };
-  const { ringingAtMs } = state.attempt;
-  if (state.phase === "dialling") {
+  const ringingAtMs = attemptOf(state)?.ringingAtMs ?? null;
+  if (state.phase !== "withOperator") {
     return { ringMs: ringingAtMs === null ? null : Math.round(atMs - ringingAtMs), answerMs: null, talkMs: null };
   }
   const { answeredAtMs, joinedAtMs } = state;
@@ -62,31 +79,33 @@ function transferTimes(
   };
 }
 
-/** The ledger with the attempt under way; attempts that failed before it are in it already. */
-function withCurrentAttempt(state: Transferring, end: TransferEnd): readonly AttemptRecord[] {
-  if (state.phase === "referring") return state.transfer.attempts;
-  const { attempts } = state.transfer;
+/** The ledger with the attempts under way; those that failed before are in it already. */
+function wholeLedger(state: Transferring, end: TransferEnd): readonly AttemptRecord[] {
+  const { transfer } = state;
+  const main = attemptOf(state);
   const endedAtMs = state.phase === "withOperator" ? state.answeredAtMs : end.atMs;
-  const current = attemptRecord(state, endedAtMs, end.cause, end.sipCode ?? null);
-  return current === null ? attempts : [...attempts, current];
+  const others = state.phase === "dialling" ? state.legs.filter((attempt) => attempt !== main) : [];
+  const open = [...others, ...(main === null ? [] : [main])];
+  const records = open.flatMap((attempt) => {
+    const sipCode = attempt === main ? (end.sipCode ?? null) : null;
+    return attemptRecord(transfer, attempt, endedAtMs, end.cause, sipCode) ?? [];
+  });
+  return [...transfer.attempts, ...records];
 }
 
-/** The ledger's line for the attempt under way; null when its INVITE never went out. */
+/** The ledger's line for an attempt; null when its INVITE never went out. */
 export function attemptRecord(
-  state: Exclude<Transferring, { phase: "referring" }>,
+  transfer: OpenTransfer,
+  attempt: Attempt,
   endedAtMs: number,
   cause: TransferCause,
   sipCode: number | null,
 ): AttemptRecord | null {
-  const { invitedAtMs } = state.attempt;
+  const { invitedAtMs, redirected, target } = attempt;
   if (invitedAtMs === null) return null;
-  const { request } = state.transfer;
-  const target = targetText(state.transfer);
-  return { trunk: request.route.trunk, target, sipCode, cause, ms: Math.round(endedAtMs - invitedAtMs) };
-}
-
-function targetText(transfer: OpenTransfer): string {
-  return transfer.redirected && transfer.target.kind === "uri" ? transfer.target.uri : transfer.request.number;
+  const called = redirected && target.kind === "uri" ? target.uri : partyAt(transfer, attempt.party).number;
+  const { trunk } = transfer.request.route;
+  return { trunk, target: called, sipCode, cause, ms: Math.round(endedAtMs - invitedAtMs) };
 }
 
 /** A `switch` that was accepted but had not begun: it, too, gets its one `transfer` event. */

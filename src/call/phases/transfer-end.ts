@@ -1,11 +1,12 @@
 import type { HangupBy, TransferCause } from "../bot-event.ts";
 import type { Effect } from "../effect.ts";
 import type { CallEvent } from "../event.ts";
-import type { In, Live, Transferring } from "../state.ts";
+import type { Attempt, CallCore, In, Live, OpenTransfer, Playing, RingPrompt, Transferring } from "../state.ts";
 import { after, publish, type Step } from "../step.ts";
 import { botLost, takenByAnother, transferInProgress } from "./refusal.ts";
 import { endCall } from "./ending.ts";
-import { noDetails, reportTransfer, type TransferEnd } from "./report.ts";
+import { confirmTimer, progressTimer } from "./hunt.ts";
+import { mainAttempt, noDetails, reportTransfer, type TransferEnd } from "./report.ts";
 
 export interface Finish {
   readonly status: TransferEnd["status"];
@@ -27,15 +28,16 @@ export function finishTransfer(state: Transferring, finish: Finish, atMs: number
   const first = [...(finish.first ?? []), ...stopTimers(state)];
   const report = reportTransfer(state, { ...finish, hangup: !stays, atMs });
   const resume = resumesRecording(state, finish.status);
+  const { core, effects: silenced } = silenceRing(state);
   const bot: In<"withBot"> = {
     phase: "withBot",
     core: {
-      ...state.core,
+      ...core,
       // A tone towards the operator ends with him.
-      playing: state.core.playing?.leg === state.core.setup.caller ? state.core.playing : null,
-      recording: resume ? "on" : state.core.recording,
+      playing: core.playing?.leg === core.setup.caller ? core.playing : null,
+      recording: resume ? "on" : core.recording,
       // The caller is back and hears nothing: it is the bot's turn.
-      bot: state.core.bot === "heard" ? "awaited" : state.core.bot,
+      bot: core.bot === "heard" ? "awaited" : core.bot,
     },
   };
   if (!stays) {
@@ -46,32 +48,75 @@ export function finishTransfer(state: Transferring, finish: Finish, atMs: number
     bot,
     [
       ...first,
+      ...silenced,
       ...backToBot(state),
       { type: "media.phase", phase: "bot" },
       ...(resume ? ([{ type: "recording.set", to: "resume" }] as const) : []),
-      progress(state, "returning", finish.sipCode ?? null, atMs),
+      progress(state.transfer, lastAttempt(state), "returning", finish.sipCode ?? null, atMs),
       report,
     ],
   ];
 }
 
-function stopTimers(state: Transferring): Effect[] {
+/** Timers that run only while this transfer does. */
+export function stopTimers(state: Transferring): readonly Effect[] {
   switch (state.phase) {
     case "dialling":
-      return [
-        { type: "timer.stop", timer: "answer" },
-        { type: "timer.stop", timer: "progress" },
-      ];
+      return [{ type: "timer.stop", timer: "answer" }, ...state.legs.flatMap(legTimers)];
     case "referring":
       return [{ type: "timer.stop", timer: "refer" }];
     case "withOperator":
-      return [];
+      return state.transfer.request.maxTalkMs === null ? [] : [{ type: "timer.stop", timer: "talk" }];
   }
 }
 
-function backToBot(state: Transferring): Effect[] {
-  const quiet: Effect = { type: "media.ringback", on: false };
-  return state.phase === "referring" ? [quiet] : [quiet, { type: "media.drop", leg: state.attempt.leg }];
+export function legTimers({ leg, answer }: Attempt): readonly Effect[] {
+  return [{ type: "timer.stop", timer: answer === null ? progressTimer(leg) : confirmTimer(leg) }];
+}
+
+const elsewhereHeader = { name: "Reason", value: 'SIP;cause=200;text="Call completed elsewhere"' };
+
+/** CANCEL or BYE for attempts that are given up; one whose INVITE never went out needs neither. */
+export function releaseLegs(legs: readonly Attempt[], reason: string, elsewhere: boolean): readonly Effect[] {
+  return legs.flatMap(({ leg, answer, invitedAtMs }): readonly Effect[] => {
+    if (answer !== null) return [{ type: "leg.bye", leg, reason, headers: elsewhere ? [elsewhereHeader] : [] }];
+    return invitedAtMs === null ? [] : [{ type: "leg.cancel", leg, reason, elsewhere }];
+  });
+}
+
+/** Nobody is awaited any more: what was to be heard meanwhile stops, and no prompt is left without its end. */
+export function silenceRing({ core, transfer }: Transferring): {
+  readonly core: CallCore;
+  readonly effects: readonly Effect[];
+} {
+  const waiting = transfer.ringPrompts.map(stopped);
+  const { playing } = core;
+  if (playing === null || playing.part === null) return { core, effects: waiting };
+  return {
+    core: { ...core, playing: null },
+    effects: [{ type: "media.stop", leg: playing.leg }, stopped(playing), ...waiting],
+  };
+}
+
+/** The end of a prompt that was not heard to its end. */
+export function stopped({
+  commandId,
+  index,
+  part,
+}: Pick<Playing | RingPrompt, "commandId" | "index" | "part">): Effect {
+  const place = part === null ? { index } : { index, part };
+  return publish({ event: "playback", commandId, ...place, result: "stopped", reason: null });
+}
+
+function backToBot(state: Transferring): readonly Effect[] {
+  const legs = state.phase === "referring" ? [] : state.phase === "dialling" ? state.legs : [state.attempt];
+  return [{ type: "media.ringback", on: false }, ...legs.map(({ leg }) => ({ type: "media.drop", leg }) as const)];
+}
+
+function lastAttempt(state: Transferring): Pick<Attempt, "number"> {
+  if (state.phase === "withOperator") return state.attempt;
+  const main = state.phase === "dialling" ? mainAttempt(state.legs) : undefined;
+  return main ?? { number: Math.max(1, state.transfer.begun) };
 }
 
 /** Paused for the talk: it goes on only when there was no talk, or when the channel wants the return recorded (bot-contract §3). */
@@ -81,17 +126,17 @@ function resumesRecording(state: Transferring, status: TransferEnd["status"]): b
 }
 
 export function progress(
-  state: Transferring,
+  { request, commandAtMs }: OpenTransfer,
+  { number }: Pick<Attempt, "number">,
   phase: "dialing" | "ringing" | "earlyMedia" | "answered" | "bridged" | "returning",
   sipCode: number | null,
   atMs: number,
 ): Effect {
-  const { request, commandAtMs, attempts } = state.transfer;
   return publish({
     event: "transferProgress",
     transferId: request.transferId,
     phase,
-    attempt: attempts.length + 1,
+    attempt: number,
     sipCode,
     ms: Math.round(atMs - commandAtMs),
   });

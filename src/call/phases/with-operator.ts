@@ -9,7 +9,21 @@ export function withOperator(state: In<"withOperator">, event: CallEvent, atMs: 
     case "media.joined": {
       if (event.leg !== attempt.leg || state.joinedAtMs !== null) return [state, []];
       const next = { ...state, joinedAtMs: atMs };
-      return [next, [{ type: "media.phase", phase: "operator" }, progress(next, "bridged", 200, atMs)]];
+      const { maxTalkMs } = state.transfer.request;
+      return [
+        next,
+        [
+          { type: "media.phase", phase: "operator" },
+          ...(maxTalkMs === null ? [] : ([{ type: "timer.start", timer: "talk", ms: maxTalkMs }] as const)),
+          progress(state.transfer, attempt, "bridged", 200, atMs),
+        ],
+      ];
+    }
+    case "timer.fired": {
+      if (event.timer !== "talk" || state.joinedAtMs === null) return [state, []];
+      const first = [{ type: "leg.bye", leg: attempt.leg, reason: "longest talk reached", headers: [] }] as const;
+      const answered = { sipCode: 200, sipReason: "OK", endedBy: "service", first } as const;
+      return finishTransfer(state, { ...answered, status: "SUCCESS", cause: "completed" }, atMs);
     }
     case "media.legFailed": {
       if (event.leg !== attempt.leg) return [state, []];
