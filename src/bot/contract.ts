@@ -20,6 +20,11 @@ export const contractLimits = {
   switchTimeoutDefaultS: 60,
   switchTimeoutMinS: 1,
   switchTimeoutMaxS: 600,
+  targetsMax: 10,
+  ringPromptsMax: 16,
+  talkMaxS: 86_400,
+  confirmTimeoutDefaultS: 20,
+  confirmTimeoutMaxS: 120,
   commandsPerSecond: 20,
   warningsPerCommandMax: 40,
 } as const;
@@ -93,7 +98,11 @@ export const transferStatusSchema = z
   .object({
     status: z.enum(["SUCCESS", "FAIL"]).describe("SUCCESS: the operator and the caller talked."),
     hangup: z.boolean().describe("True when the caller's leg no longer exists after this event."),
-    number: z.string().describe("What the bot asked for (`phoneNumber` or `sipUri`), unchanged."),
+    number: z
+      .string()
+      .describe(
+        "What the bot asked for (`phoneNumber` or `sipUri`), unchanged; of several targets the one who answered or was nearest to it.",
+      ),
   })
   .describe("Exactly these three keys in this order.");
 
@@ -131,7 +140,9 @@ export const transferDetailsSchema = z
         }),
       )
       .readonly()
-      .describe("One entry per gateway that was tried."),
+      .describe(
+        "One entry per INVITE, in the order of their ends. Whoever was called besides the one who answered has `cancelled`.",
+      ),
   })
   .describe("Everything else there is to know of the transfer.");
 
@@ -151,6 +162,9 @@ export const eventSchemas = {
   playback: event("playback", "A prompt ended.", {
     commandId: z.string().describe("The command it came with."),
     index: whole.describe("Position in the command's `replies`, from 0."),
+    part: whole
+      .optional()
+      .describe("Position in that reply's `duringRing` prompts, from 0; left out for a reply of its own."),
     result: z.enum(["completed", "stopped", "failed"]).describe("How it ended."),
     reason: z.string().nullable().describe("Why it failed or was stopped, where known."),
   }),
@@ -224,7 +238,7 @@ function reply<Name extends string, Fields extends z.ZodRawShape>(name: Name, ab
   return z.looseObject({ type: z.literal(name), ...fields }).meta({ title: name, description: about });
 }
 
-export const replySchemas = {
+const promptSchemas = {
   text: reply("text", "Speaks through the configured text-to-speech.", {
     text: z.string().describe("What is said."),
     tts: z.string().nullish().describe("Said in place of `text`, where the spoken form differs from the written one."),
@@ -240,17 +254,67 @@ export const replySchemas = {
     ),
     times: z.int().min(1).max(contractLimits.playTimesMax).nullish().describe("How often it is played; default 1."),
   }),
+} as const;
+const promptSchema = z.discriminatedUnion("type", [promptSchemas.text, promptSchemas.audio]);
+
+const targetFields = {
+  phoneNumber: z
+    .union([z.string(), z.number()])
+    .nullish()
+    .describe("Blanks and `()-.` are stripped, then `^\\+?[0-9*#]{1,32}$`; dialled through the trunk's number rules."),
+  sipUri: z
+    .string()
+    .nullish()
+    .describe("`user@host[:port][;params]`, `sip:` optional; wins over `phoneNumber`. It is parsed and rebuilt."),
+};
+
+export const replySchemas = {
+  ...promptSchemas,
   switch: reply("switch", "Transfers the caller to a person.", {
-    phoneNumber: z
-      .union([z.string(), z.number()])
+    ...targetFields,
+    targets: z
+      .array(z.looseObject({ ...targetFields, headers: headersField }))
+      .max(contractLimits.targetsMax)
       .nullish()
       .describe(
-        "Blanks and `()-.` are stripped, then `^\\+?[0-9*#]{1,32}$`; dialled through the trunk's number rules.",
+        "Several operators, each with `phoneNumber` or `sipUri` and `headers` of his own, which win over those of the `switch`. Wins over `phoneNumber` and `sipUri`.",
       ),
-    sipUri: z
-      .string()
+    strategy: z
+      .enum(["serial", "ring"])
       .nullish()
-      .describe("`user@host[:port][;params]`, `sip:` optional; wins over `phoneNumber`. It is parsed and rebuilt."),
+      .describe(
+        "`serial` (default): one after the other, each with an equal share of what is left of `timeout`. `ring`: all at once; the first to answer has the call.",
+      ),
+    confirm: z
+      .looseObject({
+        prompt: promptSchema.describe("What the operator hears: a `text` or `audio` reply."),
+        digit: z
+          .string()
+          .regex(/^[0-9*#]$/)
+          .nullish()
+          .describe("The key; default `1`."),
+        timeout: z
+          .number()
+          .min(1)
+          .max(contractLimits.confirmTimeoutMaxS)
+          .nullish()
+          .describe("Seconds from his answer; default 20."),
+      })
+      .nullish()
+      .describe(
+        "The operator is joined when he presses a key; the caller hears ringback meanwhile. Without it in time: cause `rejected`, and the next target is called.",
+      ),
+    maxTalkSeconds: z
+      .number()
+      .min(1)
+      .max(contractLimits.talkMaxS)
+      .nullish()
+      .describe("Longest talk; then the operator is hung up on and the transfer ends as if he had done it."),
+    duringRing: z
+      .array(promptSchema)
+      .max(contractLimits.ringPromptsMax)
+      .nullish()
+      .describe("Prompts for the caller while an operator is called, with ringback after and between them."),
     timeout: z
       .unknown()
       .optional()
@@ -275,6 +339,13 @@ export const replySchemas = {
   }),
   switchCancel: reply("switchCancel", "Ends a transfer that has not been answered.", {
     transferId: z.string().nullish().describe("Only if this is the transfer under way."),
+  }),
+  duringRing: reply("duringRing", "More prompts for a caller for whom an operator is being called.", {
+    prompts: z
+      .array(promptSchema)
+      .min(1)
+      .max(contractLimits.ringPromptsMax)
+      .describe("`text` and `audio` replies; they stop when somebody answers."),
   }),
   dtmf: reply("dtmf", "Plays digits as tones (in the audio; RFC 4733 is not sent yet).", {
     digits: z
@@ -307,6 +378,7 @@ export const replySchema = z.discriminatedUnion("type", [
   replySchemas.audio,
   replySchemas.switch,
   replySchemas.switchCancel,
+  replySchemas.duringRing,
   replySchemas.dtmf,
   replySchemas.record,
   replySchemas.hangup,
@@ -340,6 +412,7 @@ export const commandFrameSchema = z.looseObject({
   replies: z.array(z.unknown()).max(contractLimits.repliesMax),
 });
 
+export type WirePrompt = z.input<typeof promptSchema>;
 export type WireReply = z.input<typeof replySchema>;
 export type SwitchReply = z.infer<typeof replySchemas.switch>;
 
@@ -373,7 +446,7 @@ export const rejectionCodes = {
   transfer_in_progress: "A `switch` while another transfer is under way.",
   taken: "Another worker has the call.",
   queue_full: "More replies wait than a call may have.",
-  no_transfer: "A `switchCancel` with no unanswered transfer to cancel.",
+  no_transfer: "A `switchCancel` or `duringRing` with no unanswered transfer.",
   fallback: "The bot was silent for too long, and the channel's fallback has the call.",
   rate_limited: "More than 20 commands a second for one bot.",
   internal: "The service failed to read the command; its log says why.",

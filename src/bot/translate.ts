@@ -1,10 +1,11 @@
 import type { z } from "zod";
 
+import type { Prompt } from "../call/effect.ts";
 import type { CallEvent } from "../call/event.ts";
 import { customHeaders } from "../call/headers.ts";
 import type { CommandId, TransferId } from "../call/ids.ts";
 import type { Command, Reply } from "../call/reply.ts";
-import type { CustomHeader, Route, TransferRequest } from "../call/transfer.ts";
+import type { CalledParty, Confirmation, CustomHeader, Route, TransferRequest } from "../call/transfer.ts";
 import { commandFrameSchema, contractLimits, foreignKeys, replySchemas } from "./contract.ts";
 import type { RejectionCode, ReplyType, SwitchReply, WarningCode } from "./contract.ts";
 import { pointerPart } from "./json.ts";
@@ -155,9 +156,11 @@ function isReplyType(type: unknown): type is ReplyType {
 function plainReply(value: Exclude<WireReplyValue, SwitchReply>, pointer: string, warnings: Warning[]): Reply {
   switch (value.type) {
     case "text":
-      return { type: "text", text: spoken(value.tts ?? value.text), lang: value.lang ?? null, voice: null };
+      return { type: "text", ...textOf(value) };
     case "audio":
-      return { type: "audio", url: value.audioUrl, times: value.times ?? 1 };
+      return { type: "audio", ...audioOf(value) };
+    case "duringRing":
+      return { type: "duringRing", prompts: value.prompts.map(promptOf) };
     case "switchCancel":
       return { type: "switchCancel", transferId: value.transferId ?? null };
     case "dtmf":
@@ -175,6 +178,21 @@ function plainReply(value: Exclude<WireReplyValue, SwitchReply>, pointer: string
     case "release":
       return { type: "release", worker: value.worker };
   }
+}
+
+type TextValue = Extract<WireReplyValue, { type: "text" }>;
+type AudioValue = Extract<WireReplyValue, { type: "audio" }>;
+
+function textOf({ text, tts, lang }: TextValue) {
+  return { text: spoken(tts ?? text), lang: lang ?? null, voice: null };
+}
+
+function audioOf({ audioUrl, times }: AudioValue) {
+  return { url: audioUrl, times: times ?? 1 };
+}
+
+function promptOf(value: TextValue | AudioValue): Prompt {
+  return value.type === "text" ? { kind: "text", ...textOf(value) } : { kind: "audio", ...audioOf(value) };
 }
 
 /** Text as a voice can say it: composed, without control characters, without halves of characters. */
@@ -212,11 +230,13 @@ function switchReply(
   mintTransferId: () => TransferId,
 ): SwitchOutcome {
   const transferId = mintTransferId();
-  const wanted = wantedTarget(value, policy);
-  if (!wanted.outcome.ok) {
-    const field = wanted.field === null ? "" : `/${wanted.field}`;
-    const message = wanted.outcome.message;
+  const refused = (message: string, field: string): SwitchOutcome => {
     return { ok: false, transferId, rejection: { code: "invalid_reply", message, pointer: `${pointer}${field}` } };
+  };
+  const method = value.method === "refer" || value.method === "transfer" ? "refer" : "invite";
+  const several = (value.targets?.length ?? 0) > 0;
+  if (method === "refer" && (value.targets?.length ?? 0) > 1) {
+    return refused("a REFER goes to one target", "/method");
   }
   const warnings: Warning[] = [];
   const transferChannel = value.transferChannel ?? null;
@@ -225,6 +245,17 @@ function switchReply(
     const message = "no channel has this botId; the call's own trunk is used";
     warnings.push({ code: "transfer_channel_unknown", message, pointer: `${pointer}/transferChannel` });
   }
+  const common = takenHeaders(value.headers, choice.identityHeaders, pointer, warnings);
+  const parties: CalledParty[] = [];
+  for (const [position, target] of (several ? (value.targets ?? []) : [value]).entries()) {
+    const place = several ? `/targets/${position}` : "";
+    const { field, text, outcome } = wantedTarget(target, policy);
+    if (!outcome.ok) return refused(outcome.message, field === null ? place : `${place}/${field}`);
+    const own = several ? takenHeaders(target.headers, choice.identityHeaders, `${pointer}${place}`, warnings) : [];
+    parties.push({ target: outcome.target, number: text, headers: mergedHeaders(common, own) });
+  }
+  const [first, ...others] = parties;
+  if (first === undefined) return refused("a switch needs a target", "");
   if (value.method === "transfer") {
     const message = 'method "transfer" is the old word for "refer"';
     warnings.push({ code: "method_deprecated", message, pointer: `${pointer}/method` });
@@ -232,19 +263,39 @@ function switchReply(
   const timeout = answerTimeout(value.timeout);
   if (timeout.warning !== null) warnings.push({ ...timeout.warning, pointer: `${pointer}/timeout` });
   const request: TransferRequest = {
+    ...first,
+    others,
     transferId,
     commandId,
-    method: value.method === "refer" || value.method === "transfer" ? "refer" : "invite",
-    target: wanted.outcome.target,
-    number: wanted.text,
+    method,
+    strategy: value.strategy ?? "serial",
+    confirm: confirmationOf(value.confirm),
     route: choice.route,
-    headers: takenHeaders(value.headers, choice.identityHeaders, pointer, warnings),
     answerTimeoutMs: timeout.ms,
+    maxTalkMs: milliseconds(value.maxTalkSeconds),
+    duringRing: (value.duringRing ?? []).map(promptOf),
     continueCall: isTrue(value.continueCall),
     continueRecording: isTrue(value.continueRecording),
     referFallback: choice.referFallback,
   };
   return { ok: true, request, warnings };
+}
+
+/** A target's own headers stand in place of those of the `switch` of the same name. */
+function mergedHeaders(common: readonly CustomHeader[], own: readonly CustomHeader[]): readonly CustomHeader[] {
+  const given = new Set(own.map(({ name }) => name.toLowerCase()));
+  return [...common.filter(({ name }) => !given.has(name.toLowerCase())), ...own];
+}
+
+function confirmationOf(confirm: SwitchReply["confirm"]): Confirmation | null {
+  if (confirm === null || confirm === undefined) return null;
+  const { prompt, digit, timeout } = confirm;
+  const timeoutMs = milliseconds(timeout) ?? contractLimits.confirmTimeoutDefaultS * 1000;
+  return { prompt: promptOf(prompt), digit: digit ?? "1", timeoutMs };
+}
+
+function milliseconds(seconds: number | null | undefined): number | null {
+  return seconds === null || seconds === undefined ? null : Math.round(seconds * 1000);
 }
 
 interface WantedTarget {
@@ -254,7 +305,7 @@ interface WantedTarget {
   readonly outcome: TargetOutcome;
 }
 
-function wantedTarget(value: SwitchReply, policy: SipDestinations): WantedTarget {
+function wantedTarget(value: Pick<SwitchReply, "sipUri" | "phoneNumber">, policy: SipDestinations): WantedTarget {
   const { sipUri, phoneNumber } = value;
   // An empty field is what a form without a value sends, so it does not hide the other one.
   if (typeof sipUri === "string" && sipUri !== "") {
@@ -311,11 +362,13 @@ function invalidSwitch(
   commandId: CommandId,
   transferId: TransferId,
 ): Translation {
-  const fields = isObject(raw) ? raw : {};
+  const whole = isObject(raw) ? raw : {};
+  const first: unknown = Array.isArray(whole["targets"]) ? whole["targets"][0] : undefined;
+  const fields = isObject(first) ? first : whole;
   const text = [fields["sipUri"], fields["phoneNumber"]].find(
     (field): field is string | number => (typeof field === "string" && field !== "") || typeof field === "number",
   );
-  const method = fields["method"] === "refer" || fields["method"] === "transfer" ? "refer" : "invite";
+  const method = whole["method"] === "refer" || whole["method"] === "transfer" ? "refer" : "invite";
   return {
     type: "invalidSwitch",
     event: {

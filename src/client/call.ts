@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
 
-import type { EventName, WireEvent, WireEventOf, WireReply } from "../bot/contract.ts";
+import type { EventName, WireEvent, WireEventOf, WirePrompt, WireReply } from "../bot/contract.ts";
 import { sendCommand } from "./command-sender.ts";
 import type { Answer, CommandTiming, OutgoingCommand } from "./command-sender.ts";
 import type { Redis } from "./connection.ts";
@@ -15,14 +15,28 @@ export interface Playback {
   readonly reason: string | null;
 }
 
-/** Whom a caller is to be transferred to, and how; all times in the contract's seconds. */
-export interface SwitchRequest {
+type HeaderValues = Readonly<Record<string, string | number | boolean | null>>;
+
+export interface SwitchTarget {
   readonly phoneNumber?: string | number;
   /** Wins over `phoneNumber`. */
   readonly sipUri?: string;
+  readonly headers?: HeaderValues;
+}
+
+/** Whom a caller is to be transferred to, and how; all times in the contract's seconds. */
+export interface SwitchRequest extends SwitchTarget {
+  /** Several operators; wins over `phoneNumber` and `sipUri`. Their own headers win over those of the switch. */
+  readonly targets?: readonly SwitchTarget[];
+  /** One after the other (`serial`, unless given) or all at once. */
+  readonly strategy?: "serial" | "ring";
+  /** The operator hears the prompt and presses the key (`1` unless given) before he is joined. */
+  readonly confirm?: { readonly prompt: WirePrompt; readonly digit?: string; readonly timeout?: number };
+  /** What the caller hears while an operator is called. */
+  readonly duringRing?: readonly WirePrompt[];
+  readonly maxTalkSeconds?: number;
   /** Seconds from the first INVITE to the answer; 60 unless given. */
   readonly timeout?: number | string;
-  readonly headers?: Readonly<Record<string, string | number | boolean | null>>;
   /** botId of the channel whose trunk is used. */
   readonly transferChannel?: string;
   readonly continueCall?: boolean;
@@ -42,6 +56,24 @@ export interface TransferStatus {
   readonly details: TransferDetails | null;
   /** Why no transfer was begun; null when one was. */
   readonly refusal: { readonly code: string; readonly message: string; readonly pointer: string | null } | null;
+}
+
+/** As the tag `TransferCallToOperator` of the JAICP platform has it. */
+export interface OperatorRequest {
+  readonly phoneNumber: string | number;
+  /** Seconds; 60 unless given. */
+  readonly timeout?: number | string;
+  /** Where the bot goes on after a talk, when nobody answered in time, and after any other failure. */
+  readonly then?: string;
+  readonly timeoutState?: string;
+  readonly errorState?: string;
+}
+
+/** Which of the three applies, what the bot named so, and how the transfer ended. */
+export interface OperatorOutcome {
+  readonly applies: "then" | "timeoutState" | "errorState";
+  readonly state: string | null;
+  readonly status: TransferStatus;
 }
 
 /** How a call ended. */
@@ -168,7 +200,7 @@ export class BotCall {
    */
   async switch(request: SwitchRequest): Promise<TransferStatus> {
     const pending: PendingSwitch = {
-      number: String(request.sipUri ?? request.phoneNumber ?? ""),
+      number: numberOf(request.targets?.[0] ?? request),
       outcome: deferred(),
       accepted: false,
       refusal: null,
@@ -178,10 +210,28 @@ export class BotCall {
       if (before !== null) this.#switches.delete(before);
       this.#switches.set(commandId, pending);
     };
-    this.#command([{ type: "switch", ...request }], naming).catch((error: unknown) =>
+    this.#command([{ type: "switch", ...wireSwitch(request) }], naming).catch((error: unknown) =>
       this.#switchRefused(pending, error),
     );
     return pending.outcome.promise;
+  }
+
+  /** Transfers the caller, who comes back afterwards, and says where the bot goes on. Never rejects. */
+  async transferCallToOperator(request: OperatorRequest): Promise<OperatorOutcome> {
+    const { phoneNumber, timeout } = request;
+    const status = await this.switch({
+      phoneNumber,
+      continueCall: true,
+      ...(timeout === undefined ? {} : { timeout }),
+    });
+    const missed = status.details?.cause === "no_answer";
+    const applies = status.status === "SUCCESS" ? "then" : missed ? "timeoutState" : "errorState";
+    return { applies, state: request[applies] ?? null, status };
+  }
+
+  /** More prompts for a caller for whom an operator is being called; they stop when somebody answers. */
+  async duringRing(prompts: readonly WirePrompt[]): Promise<void> {
+    await this.send([{ type: "duringRing", prompts: [...prompts] }]);
   }
 
   /** Ends a transfer that has not been answered; `switch` then resolves with FAIL. */
@@ -271,7 +321,8 @@ export class BotCall {
         if (event.commandId !== null) this.#answers.get(event.commandId)?.settle.resolve(event);
         break;
       case "playback":
-        this.#playEnded(`${event.commandId}:${event.index}`, event);
+        // What is heard while it rings is waited for by nobody.
+        if (event.part === undefined) this.#playEnded(`${event.commandId}:${event.index}`, event);
         break;
       case "warning":
         // Where there is no text-to-speech, nothing is played that could end.
@@ -497,4 +548,17 @@ function refusalOf(error: unknown): NonNullable<TransferStatus["refusal"]> {
     return { code: error.code, message: error.message, pointer: error.pointer };
   if (error instanceof BotClientError) return { code: error.code, message: error.message, pointer: null };
   return { code: "internal", message: error instanceof Error ? error.message : String(error), pointer: null };
+}
+
+function numberOf({ sipUri, phoneNumber }: SwitchTarget): string {
+  return String(sipUri ?? phoneNumber ?? "");
+}
+
+/** The wire's lists are the sender's own. */
+function wireSwitch({ targets, duringRing, ...rest }: SwitchRequest) {
+  return {
+    ...rest,
+    ...(targets === undefined ? {} : { targets: targets.map((target) => ({ ...target })) }),
+    ...(duringRing === undefined ? {} : { duringRing: [...duringRing] }),
+  };
 }

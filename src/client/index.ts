@@ -7,8 +7,11 @@ export type {
   DigitsRequest,
   EventListener,
   Hangup,
+  OperatorOutcome,
+  OperatorRequest,
   Playback,
   SwitchRequest,
+  SwitchTarget,
   TransferDetails,
   TransferStatus,
 } from "./call.ts";
@@ -21,4 +24,4 @@ export {
   CommandRejectedError,
   NoAnswerError,
 } from "./errors.ts";
-export type { EventName, WireEvent, WireEventOf, WireReply } from "../bot/contract.ts";
+export type { EventName, WireEvent, WireEventOf, WirePrompt, WireReply } from "../bot/contract.ts";

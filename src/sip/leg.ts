@@ -56,7 +56,8 @@ export interface Leg {
   ring(): void;
   accept(answer: Sdp): void;
   reject(status: number, reason: string): void;
-  cancel(reason: string): void;
+  /** `elsewhere`: somebody else has taken the call. */
+  cancel(reason: string, elsewhere: boolean): void;
   bye(reason: string, headers: readonly CustomHeader[]): void;
   refer(request: TransferRequest): void;
   reanswer(exchange: ExchangeId, answer: Sdp): void;

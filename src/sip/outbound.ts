@@ -94,19 +94,21 @@ export class OperatorLeg implements Leg {
   }
 
   reject(_status: number, reason: string): void {
-    this.cancel(reason);
+    this.cancel(reason, false);
   }
 
   refer(): void {
     // A REFER goes to the caller's side only.
   }
 
-  cancel(reason: string): void {
+  cancel(reason: string, elsewhere: boolean): void {
     const state = this.#state;
     switch (state.phase) {
       case "inviting": {
         const { clock, times } = this.#context;
-        state.invite.cancel([{ name: "Reason", value: formatReason("SIP", 487, reason) }]);
+        // RFC 3326 §3.1: with 200 a phone knows that the call was not missed.
+        const why = formatReason("SIP", elsewhere ? 200 : 487, reason);
+        state.invite.cancel([{ name: "Reason", value: why }]);
         // drachtio-server forgets a cancelled INVITE after 32 s without a word, so the leg needs an end of its own.
         const deadline = clock.after(times.cancelMs, () => {
           state.invite.abandon();
@@ -117,7 +119,11 @@ export class OperatorLeg implements Leg {
       }
       case "confirmed":
         // It answered before our CANCEL could be sent.
-        this.#hangUp(state.dialog, reason, []);
+        this.#hangUp(
+          state.dialog,
+          reason,
+          elsewhere ? [{ name: "Reason", value: formatReason("SIP", 200, reason) }] : [],
+        );
         break;
       case "cancelled":
       case "over":
@@ -129,7 +135,7 @@ export class OperatorLeg implements Leg {
     if (this.#state.phase === "confirmed") {
       this.#hangUp(this.#state.dialog, reason, headers);
     } else {
-      this.cancel(reason);
+      this.cancel(reason, false);
     }
   }
 

@@ -34,7 +34,7 @@ export function parseReason(lines: readonly string[]): Reason {
 
 /**
  * The value of a Reason header of our own. A BYE carries Q.850, which gateways pass on to the telephone network; a
- * CANCEL carries SIP 487, because `SIP;cause=200` would tell phones that somebody else has answered (RFC 3326 §3.1).
+ * CANCEL carries SIP 487, unless somebody else has answered, which is what `SIP;cause=200` tells phones (RFC 3326 §3.1).
  */
 export function formatReason(protocol: "Q.850" | "SIP", cause: number, text: string): string {
   const clean = text

@@ -215,9 +215,9 @@ export class SipSide implements Signalling {
     }
   }
 
-  cancel(_call: CallId, leg: LegId, reason: string): void {
+  cancel(_call: CallId, leg: LegId, reason: string, elsewhere = false): void {
     this.#with(leg, (found) => {
-      found.cancel(reason);
+      found.cancel(reason, elsewhere);
     });
   }
 

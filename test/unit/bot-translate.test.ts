@@ -116,6 +116,11 @@ describe("switch: must be accepted unchanged", () => {
       continueCall: false,
       continueRecording: false,
       referFallback: true,
+      others: [],
+      strategy: "serial",
+      confirm: null,
+      maxTalkMs: null,
+      duringRing: [],
     });
   });
 
@@ -454,5 +459,64 @@ describe("the frame of a command", () => {
     expect(taken({ command_id: "x", replies: [] }).warnings).toMatchObject([
       { code: "misspelt_key", pointer: "/command_id" },
     ]);
+  });
+});
+
+describe("switch: several operators", () => {
+  it("takes each target with its own headers in place of the common ones of that name", () => {
+    const { request } = switched({
+      headers: { common: "1", place: "none" },
+      targets: [{ phoneNumber: "8 (495) 1" }, { sipUri: "123@123.org", phoneNumber: 5, headers: { Place: "second" } }],
+      strategy: "ring",
+    });
+    expect(request).toMatchObject({ number: "8 (495) 1", target: { digits: "84951" }, strategy: "ring" });
+    expect(request.headers).toEqual([
+      { name: "common", value: "1" },
+      { name: "place", value: "none" },
+    ]);
+    expect(request.others).toEqual([
+      {
+        number: "123@123.org",
+        target: { kind: "uri", uri: "sip:123@123.org" },
+        headers: [
+          { name: "common", value: "1" },
+          { name: "Place", value: "second" },
+        ],
+      },
+    ]);
+  });
+
+  it("takes one target as the plain switch takes it, and none as if the key were not there", () => {
+    const plain = switched({ phoneNumber: "100" }).request;
+    expect(switched({ targets: [{ phoneNumber: "100" }] }).request).toEqual(plain);
+    expect(switched({ phoneNumber: "100", targets: [] }).request).toEqual(plain);
+  });
+
+  it.each([
+    ["a bad number", { targets: [{ phoneNumber: "1" }, { phoneNumber: "x" }] }, "/replies/0/targets/1/phoneNumber"],
+    ["no target in it", { targets: [{ phoneNumber: "1" }, {}] }, "/replies/0/targets/1"],
+    ["too many", { targets: Array.from({ length: 11 }, () => ({ phoneNumber: "1" })) }, "/replies/0/targets"],
+    ["REFER to two", { targets: [{ phoneNumber: "1" }, { phoneNumber: "2" }], method: "refer" }, "/replies/0/method"],
+    ["a word for a strategy", { phoneNumber: "1", strategy: "all" }, "/replies/0/strategy"],
+    [
+      "a key of two",
+      { phoneNumber: "1", confirm: { prompt: { type: "text", text: "x" }, digit: "12" } },
+      "/replies/0/confirm/digit",
+    ],
+    ["a prompt that is none", { phoneNumber: "1", duringRing: [{ type: "hangup" }] }, "/replies/0/duringRing/0/type"],
+    ["no time to talk", { phoneNumber: "1", maxTalkSeconds: 0 }, "/replies/0/maxTalkSeconds"],
+  ])("refuses %s with a pointer, and the caller stays", (_, fields, pointer) => {
+    expect(run({ replies: [{ type: "switch", ...fields }] })).toMatchObject({
+      type: "invalidSwitch",
+      event: { pointer },
+    });
+  });
+
+  it("reads confirm, duringRing and maxTalkSeconds", () => {
+    const prompt = { type: "text", text: "press 1", lang: "en" };
+    const { request } = switched({ phoneNumber: "1", confirm: { prompt }, duringRing: [prompt], maxTalkSeconds: 90 });
+    const spoken = { kind: "text", text: "press 1", lang: "en", voice: null };
+    expect(request).toMatchObject({ maxTalkMs: 90_000, duringRing: [spoken] });
+    expect(request.confirm).toEqual({ prompt: spoken, digit: "1", timeoutMs: 20_000 });
   });
 });

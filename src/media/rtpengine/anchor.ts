@@ -272,6 +272,12 @@ export class RtpengineAnchor implements MediaAnchor, AsyncDisposable {
     else this.#postSoon(call, { type: "media.legFailed", leg, reason: "not_open" });
   }
 
+  consult(call: CallId, leg: LegId, answer: Sdp): void {
+    const anchored = this.#calls.get(call);
+    if (anchored !== undefined) anchored.consult(leg, answer);
+    else this.#postSoon(call, { type: "media.legFailed", leg, reason: "not_open" });
+  }
+
   join(call: CallId, leg: LegId, answer: Sdp): void {
     const anchored = this.#calls.get(call);
     if (anchored !== undefined) anchored.join(leg, answer);

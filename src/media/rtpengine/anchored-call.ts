@@ -187,21 +187,25 @@ export class AnchoredCall {
   }
 
   offer(leg: LegId): void {
+    this.#withOperator(leg, () => this.#offer(leg));
+  }
+
+  /** A step for an operator's leg: when it fails or has no place, the leg has failed. */
+  #withOperator(leg: LegId, run: () => Promise<void>): void {
     const failed = (reason: string): void => this.#post({ type: "media.legFailed", leg, reason });
     this.#step(
-      () => this.#offer(leg),
+      run,
       () => failed("overloaded"),
       (error) => failed(messageOf(error)),
     );
   }
 
+  consult(leg: LegId, answer: Sdp): void {
+    this.#withOperator(leg, () => this.#consult(leg, answer));
+  }
+
   join(leg: LegId, answer: Sdp): void {
-    const failed = (reason: string): void => this.#post({ type: "media.legFailed", leg, reason });
-    this.#step(
-      () => this.#join(leg, answer),
-      () => failed("overloaded"),
-      (error) => failed(messageOf(error)),
-    );
+    this.#withOperator(leg, () => this.#join(leg, answer));
   }
 
   drop(leg: LegId): void {
@@ -529,12 +533,24 @@ export class AnchoredCall {
     });
   }
 
-  async #join(leg: LegId, answer: Sdp): Promise<void> {
+  #answeredBy(leg: LegId, answer: Sdp): Operator {
     const operator = this.#operators.get(leg);
     if (operator === undefined) throw new MediaError("no_such_leg", "the leg has not been offered");
     const outcome = readAudio(answer);
     if (!outcome.ok) throw new MediaError(outcome.fault, `the operator's answer: ${outcome.fault}`);
     operator.remote = outcome.audio;
+    return operator;
+  }
+
+  /** rtpengine learns where the operator is, and the caller keeps his partner; the operator stays blocked. */
+  async #consult(leg: LegId, answer: Sdp): Promise<void> {
+    await this.#answerFrom(this.#answeredBy(leg, answer));
+    await this.#answerFrom(this.#current);
+    await this.#callerPlayer.restart(false);
+  }
+
+  async #join(leg: LegId, answer: Sdp): Promise<void> {
+    const operator = this.#answeredBy(leg, answer);
     await this.#callerPlayer.silence();
     await this.#answerFrom(operator);
     this.#current = operator;
