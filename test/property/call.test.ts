@@ -64,9 +64,10 @@ class Witness {
         }
         break;
       case "media.join": {
-        const joined = state.phase === "withOperator" ? state.transfer.request.transferId : "nobody";
-        holds(!this.#joined.has(joined), "one bridge per transfer");
-        this.#joined.add(joined);
+        if (state.phase !== "withOperator") throw new Error("broken: only who has the call is joined");
+        const { transferId } = state.transfer.request;
+        holds(!this.#joined.has(transferId), "one bridge per transfer");
+        this.#joined.add(transferId);
         break;
       }
       case "leg.cancel":
