@@ -17,7 +17,8 @@ import {
   startAttempt,
 } from "./hunt.ts";
 import { attemptRecord, mainAttempt } from "./report.ts";
-import { type Finish, finishTransfer, legTimers, progress, releaseLegs, silenceRing } from "./transfer-end.ts";
+import { legTimers, releaseLegs, silenceRing } from "./release.ts";
+import { type Finish, finishTransfer, progress } from "./transfer-end.ts";
 
 type Dialling = In<"dialling">;
 

@@ -6,7 +6,7 @@ import type { CustomHeader } from "../transfer.ts";
 import type { In, Live } from "../state.ts";
 import { publish, type Step } from "../step.ts";
 import { cancelQueuedSwitch, reportTransfer } from "./report.ts";
-import { releaseLegs, stopTimers } from "./transfer-end.ts";
+import { releaseLegs, stopTimers } from "./release.ts";
 
 /** How long the last event waits for the recording; what is not written by then follows on disk. */
 export const closingTimeoutMs = 30_000;

@@ -10,7 +10,7 @@ import { startDialling } from "./hunt.ts";
 import { startReferring } from "./referring.ts";
 import { botLost, type Refusal, takenByAnother, transferInProgress } from "./refusal.ts";
 import { cancelQueuedSwitch } from "./report.ts";
-import { stopped } from "./transfer-end.ts";
+import { stopped } from "./release.ts";
 
 /** A bot that queues more than this is not talking to a caller any more. */
 export const queueMax = 200;
