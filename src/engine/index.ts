@@ -192,6 +192,7 @@ export async function startEngineWith(
   };
   // A request from a stranger is served when it belongs to something of ours, else it gets no answer at all.
   transport.isKnown = (message) => transactions.knows(message) || agent.isKnown(message);
+  transactions.isInDialog = (request) => agent.isKnown(request);
   transport.isNeeded = (connection) => agent.needsConnection(connection);
   transport.onFailure = ({ protocol }, error) => {
     log.info("a SIP message could not be sent", { protocol, error });

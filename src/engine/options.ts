@@ -65,7 +65,10 @@ export interface EngineOptions {
   /** Address to advertise in Via and Contact when it is not the one listened on (a NAT or a floating address). */
   readonly externalAddress?: string | undefined;
   readonly control: { readonly address: string; readonly port: number; readonly secret: string };
-  /** Who may send requests: CIDRs or addresses; others get no answer at all. */
+  /**
+   * Who may send requests: CIDRs or addresses; others get no answer at all. With "any" a UDP address is trusted with more
+   * than one packet for each of its own only when it has proved to get ours.
+   */
   readonly sources: readonly string[] | "any";
   /** RFC 3261 timer T1 in milliseconds (default 500); all other SIP timers scale with it. */
   readonly t1Ms?: number | undefined;

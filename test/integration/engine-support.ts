@@ -172,7 +172,8 @@ export async function startTestEngine(closings: Closings, options: Partial<Engin
       { protocol: "tcp", address: "127.0.0.1", port: 0 },
     ],
     control: { address: "127.0.0.1", port: 0, secret },
-    sources: "any",
+    // Named, so that peers are answered as a trunk is; "any" trusts nobody before it has proved its address.
+    sources: ["0.0.0.0/0", "::/0"],
     ...options,
     t1Ms,
   });

@@ -22,8 +22,8 @@ export class WireTap extends TransportLayer {
   forward: ((bytes: Buffer, target: Target) => void) | undefined;
   readonly #clock: ManualClock;
 
-  constructor(clock: ManualClock) {
-    super({ listen: [], sources: "any", clock, log: silentLog });
+  constructor(clock: ManualClock, sources: readonly string[] | "any") {
+    super({ listen: [], sources, clock, log: silentLog });
     this.#clock = clock;
   }
 
@@ -154,9 +154,11 @@ export function listener(): {
 export function stack(
   limits?: TransactionLimits,
   t1Ms = 500,
+  /** Peers are named, as those of a trunk are; with "any" nobody vouches for them. */
+  sources: readonly string[] | "any" = ["192.0.2.0/24"],
 ): { clock: ManualClock; tap: WireTap; layer: TransactionLayer } {
   const clock = new ManualClock();
-  const tap = new WireTap(clock);
+  const tap = new WireTap(clock, sources);
   const layer = new TransactionLayer({
     transport: tap,
     timers: sipTimers(t1Ms),

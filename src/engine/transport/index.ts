@@ -233,6 +233,11 @@ export class TransportLayer {
     this.#sources = new Sources(list);
   }
 
+  /** Whether the list of sources names that address; "any" names none. */
+  isNamed(address: string): boolean {
+    return this.#sources.names(address);
+  }
+
   /** RFC 3261 §17: on a reliable transport nothing is retransmitted. */
   isReliable(protocol: Protocol): boolean {
     return protocol !== "udp";

@@ -43,6 +43,11 @@ export class Sources {
     }
   }
 
+  /** Whether the list names that address, so that somebody vouches for it; with "any" nobody does. */
+  names(address: string): boolean {
+    return this.#allowed !== undefined && this.allows(address);
+  }
+
   /** Whether packets from that address are listened to at all. */
   allows(address: string): boolean {
     if (this.#allowed === undefined) {

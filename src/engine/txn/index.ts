@@ -6,6 +6,7 @@ import type { ParseOutcome } from "../sip/parse.ts";
 import type { Clock, Random, SipTimers } from "../timers.ts";
 import type { Peer, Source, Target, TransportLayer } from "../transport/index.ts";
 import { cancelFor, type ClientEvents, ClientMachine, type ClientParts } from "./client.ts";
+import { ProvenAddresses } from "./proven.ts";
 import { ServerMachine, type ServerParts } from "./server.ts";
 
 export type { ClientEvents } from "./client.ts";
@@ -107,6 +108,9 @@ export class TransactionLayer {
   /** A 2xx to an INVITE whose transaction is gone or had another final response. */
   onStrayResponse: (response: SipResponse, source: Source) => void = () => undefined;
 
+  /** Whether a request carries the tags of a dialog of ours, which its sender can only have from us. */
+  isInDialog: (request: SipRequest) => boolean = () => false;
+
   readonly #options: TransactionOptions;
   readonly #clients = new Map<string, ClientMachine>();
   readonly #servers = new Map<string, ServerMachine>();
@@ -114,6 +118,7 @@ export class TransactionLayer {
   readonly #looseInvites = new Map<string, ServerMachine>();
   readonly #merges = new Map<string, ServerMachine>();
   readonly #identities = new Map<string, RequestIdentity>();
+  readonly #proven: ProvenAddresses;
   readonly #clientParts: ClientParts;
   readonly #serverParts: ServerParts;
   readonly #counts: MutableCounts = {
@@ -130,6 +135,7 @@ export class TransactionLayer {
   constructor(options: TransactionOptions) {
     this.#options = options;
     const { transport, timers, clock } = options;
+    this.#proven = new ProvenAddresses(clock);
     const guard = (run: () => void): void => {
       this.#guard(run);
     };
@@ -152,6 +158,10 @@ export class TransactionLayer {
       timers,
       clock,
       guard,
+      isProven: (source) => this.#isProven(source),
+      onProven: ({ address }) => {
+        this.#proven.add(address);
+      },
       onAck: (request, source) => {
         this.#guard(() => {
           this.onAck(request, source);
@@ -305,6 +315,9 @@ export class TransactionLayer {
     if (identity === undefined) {
       return;
     }
+    if (!this.#isProven(source) && this.isInDialog(request)) {
+      this.#proven.add(source.address);
+    }
     const known = this.#servers.get(identity.key);
     if (request.method === "ACK") {
       this.#onAck(known, request, source);
@@ -312,7 +325,12 @@ export class TransactionLayer {
     }
     if (known !== undefined) {
       this.#counts.retransmissionsIn += 1;
-      known.repeat();
+      if (request.method === "INVITE" && known.status === 0) {
+        // The 100 that was held back at first.
+        known.respond(responseTo(request, 100));
+      } else {
+        known.repeat();
+      }
       return;
     }
     const merged = identity.mergeKey === undefined ? undefined : this.#merges.get(identity.mergeKey);
@@ -328,14 +346,20 @@ export class TransactionLayer {
     if (machine === undefined) {
       return;
     }
-    if (request.method === "INVITE") {
+    if (request.method === "INVITE" && this.#isProven(source)) {
       // RFC 3261 §17.2.1: 100 is due within 200 ms unless the user answers before; it goes out at once, because the user
-      // here is an application on the other side of a socket.
+      // here is an application on the other side of a socket. An address that may be forged gets it for its second INVITE.
       machine.respond(responseTo(request, 100));
     }
     this.#guard(() => {
       this.onRequest(machine, request, source);
     });
+  }
+
+  /** Whether more than one packet may go there for one that came: the list of sources names it, or it has proved itself. */
+  #isProven({ protocol, address }: Source): boolean {
+    const { transport } = this.#options;
+    return transport.isReliable(protocol) || transport.isNamed(address) || this.#proven.has(address);
   }
 
   #create(identity: RequestIdentity, request: SipRequest, source: Source): ServerMachine | undefined {

@@ -1,4 +1,4 @@
-import { parseVias } from "../sip/grammar.ts";
+import { parseNameAddr, parseVias } from "../sip/grammar.ts";
 import type { SipRequest, SipResponse } from "../sip/message.ts";
 import { type Clock, type SipTimers, TimerSet } from "../timers.ts";
 import type { Source, Target, TransportLayer } from "../transport/index.ts";
@@ -11,6 +11,10 @@ export interface ServerParts {
   readonly timers: SipTimers;
   readonly clock: Clock;
   readonly guard: (run: () => void) => void;
+  /** Whether whoever sent it is known to get what is sent there. */
+  readonly isProven: (source: Source) => boolean;
+  /** An ACK showed that the source got our response. */
+  readonly onProven: (source: Source) => void;
   /** The ACK that came with the branch of an INVITE answered by 2xx. */
   readonly onAck: (request: SipRequest, source: Source) => void;
   readonly onTerminated: (machine: ServerMachine) => void;
@@ -38,6 +42,8 @@ export class ServerMachine {
   #state: InviteServerState | ServerState;
   #response: Buffer | undefined;
   #status = 0;
+  /** Of the response sent last. */
+  #toTag: string | undefined;
 
   constructor(
     key: string,
@@ -87,6 +93,7 @@ export class ServerMachine {
     }
     this.#response = response.toBuffer();
     this.#status = response.status;
+    this.#toTag = parseNameAddr(response.headers.get("To") ?? "")?.tag;
     if (response.status >= 200) {
       this.#timers.stop("unanswered");
     }
@@ -100,6 +107,11 @@ export class ServerMachine {
   }
 
   acknowledge(request: SipRequest, source: Source): void {
+    // A tag that the INVITE brought along proves nothing.
+    const ours = this.#toTag !== undefined && parseNameAddr(this.request.headers.get("To") ?? "")?.tag === undefined;
+    if (ours && parseNameAddr(request.headers.get("To") ?? "")?.tag === this.#toTag) {
+      this.#parts.onProven(this.source);
+    }
     this.#dispatch("ACK", { request, source });
   }
 
@@ -113,7 +125,11 @@ export class ServerMachine {
 
   #dispatch(event: string, cause: { request?: SipRequest; source?: Source; error?: Error; firedMs?: number }): void {
     const { transport, timers } = this.#parts;
-    const timing = { timers, reliable: transport.isReliable(this.source.protocol), firedMs: cause.firedMs };
+    // A refusal goes out once to an address that may be forged, as it would over TCP: whoever really sent the INVITE sends
+    // it again and gets the refusal again.
+    const once = event === "answer 3xx-6xx" && !this.#parts.isProven(this.source);
+    const reliable = once || transport.isReliable(this.source.protocol);
+    const timing = { timers, reliable, firedMs: cause.firedMs };
     const next =
       this.request.method === "INVITE"
         ? step(inviteServerTable, this.#state as InviteServerState, event as AnyServerEvent, timing)
