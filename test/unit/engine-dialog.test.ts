@@ -75,6 +75,7 @@ describe("a dialog's route (RFC 3261 §12.2.1.1)", () => {
           { name: "Contact", value: "<sip:new@192.0.2.7>" },
         ]),
       ),
+      new SipRequest("INVITE", target, new Headers()),
     );
     expect(early.routeSet).toEqual(["<sip:a.example;lr>", "<sip:b.example;lr>"]);
     expect(early.remoteTarget).toBe("sip:new@192.0.2.7");

@@ -320,10 +320,7 @@ describe("the texts that drachtio-srf and applications match on", () => {
     respond(apps.lastTxn, "183 Session Progress", "Require: 100rel\r\n");
     receive("OPTIONS", { callId: "able", headers: ["Supported: timer, 100rel"] });
     respond(apps.lastTxn, "183 Session Progress", "Require: 100rel\r\n");
-    expect(apps.refusals).toEqual([
-      "Remote endpoint does not support 100rel",
-      "Remote endpoint does not support 100rel",
-    ]);
+    expect(apps.refusals).toEqual(["Remote endpoint does not support 100rel", "invalid response to OPTIONS"]);
   });
 
   it("a second final response, a transport that is gone, a dialog there is already", () => {

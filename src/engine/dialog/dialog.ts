@@ -88,6 +88,8 @@ export class Dialog {
   orphanOf: string | undefined;
   /** Transaction id of our own INVITE in this dialog that has no final response yet. */
   localInvite: string | undefined;
+  /** Transaction id of our own UPDATE with an offer that has no final response yet. */
+  localUpdate: string | undefined;
   /** Transaction id of our own INVITE that got its 2xx and waits for the application's ACK. */
   unacknowledged: string | undefined;
   /** Transaction id of the peer's INVITE that we have not answered finally. */
@@ -202,8 +204,8 @@ export class Dialog {
    * RFC 3261 §13.2.2.4: the 2xx recomputes the route set and the target, because those of the early dialog came from a
    * provisional response that need not have been complete.
    */
-  confirmFrom(response: SipResponse): void {
-    this.#routeSet = response.headers.list("Record-Route").toReversed();
+  confirmFrom(response: SipResponse, request: SipRequest): void {
+    this.#routeSet = routesOf(response, request);
     this.#takeTarget(response);
     this.phase = "confirmed";
   }
@@ -262,7 +264,16 @@ export function uasDialogState(
   };
 }
 
-/** RFC 3261 §12.1.2: the dialog a UAC makes from a response with a To tag. The routes stand in reverse order there. */
+/**
+ * The routes stand in reverse order in a response. An INVITE that takes a dialog back brings the routes it had: the peer
+ * sees a re-INVITE, and a response to that need not have them.
+ */
+function routesOf(response: SipResponse, request: SipRequest): readonly string[] {
+  const recorded = response.headers.list("Record-Route").toReversed();
+  return recorded.length === 0 ? request.headers.list("Route") : recorded;
+}
+
+/** RFC 3261 §12.1.2: the dialog a UAC makes from a response with a To tag. */
 export function uacDialogState(
   request: SipRequest,
   response: SipResponse,
@@ -284,7 +295,7 @@ export function uacDialogState(
     localAddress,
     remoteAddress,
     localContact: request.headers.get("Contact") ?? "",
-    routeSet: response.headers.list("Record-Route").toReversed(),
+    routeSet: routesOf(response, request),
     // Without a Contact the request's own target is all there is to reach the peer at.
     remoteTarget: contactTarget(response.headers) ?? request.uri,
     localSeq,

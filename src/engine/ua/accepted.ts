@@ -142,7 +142,7 @@ export class Accepted {
   #confirm(outgoing: OutgoingRequest, response: SipResponse, source: Origin): Dialog | undefined {
     const early = outgoing.dialog;
     if (early !== undefined) {
-      early.confirmFrom(response);
+      early.confirmFrom(response, outgoing.request);
       early.connection = connectionOf(response, source);
       return early;
     }

@@ -66,6 +66,10 @@ export function buildResponse(
     }
   }
   const { method } = request;
+  // RFC 4320 §4.1, §4.2: a 408 comes too late for whoever asked, and nothing but a final response helps him.
+  if (method !== "INVITE" && ((status > 100 && status < 200) || status === 408)) {
+    return `invalid response to ${method}`;
+  }
   const forms = (method === "INVITE" || method === "UPDATE") && status > 100 && status < 300;
   // RFC 6665 §3.1.1, RFC 3515 §2.2: what makes a subscription says where its requests are to go.
   const subscribes = (method === "SUBSCRIBE" || method === "REFER") && status >= 200 && status < 300;
@@ -86,8 +90,8 @@ export function buildResponse(
     response.headers.add("Server", settings.userAgent);
   }
   if (status < 200 && requires100rel(response.headers)) {
-    // RFC 3262 §3: to an INVITE only, never for a 100, and only where the peer said that it can.
-    if (method !== "INVITE" || status === 100 || !offers100rel(request)) {
+    // RFC 3262 §3: never for a 100, and only where the peer said that it can.
+    if (status === 100 || !offers100rel(request)) {
       return "Remote endpoint does not support 100rel";
     }
   } else if (method === "INVITE" && status > 100 && status < 200 && requires100rel(request.headers)) {

@@ -35,6 +35,30 @@ export function chooseRoute(
   core: Core,
   message: AppRequest,
   proxyUri: string | undefined,
+): { readonly requestUri: string; readonly nextHop: SipUri; readonly routes: readonly string[] } | string {
+  const routes = takenBackRoutes(message);
+  const chosen = chooseHop(core, message, proxyUri);
+  if (typeof chosen === "string" || routes.length === 0) {
+    return typeof chosen === "string" ? chosen : { ...chosen, routes };
+  }
+  const addresses = routes.map((route) => parseNameAddr(route)?.sip);
+  const [first] = addresses;
+  if (first === undefined || addresses.includes(undefined) || param(first.params, "lr") === undefined) {
+    return "invalid route header";
+  }
+  return { ...chosen, nextHop: proxyUri === undefined ? first : chosen.nextHop, routes };
+}
+
+/** The one case in which an application may set `Route`: an INVITE with both tags, which takes a dialog back (§4.4). */
+function takenBackRoutes({ method, lines }: AppRequest): string[] {
+  const given = new Headers(lines);
+  return method === "INVITE" && tagOf(given.get("To") ?? given.get("t")) !== undefined ? given.list("Route") : [];
+}
+
+function chooseHop(
+  core: Core,
+  message: AppRequest,
+  proxyUri: string | undefined,
 ): { readonly requestUri: string; readonly nextHop: SipUri } | string {
   const { network, settings } = core.parts;
   const proxy = proxyUri === undefined ? settings.outboundProxy : readProxy(proxyUri);
@@ -77,6 +101,7 @@ export function buildOutOfDialog(
   lines: readonly HeaderLine[],
   contact: string,
   hop: NextHop,
+  routes: readonly string[],
 ): { request: SipRequest; callId: string; seq: number; fromTag: string } | string {
   const { random, settings } = core.parts;
   const given = new Headers(lines);
@@ -106,6 +131,9 @@ export function buildOutOfDialog(
   }
   const headers = new Headers();
   headers.add("Max-Forwards", maxForwards);
+  for (const route of routes) {
+    headers.add("Route", route);
+  }
   headers.add("From", tagged);
   headers.add("To", withBrackets(to));
   headers.add("Call-ID", callId);

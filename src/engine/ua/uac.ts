@@ -103,11 +103,11 @@ export class Uac {
       if (!events.isConnected(command.client)) {
         return;
       }
-      this.#sendOutOfDialog(command, { ...message, uri: route.requestUri }, resolution);
+      this.#sendOutOfDialog(command, { ...message, uri: route.requestUri }, resolution, route.routes);
     });
   }
 
-  #sendOutOfDialog(command: SipCommand, message: AppRequest, resolution: Resolution): void {
+  #sendOutOfDialog(command: SipCommand, message: AppRequest, resolution: Resolution, routes: readonly string[]): void {
     const { network } = this.#core.parts;
     if (resolution.type === "noTransport") {
       this.#core.refuse(command, "requested protocol/transport not available");
@@ -117,10 +117,15 @@ export class Uac {
     const hops: readonly [NextHop, ...NextHop[]] =
       resolution.type === "hops" ? resolution.hops : [{ protocol: "udp", address: "0.0.0.0", port: 0 }];
     const [hop] = hops;
+    // Names and other spellings of our own addresses are told by what they resolve to.
+    if (hops.some(({ address, port }) => network.isOwn(address, port))) {
+      this.#core.refuse(command, "can not send request to myself");
+      return;
+    }
     const local = network.localFor(hop);
     const contact = this.#core.contactFor(hop, isSecure(message.uri));
     const lines = cleanAppHeaders(message.lines, local);
-    const built = buildOutOfDialog(this.#core, message, lines, contact, hop);
+    const built = buildOutOfDialog(this.#core, message, lines, contact, hop, routes);
     if (typeof built === "string") {
       this.#core.refuse(command, built);
       return;
@@ -266,6 +271,12 @@ export class Uac {
         return;
       }
     }
+    // RFC 3311 §5.1: no second offer in an UPDATE while another one is open in either direction.
+    const offering = method === "UPDATE" && message.body.length > 0 && dialog.phase === "confirmed";
+    if (offering && (isBusy(dialog) || dialog.localUpdate !== undefined || dialog.remoteUpdate !== undefined)) {
+      this.#core.refuse(command, "Server error: another offer is open in this dialog");
+      return;
+    }
     // RFC 3261 §15: the callee must not end an early dialog by BYE; it answers the INVITE instead.
     if (method === "BYE" && dialog.phase === "early" && dialog.role === "uas") {
       this.#core.refuse(command, "Server error: the dialog is not confirmed");
@@ -289,6 +300,8 @@ export class Uac {
     const outgoing = this.#requests.openInDialog(dialog, request, hop, command.client);
     if (method === "INVITE") {
       dialog.localInvite = outgoing.txnId;
+    } else if (method === "UPDATE" && request.body.length > 0) {
+      dialog.localUpdate = outgoing.txnId;
     }
     this.#requests.launch(outgoing, resolution.hops);
     this.#requests.replySent(command, outgoing);
@@ -577,6 +590,9 @@ export class Uac {
       if (dialog.localInvite === outgoing.txnId) {
         dialog.localInvite = undefined;
       }
+      if (dialog.localUpdate === outgoing.txnId) {
+        dialog.localUpdate = undefined;
+      }
       if (outgoing.inDialog && response.status < 300 && targetRefreshes.has(method)) {
         dialog.refreshTarget(response);
         dialog.noteLocalSdp(outgoing.request);
@@ -628,6 +644,10 @@ export class Uac {
       source.local === undefined ? undefined : connectionOf(response, { ...source, local: source.local });
     outgoing.dialog = dialog;
     followSubscription(this.#core, dialog, outgoing.request, response);
+  }
+
+  isInviting(callId: string, localTag: string): boolean {
+    return this.#requests.opening(callId, localTag)?.method === "INVITE";
   }
 
   /** RFC 6665 §4.1.2.4: a NOTIFY may overtake the 2xx; drachtio-srf has no Dialog for it before that. */

@@ -25,6 +25,8 @@ export interface ClientHalf {
    * when there is no such SUBSCRIBE.
    */
   holdNotify(callId: string, localTag: string, run: () => void): boolean;
+  /** Whether an INVITE of ours with that tag has no final response yet. */
+  isInviting(callId: string, localTag: string): boolean;
   /** Our INVITE in that dialog is over because the dialog is: its application gets a 487. */
   interruptInvite(dialog: Dialog): void;
 }
@@ -74,7 +76,22 @@ export class Uas {
 
   onRequest(transaction: Inbound): void {
     this.#core.parts.counters.add("requestsIn");
-    this.#take(transaction);
+    this.#takeSafely(transaction);
+  }
+
+  /** A fault of ours is answered: without that an INVITE would be proceeding for ever. */
+  #takeSafely(transaction: Inbound): void {
+    try {
+      this.#take(transaction);
+    } catch (error) {
+      this.#core.parts.log.error("a request could not be served", { error });
+      const incoming = this.#incoming.get(this.#byKey.get(transaction.key) ?? "");
+      if (incoming === undefined) {
+        this.#answer(transaction, 500);
+      } else {
+        this.#finish(incoming, responseTo(incoming.request, 500, { toTag: incoming.localTag }));
+      }
+    }
   }
 
   #take(transaction: Inbound): void {
@@ -120,7 +137,13 @@ export class Uas {
         this.#inDialog(transaction, dialog);
         return;
       }
-      if (request.method === "NOTIFY" && this.#client.holdNotify(callId, toTag, () => this.#take(transaction))) {
+      if (request.method === "NOTIFY" && this.#client.holdNotify(callId, toTag, () => this.#takeSafely(transaction))) {
+        return;
+      }
+      // RFC 5407 §3.1.5: it has overtaken the 2xx to our INVITE, and 481 would tell the peer that there is no call.
+      const offers = request.method === "INVITE" || request.method === "UPDATE";
+      if (offers && this.#client.isInviting(callId, toTag)) {
+        this.#answer(transaction, 491);
         return;
       }
       if (dialogOnlyMethods.has(request.method)) {
@@ -262,7 +285,12 @@ export class Uas {
       // In an early dialog an UPDATE is let through, because drachtio-srf answers it with the session it has.
       const offer = method === "INVITE" || (request.body.length > 0 && dialog.phase !== "early");
       const judged = !this.#core.imitates("glare");
-      if (judged && dialog.localInvite !== undefined && offer) {
+      if (judged && offer && (dialog.localInvite !== undefined || dialog.localUpdate !== undefined)) {
+        this.#answer(transaction, 491);
+        return;
+      }
+      // RFC 5407 §3.1.4: our 2xx carried an offer whose answer comes in the ACK.
+      if (judged && offer && this.#awaitsAnswer(dialog)) {
         this.#answer(transaction, 491);
         return;
       }
@@ -289,6 +317,11 @@ export class Uas {
     if (!this.#assign(incoming)) {
       this.#wait(incoming);
     }
+  }
+
+  /** Whether an INVITE without an offer has got our 2xx, and its ACK is still to come. */
+  #awaitsAnswer(dialog: Dialog): boolean {
+    return [...dialog.awaitingAck].some((txnId) => this.#incoming.get(txnId)?.request.body.length === 0);
   }
 
   #pracked(dialog: Dialog): IncomingRequest | undefined {
@@ -745,6 +778,10 @@ export class Uas {
       }
       if (reliable !== undefined) {
         this.#awaitPrack(incoming, response);
+        // RFC 6141 §4.9: a reliable response to a re-INVITE accepts its new target already.
+        if (incoming.inDialog) {
+          dialog?.refreshTarget(request);
+        }
       }
       incoming.tagSent ||= status > 100;
       if (!incoming.inDialog) {
