@@ -6,7 +6,8 @@ const waiting = [
   "test/integration/job-{bad-input,identity,inbound,raw-redis,truth-table}.test.ts",
 ];
 
-// "pure" needs nothing but Node and runs in `npm run check`; "wire" (SIP and Redis) and "sound" (rtpengine and phones too)
+// "pure" needs nothing but Node and runs in `npm run check`, "fuzz" (100,000 random cases) takes longer and runs in `npm test`;
+// "wire" (SIP and Redis) and "sound" (rtpengine and phones too)
 // start real servers and need the set-up of `npm test`.
 export default defineConfig({
   test: {
@@ -19,6 +20,15 @@ export default defineConfig({
           // Pure tests share no state, so the files of a worker share its modules: a third of the time.
           isolate: false,
           // On two cores vitest would take a single worker. More than the cores would make the tests of linear time noisy.
+          maxWorkers: 2,
+          sequence: { groupOrder: 0 },
+        },
+      },
+      {
+        test: {
+          name: "fuzz",
+          include: ["test/fuzz/**/*.test.ts"],
+          testTimeout: 120_000,
           maxWorkers: 2,
           sequence: { groupOrder: 0 },
         },
