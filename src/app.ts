@@ -151,6 +151,7 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
         caller: setup.callerNumber,
         called: setup.calledNumber,
         policy,
+        format: table.channel(setup.botId)?.format ?? "patchbay",
       });
       registry.begin(setup);
     },

@@ -3,6 +3,8 @@ import type { CallEvent } from "../call/event.ts";
 import type { CallId, CommandId, TransferId } from "../call/ids.ts";
 import { contractLimits } from "./contract.ts";
 import type { RejectionCode } from "./contract.ts";
+import type { BotFormat } from "./envelope.ts";
+import { commandOfJaicp } from "./jaicp.ts";
 import { readJson } from "./json.ts";
 import { readFrame, translate } from "./translate.ts";
 import type { Notice, TransferPolicy } from "./translate.ts";
@@ -12,6 +14,7 @@ type Answer = Extract<BotEvent, { readonly event: "accepted" | "rejected" }>;
 export interface CommandDeskOptions {
   readonly call: CallId;
   readonly policy: TransferPolicy;
+  readonly format: BotFormat;
   mintTransferId(): TransferId;
   /** Gives the command to the call; false when no such call is held. */
   post(event: CallEvent): boolean;
@@ -65,7 +68,7 @@ export class CommandDesk {
     if (!allowed && bytes.byteLength > floodBytesMax) return this.#rateLimited(null);
     const json = readJson(bytes);
     if (!json.ok) return allowed ? this.#reject(null, json) : this.#rateLimited(null);
-    const outcome = readFrame(json.value);
+    const outcome = readFrame(this.#options.format === "jaicp" ? commandOfJaicp(json.value) : json.value);
     const given = outcome.ok ? outcome.frame.commandId : outcome.commandId;
     if (given !== null && this.#answers.has(given)) return this.#repeat(given);
     if (!allowed) return this.#rateLimited(given);

@@ -421,6 +421,7 @@ export const foreignKeys: ReadonlySet<string> = new Set([
   "state",
   "markup",
   "tone",
+  "bargeInReply",
   "firstMessage",
   "closeChatPhrases",
   "lastMessage",

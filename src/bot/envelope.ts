@@ -11,6 +11,9 @@ export interface CallAddress {
   readonly called: string;
 }
 
+/** `jaicp`: the request and response shapes of the JAICP platform. */
+export type BotFormat = "patchbay" | "jaicp";
+
 /** One event as it goes to the stream and to the Pub/Sub channel, byte for byte the same. */
 export interface EncodedEvent {
   readonly eventId: string;
@@ -46,7 +49,7 @@ export function encodeEvent(
 }
 
 /** The bots of another platform decode exactly these three keys in this order, so no other ever slips in. */
-function bareStatus(event: Extract<BotEvent, { readonly event: "transfer" }>) {
+export function bareStatus(event: Extract<BotEvent, { readonly event: "transfer" }>) {
   const { status, hangup, number } = event.transferStatus;
   return { status, hangup, number };
 }

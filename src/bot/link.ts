@@ -9,7 +9,8 @@ import type { Cancellable, Clock } from "../lib/clock.ts";
 import { CommandDesk } from "./command-desk.ts";
 import { commandsChannel, contractLimits, eventsChannel, streamField } from "./contract.ts";
 import { encodeEvent } from "./envelope.ts";
-import type { CallAddress, EncodedEvent } from "./envelope.ts";
+import type { BotFormat, CallAddress, EncodedEvent } from "./envelope.ts";
+import { encodeJaicp, jaicpKnows } from "./jaicp.ts";
 import { Outbox } from "./outbox.ts";
 import { TokenBucket } from "./token-bucket.ts";
 import type { TransferPolicy } from "./translate.ts";
@@ -75,6 +76,7 @@ const standardLimits: RedisBotLinkLimits = {
 
 /** A call whose events and commands go through the link. */
 export interface OpenCall extends CallAddress {
+  readonly format: BotFormat;
   readonly policy: TransferPolicy;
 }
 
@@ -108,6 +110,7 @@ const refusalsToldEveryMs = 1_000;
 const neverDropped: ReadonlySet<BotEvent["event"]> = new Set(["call", "transfer", "hangup"]);
 
 interface Line {
+  readonly format: BotFormat;
   readonly address: CallAddress;
   readonly channel: string;
   readonly desk: CommandDesk;
@@ -288,6 +291,12 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
   // ------------------------------------------------------------------------------------------------- events out
 
   #emit(line: Line, event: BotEvent): void {
+    if (line.format === "patchbay" || jaicpKnows(event)) this.#enqueue(line, event);
+    if (event.event === "accepted" || event.event === "rejected") line.desk.settle(event);
+    if (event.event === "hangup") line.desk.end();
+  }
+
+  #enqueue(line: Line, event: BotEvent): void {
     const { clock, prefix, log } = this.#options;
     line.seq += 1;
     const max = neverDropped.has(event.event) ? 2 : 1;
@@ -298,10 +307,9 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
       this.#overflowing = true;
     } else {
       this.#queued += 1;
-      line.outbox.add(encodeEvent(line.address, prefix, line.seq, clock.wallMs(), event));
+      const encode = line.format === "jaicp" ? encodeJaicp : encodeEvent;
+      line.outbox.add(encode(line.address, prefix, line.seq, clock.wallMs(), event));
     }
-    if (event.event === "accepted" || event.event === "rejected") line.desk.settle(event);
-    if (event.event === "hangup") line.desk.end();
   }
 
   async #send(line: Line, events: readonly EncodedEvent[]): Promise<void> {
@@ -354,8 +362,9 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
 
   #line(open: OpenCall): Line {
     const { clock, post, prefix, log } = this.#options;
-    const { call, botId, caller, called, policy } = open;
+    const { call, botId, caller, called, policy, format } = open;
     const line: Line = {
+      format,
       address: { call, botId, caller, called },
       channel: commandsChannel(prefix, botId, call),
       seq: 0,
@@ -365,6 +374,7 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
       desk: new CommandDesk({
         call,
         policy,
+        format,
         mintTransferId: () => this.#options.mintTransferId(),
         post: (event) => post(call, event),
         tell: (event) => this.#emit(line, event),

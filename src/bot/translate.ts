@@ -245,6 +245,12 @@ function switchReply(
     const message = "no channel has this botId; the call's own trunk is used";
     warnings.push({ code: "transfer_channel_unknown", message, pointer: `${pointer}/transferChannel` });
   }
+  if (value.method === "transfer") {
+    const message = 'method "transfer" is the old word for "refer"';
+    warnings.push({ code: "method_deprecated", message, pointer: `${pointer}/method` });
+  }
+  const timeout = answerTimeout(value.timeout);
+  if (timeout.warning !== null) warnings.push({ ...timeout.warning, pointer: `${pointer}/timeout` });
   const common = takenHeaders(value.headers, choice.identityHeaders, pointer, warnings);
   const parties: CalledParty[] = [];
   for (const [position, target] of (several ? (value.targets ?? []) : [value]).entries()) {
@@ -256,12 +262,6 @@ function switchReply(
   }
   const [first, ...others] = parties;
   if (first === undefined) return refused("a switch needs a target", "");
-  if (value.method === "transfer") {
-    const message = 'method "transfer" is the old word for "refer"';
-    warnings.push({ code: "method_deprecated", message, pointer: `${pointer}/method` });
-  }
-  const timeout = answerTimeout(value.timeout);
-  if (timeout.warning !== null) warnings.push({ ...timeout.warning, pointer: `${pointer}/timeout` });
   const request: TransferRequest = {
     ...first,
     others,

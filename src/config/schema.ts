@@ -454,6 +454,12 @@ export const channelSchema = z
       })
       .prefault({})
       .describe("Where this bot may send callers besides phone numbers."),
+    format: z
+      .enum(["patchbay", "jaicp"])
+      .default("patchbay")
+      .describe(
+        "Shape of events and commands: that of docs/bot-contract.md, or the requests and responses of the JAICP platform. Default patchbay.",
+      ),
     botTimeoutMs: milliseconds(500, 600_000)
       .default(10_000)
       .describe(

@@ -42,6 +42,7 @@ export interface Channel {
   readonly answer: "immediately" | "on-command";
   readonly passHeaders: readonly string[];
   readonly recording: { readonly enabled: boolean; readonly resumeOnReturn: boolean };
+  readonly format: ChannelConfig["format"];
   readonly botTimeoutMs: number;
   readonly botSilenceMs: number;
   /** Undefined: the caller of a dead bot is hung up on. */
@@ -90,13 +91,14 @@ export class TrunkTable {
       }
     }
     for (const entry of config.channels) {
-      const { botId, answer, passHeaders, recording, botTimeoutMs, botSilenceMs, fallback } = entry;
+      const { botId, answer, passHeaders, recording, format, botTimeoutMs, botSilenceMs, fallback } = entry;
       const channel: Channel = {
         botId,
         trunk: entry.trunk as TrunkId,
         answer,
         passHeaders,
         recording,
+        format,
         botTimeoutMs,
         botSilenceMs,
         fallback,

@@ -4,6 +4,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import type { BotEvent } from "../../src/call/bot-event.ts";
 import type { CallId } from "../../src/call/ids.ts";
 import type { Command, Reply } from "../../src/call/reply.ts";
+import type { TransferRequest } from "../../src/call/transfer.ts";
 import { CallEndedError, CommandRejectedError, connectBot } from "../../src/client/index.ts";
 import type { Bot, BotCall, BotOptions, TransferStatus } from "../../src/client/index.ts";
 import { startRedis } from "../support/redis.ts";
@@ -258,6 +259,65 @@ describe("switch resolves exactly once", () => {
       });
     },
   );
+
+  it.each([
+    ["then", "SUCCESS", "completed", "/talked"],
+    ["timeoutState", "FAIL", "no_answer", "/nobody"],
+    ["errorState", "FAIL", "busy", null],
+  ] as const)("transferCallToOperator: %s applies", async (applies, outcome, cause, state) => {
+    const wanted: TransferRequest[] = [];
+    const side = await patchbay({
+      onReply: (reply, _command, _index, say) => {
+        if (reply.type !== "switch") return;
+        wanted.push(reply.request);
+        say(transferEvent(outcome, reply.request.number, transferId, cause));
+      },
+    });
+    const { calls } = await keeping();
+    side.dial("c");
+    const call = await waitFor(() => calls[0], { what: "the call" });
+    const request = { phoneNumber: "79123456789", timeout: 20, then: "/talked", timeoutState: "/nobody" };
+    expect(await call.transferCallToOperator(request)).toMatchObject({ applies, state, status: { status: outcome } });
+    expect(wanted).toMatchObject([{ continueCall: true, answerTimeoutMs: 20_000 }]);
+  });
+
+  it("with several operators and prompts while it rings", async () => {
+    const seen: unknown[] = [];
+    const side = await patchbay({
+      onReply: (reply, { commandId }, index, say) => {
+        seen.push(reply);
+        if (reply.type === "duringRing")
+          say({ event: "playback", commandId, index, part: 0, result: "stopped", reason: null });
+        if (reply.type === "duringRing") say(transferEvent("SUCCESS", "200", transferId, "completed"));
+      },
+    });
+    const { calls } = await keeping();
+    side.dial("c");
+    const call = await waitFor(() => calls[0], { what: "the call" });
+    const prompt = { type: "text", text: "still ringing" } as const;
+    const status = call.switch({
+      targets: [{ phoneNumber: "100", headers: { a: 1 } }, { phoneNumber: "200" }],
+      strategy: "ring",
+      confirm: { prompt, digit: "5" },
+      duringRing: [prompt],
+      maxTalkSeconds: 60,
+    });
+    await call.duringRing([prompt]);
+    expect(await status).toMatchObject({ status: "SUCCESS", number: "200" });
+    expect(seen.slice(1)).toMatchObject([
+      {
+        type: "switch",
+        request: {
+          others: [{ number: "200" }],
+          strategy: "ring",
+          confirm: { digit: "5" },
+          duringRing: [{ kind: "text" }],
+          maxTalkMs: 60_000,
+        },
+      },
+      { type: "duringRing", prompts: [{ kind: "text", text: "still ringing" }] },
+    ]);
+  });
 
   it("when it is invalid: once, with the transfer event's word and the refusal's pointer", async () => {
     const side = await patchbay();

@@ -93,6 +93,7 @@ export async function linkFixture(options: LinkFixtureOptions): Promise<LinkFixt
         caller: "79991112233",
         called: "74951234567",
         policy: openPolicy,
+        format: "patchbay",
       };
       link.open(address);
       return call as CallId;
@@ -120,7 +121,7 @@ export function transferEvent(
   status: "SUCCESS" | "FAIL",
   number: string,
   transferId: TransferId,
-  cause: "completed" | "busy" | "invalid_reply",
+  cause: "completed" | "busy" | "no_answer" | "invalid_reply",
 ): Extract<BotEvent, { readonly event: "transfer" }> {
   return {
     event: "transfer",

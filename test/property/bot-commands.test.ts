@@ -46,6 +46,7 @@ function deskOf(options: { readonly allow?: () => boolean; readonly holds?: bool
   const desk: CommandDesk = new CommandDesk({
     call: "call" as CallId,
     policy,
+    format: "patchbay",
     mintTransferId: () => "t" as TransferId,
     tell,
     allow: options.allow ?? (() => true),

@@ -135,6 +135,7 @@ describe("the command desk", () => {
           throw new Error("a bug");
         },
       },
+      format: "patchbay",
       mintTransferId: () => "t" as TransferId,
       tell(event) {
         told.push(event);
