@@ -276,6 +276,7 @@ describe("switch resolves exactly once", () => {
     const { calls } = await keeping();
     side.dial("c");
     const call = await waitFor(() => calls[0], { what: "the call" });
+    // oxlint-disable-next-line unicorn/no-thenable -- the platform's word; a text is never called
     const request = { phoneNumber: "79123456789", timeout: 20, then: "/talked", timeoutState: "/nobody" };
     expect(await call.transferCallToOperator(request)).toMatchObject({ applies, state, status: { status: outcome } });
     expect(wanted).toMatchObject([{ continueCall: true, answerTimeoutMs: 20_000 }]);

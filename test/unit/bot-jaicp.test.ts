@@ -33,8 +33,8 @@ function decodeRequest(text: string): { readonly kind: "query" | "event"; readon
     if (status !== "SUCCESS" && status !== "FAIL") throw new Error(`no such status: ${String(status)}`);
     if (typeof hangup !== "boolean" || typeof number !== "string") throw new Error("transferStatus");
   }
-  const kind = typeof body["query"] === "string" ? "query" : "event";
-  return { kind, input: String(body["query"] ?? body["event"] ?? ""), raw: raw as Body };
+  const { query, event } = body as { readonly query?: string | null; readonly event?: string | null };
+  return { kind: typeof query === "string" ? "query" : "event", input: query ?? event ?? "", raw: raw as Body };
 }
 
 const telephonyEvents = new Set(["ringing", "transfer", "hangup", "botHangup", "noDtmfAnswerEvent"]);
