@@ -109,6 +109,7 @@ export async function startEngineWith(
     listen: options.listen,
     externalAddress: options.externalAddress,
     sources: options.sources,
+    largeByTcp: options.largeByTcp,
     limits: { message: { ...defaultMessageLimits, ...message }, tcp: { ...defaultTcpLimits, ...tcp } },
     clock,
     log,

@@ -90,6 +90,11 @@ export interface EngineOptions {
   readonly ringingLimitMs?: number | undefined;
   /** DNS servers to ask instead of the machine's own, `address` or `address:port`. */
   readonly dnsServers?: readonly string[] | undefined;
+  /**
+   * RFC 3261 §18.1.1: requests over 1,300 bytes go by TCP instead of UDP, and by UDP after all where the peer refuses TCP.
+   * Default true.
+   */
+  readonly largeByTcp?: boolean | undefined;
   /** First hop of every request outside of a dialog that names no `proxy` itself. */
   readonly outboundProxy?: string | undefined;
   /** Value of User-Agent and Server where the application gives none; none is sent by default. */

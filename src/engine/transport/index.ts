@@ -9,9 +9,10 @@ import { defaultMessageLimits, type MessageLimits, type ParseOutcome, parseMessa
 import type { StreamPiece } from "../sip/stream.ts";
 import type { Clock } from "../timers.ts";
 import { canonicalAddress, Sources } from "./sources.ts";
-import { defaultTcpLimits, isWildcard, TcpConnection, type TcpLimits, TcpTransport } from "./tcp.ts";
+import { defaultTcpLimits, isWildcard, type StreamPeer, TcpConnection, type TcpLimits, TcpTransport } from "./tcp.ts";
 import { secureContext, type TlsOptions } from "./tls.ts";
 import { UdpListener } from "./udp.ts";
+import { UdpProbes } from "./udp-probe.ts";
 
 export type Protocol = "udp" | "tcp" | "tls";
 
@@ -43,6 +44,8 @@ export interface Target {
   readonly connection?: object;
   /** TLS: the domain that the certificate of the other end has to name (RFC 5922 §4); the address when left out. */
   readonly domain?: string;
+  /** How long to wait for a new connection, in milliseconds, where the usual time is too long. */
+  readonly connectTimeoutMs?: number;
 }
 
 /** The other end of a connection. */
@@ -83,6 +86,8 @@ export interface TransportOptions {
   readonly externalAddress?: string | undefined;
   readonly sources: readonly string[] | "any";
   readonly limits?: TransportLimits | undefined;
+  /** RFC 3261 §18.1.1: requests over 1,300 bytes go by TCP instead of UDP. Default true. */
+  readonly largeByTcp?: boolean | undefined;
   readonly clock: Clock;
   readonly log: EngineLog;
 }
@@ -90,6 +95,8 @@ export interface TransportOptions {
 export interface TransportStats {
   readonly udpSockets: number;
   readonly tcpConnections: number;
+  /** Sockets that ask a silent UDP address whether anybody listens. */
+  readonly probes: number;
   /** Totals since the start. */
   readonly messagesIn: number;
   readonly messagesOut: number;
@@ -108,7 +115,10 @@ export interface TransportStats {
 
 type MutableCounts = {
   -readonly [
-    Name in Exclude<keyof TransportStats, "udpSockets" | "tcpConnections" | "connectionsRefused" | "handshakesFailed">
+    Name in Exclude<
+      keyof TransportStats,
+      "udpSockets" | "tcpConnections" | "probes" | "connectionsRefused" | "handshakesFailed"
+    >
   ]: TransportStats[Name];
 };
 
@@ -124,6 +134,11 @@ export class ListenError extends Error {
 
 const mostFreePortTries = 20;
 
+// A firewall that swallows TCP must not hold a call up for long; whoever did so is left alone for a while.
+const streamInsteadMs = 1_000;
+const datagramPeerMs = 600_000;
+const mostDatagramPeers = 1_000;
+
 /** UDP, TCP and TLS: sockets in, parsed messages out, and the rules of RFC 3261 §18 between them. */
 export class TransportLayer {
   /** A well-formed message from a source that is listened to. Requests carry `received` and `rport` in their Via. */
@@ -134,6 +149,8 @@ export class TransportLayer {
   onFailure: (target: Target, error: Error) => void = () => undefined;
   /** A TCP connection broke (not: ended in order). */
   onBroken: (peer: Peer) => void = () => undefined;
+  /** Nobody listens at a UDP address that was probed. */
+  onRefused: (peer: { readonly address: string; readonly port: number }) => void = () => undefined;
   /** Whether a message from an unlisted source belongs to a transaction or dialog of ours. */
   isKnown: (message: SipMessage) => boolean = () => false;
   /** Whether a transaction still needs this connection. */
@@ -146,6 +163,9 @@ export class TransportLayer {
   readonly #limits: TransportLimits;
   readonly #tcp: TcpTransport;
   readonly #udp: UdpListener[] = [];
+  readonly #probes: UdpProbes;
+  /** UDP peers that refused TCP, by address and port, and until when they are not asked again. */
+  readonly #datagramPeers = new Map<string, number>();
   readonly #listeners: Listener[] = [];
   readonly #tls = new Map<Listener, TlsOptions>();
   /** Listeners on `::` that take IPv4 as well. */
@@ -169,6 +189,11 @@ export class TransportLayer {
     this.#limits = options.limits ?? defaultTransportLimits;
     this.#machine = new MachineAddresses(options.clock);
     this.#sources = new Sources(options.sources);
+    this.#probes = new UdpProbes(options.clock, (peer) => {
+      this.#guard(() => {
+        this.onRefused(peer);
+      });
+    });
     this.#tcp = new TcpTransport({
       limits: this.#limits.tcp,
       messageLimits: this.#limits.message,
@@ -217,6 +242,7 @@ export class TransportLayer {
 
   async close(): Promise<void> {
     this.#closed = true;
+    this.#probes.close();
     await Promise.all([this.#tcp.close(), ...this.#udp.map(async (socket) => socket.close())]);
     this.#udp.length = 0;
     this.#listeners.length = 0;
@@ -347,10 +373,53 @@ export class TransportLayer {
       socket?.send(bytes, target.address, target.port, failed);
       return;
     }
-    const { protocol, address, port, domain } = target;
+    const { connectTimeoutMs } = target;
     const connection = target.connection instanceof TcpConnection ? target.connection : undefined;
-    const peer = { protocol, address, port, domain: protocol === "tls" ? (domain ?? address) : undefined };
-    this.#tcp.send(bytes, { peer, connection, local: listener, tls: this.#tls.get(listener) }, failed);
+    const tls = this.#tls.get(listener);
+    this.#tcp.send(bytes, { peer: streamPeer(target), connection, local: listener, tls, connectTimeoutMs }, failed);
+  }
+
+  /**
+   * RFC 3261 §18.1.1: the TCP target for a request that is too large for UDP; undefined where it is none, where we have no
+   * TCP, where the peer refused it not long ago, and where the engine's options say so.
+   */
+  streamInstead(target: Target): Target | undefined {
+    if (target.protocol !== "udp" || this.#options.largeByTcp === false) {
+      return undefined;
+    }
+    const { address, port } = target;
+    const stream: Target = { protocol: "tcp", address, port, connectTimeoutMs: streamInsteadMs };
+    const refusedUntilMs = this.#datagramPeers.get(peerKey(target)) ?? -Infinity;
+    return refusedUntilMs > this.#options.clock.now() || this.listenerFor(stream) === undefined ? undefined : stream;
+  }
+
+  /** That peer did not take TCP. */
+  refusedStream(target: Target): void {
+    const key = peerKey(target);
+    // The newest goes to the end, so that the first is the one to give up.
+    this.#datagramPeers.delete(key);
+    const [oldest] = this.#datagramPeers.keys();
+    if (this.#datagramPeers.size >= mostDatagramPeers && oldest !== undefined) {
+      this.#datagramPeers.delete(oldest);
+    }
+    this.#datagramPeers.set(key, this.#options.clock.now() + datagramPeerMs);
+  }
+
+  /** Asks whether anybody listens at a UDP address; `onRefused` tells when nobody does. */
+  probe(target: Target): void {
+    const listener = this.listenerFor(target);
+    if (listener !== undefined && !this.#closed) {
+      this.#probes.send(target, isIP(listener.address) === isIP(target.address) ? listener.address : undefined);
+    }
+  }
+
+  /** A request to that target got no answer: a connection that was silent for as long is dead, and broken off. */
+  doubt(target: Target, silentMs: number): void {
+    const connection =
+      target.connection instanceof TcpConnection ? target.connection : this.#tcp.connectionTo(streamPeer(target));
+    if (target.protocol !== "udp" && connection !== undefined && connection.silentMs >= silentMs) {
+      connection.destroy(new Error("the peer has been silent"));
+    }
   }
 
   stats(): TransportStats {
@@ -358,6 +427,7 @@ export class TransportLayer {
       ...this.#counts,
       udpSockets: this.#udp.length,
       tcpConnections: this.#tcp.connections,
+      probes: this.#probes.size,
       connectionsRefused: this.#tcp.refused,
       handshakesFailed: this.#tcp.handshakesFailed,
     };
@@ -506,6 +576,16 @@ export class TransportLayer {
     this.#counts.faults += 1;
     this.#options.log.error("a socket callback failed", { error });
   }
+}
+
+function peerKey({ address, port }: Target): string {
+  return `${address} ${port}`;
+}
+
+function streamPeer({ protocol, address, port, domain }: Target): StreamPeer {
+  return protocol === "tls"
+    ? { protocol, address, port, domain: domain ?? address }
+    : { protocol: "tcp", address, port };
 }
 
 function describe(connection: TcpConnection): Peer {

@@ -56,6 +56,11 @@ export class ClientMachine {
     return this.#state;
   }
 
+  /** Bytes of the request as it is sent. */
+  get size(): number {
+    return this.#bytes.length;
+  }
+
   get timers(): number {
     return this.#timers.size;
   }
@@ -98,6 +103,9 @@ export class ClientMachine {
         : step(clientTable, this.#state as ClientState, event as AnyClientEvent, timing);
     const before = this.#state;
     this.#state = next.state;
+    if (event === "timer A" || event === "timer E") {
+      this.#ask();
+    }
     if (next.state === "terminated" && before !== "terminated") {
       this.#terminated();
     }
@@ -131,6 +139,7 @@ export class ClientMachine {
         }
         return;
       case "reportTimeout":
+        this.#parts.transport.doubt(this.target, this.#parts.timers.t64Ms);
         this.#parts.guard(() => {
           this.#on.timeout();
         });
@@ -148,6 +157,13 @@ export class ClientMachine {
         return;
       case "stopTimer":
         this.#timers.stop(effect.timer);
+    }
+  }
+
+  /** Nothing came back in time: whether anybody listens there at all is asked on the side, and costs nothing before. */
+  #ask(): void {
+    if (this.target.protocol === "udp" && this.isUnanswered) {
+      this.#parts.transport.probe(this.target);
     }
   }
 

@@ -5,7 +5,8 @@ import { Headers, type SipMessage, type SipRequest, type SipResponse } from "../
 import type { ParseOutcome } from "../sip/parse.ts";
 import type { Clock, Random, SipTimers } from "../timers.ts";
 import type { Peer, Source, Target, TransportLayer } from "../transport/index.ts";
-import { cancelFor, type ClientEvents, ClientMachine, type ClientParts } from "./client.ts";
+import { largestDatagram, RequestAttempts } from "./attempts.ts";
+import { type ClientEvents, ClientMachine, type ClientParts } from "./client.ts";
 import { ProvenAddresses } from "./proven.ts";
 import { ServerMachine, type ServerParts } from "./server.ts";
 
@@ -180,19 +181,30 @@ export class TransactionLayer {
     transport.isKnown = (message) => this.knows(message);
     transport.isInUse = (peer) => this.#isInUse(peer);
     transport.onBroken = (peer) => {
-      this.#onBroken(peer);
+      this.#failUnanswered((target) => goesOver(target, peer), "the connection broke");
+    };
+    transport.onRefused = ({ address, port }) => {
+      this.#failUnanswered(
+        (target) => target.protocol === "udp" && target.address === address && target.port === port,
+        "nobody listens there",
+      );
     };
   }
 
   /**
-   * Sends a request to the first target that takes it: a target that cannot be reached is followed by the next one, with
-   * a branch of its own (RFC 3263 §4.3). The request gets our Via on top. `on` hears of one end only: a final response,
-   * a timeout or, when no target is left, a transport error; after a 2xx to an INVITE further 2xx may come.
+   * Sends a request to the first target that takes it: a target that cannot be reached, does not answer or answers 503 is
+   * followed by the next one, with a branch of its own (RFC 3263 §4.3). The request gets our Via on top. `on` hears of one
+   * end only, that of the last target tried: a final response, a timeout or a transport error; after a 2xx to an INVITE
+   * further 2xx may come.
    */
   request(request: SipRequest, targets: Target | readonly Target[], on: ClientEvents): ClientTransaction {
     const list = isTargetList(targets) ? targets : [targets];
     return new RequestAttempts(request, list, on, {
-      start: (attempt, target, events) => this.#startClient(attempt, target, events),
+      create: (attempt, target, events) => this.#createClient(attempt, target, events),
+      start: (machine, events) => {
+        this.#startClient(machine, events);
+      },
+      transport: this.#options.transport,
       guard: this.#clientParts.guard,
     });
   }
@@ -205,9 +217,21 @@ export class TransactionLayer {
     return this.#via(target, this.#newBranch());
   }
 
-  /** Sends a request as it is, outside of any transaction. */
+  /** Sends a request, whose Via was made for that target, outside of any transaction. */
   send(request: SipRequest, target: Target, onError?: (error: Error) => void): void {
-    this.#options.transport.send(request.toBuffer(), target, onError);
+    const { transport } = this.#options;
+    const bytes = request.toBuffer();
+    const stream = bytes.length > largestDatagram ? transport.streamInstead(target) : undefined;
+    if (stream === undefined) {
+      transport.send(bytes, target, onError);
+      return;
+    }
+    const overStream = request.clone();
+    overStream.headers.setFirst("Via", this.viaFor(stream));
+    transport.send(overStream.toBuffer(), stream, () => {
+      transport.refusedStream(target);
+      transport.send(bytes, target, onError);
+    });
   }
 
   /** Whether a message belongs to a transaction there is. */
@@ -246,12 +270,15 @@ export class TransactionLayer {
 
   // Client side
 
-  #startClient(request: SipRequest, target: Target, on: ClientEvents): ClientMachine {
+  #createClient(request: SipRequest, target: Target, on: ClientEvents): ClientMachine {
     // A CANCEL shares the branch of its INVITE and comes with its Via (RFC 3261 §9.1).
     const own = request.method === "CANCEL" ? topVia(request)?.branch : undefined;
     const branch = own ?? this.#newBranch();
     const sent = own === undefined ? this.#withVia(request, target, branch) : request;
-    const machine = new ClientMachine(`${branch}|${request.method}`, sent, target, on, this.#clientParts);
+    return new ClientMachine(`${branch}|${request.method}`, sent, target, on, this.#clientParts);
+  }
+
+  #startClient(machine: ClientMachine, on: ClientEvents): void {
     if (this.#clients.size >= (this.#options.limits ?? defaultTransactionLimits).client) {
       this.#counts.overloaded += 1;
       queueMicrotask(() => {
@@ -259,11 +286,10 @@ export class TransactionLayer {
           on.transportError(new Error("too many client transactions"));
         });
       });
-      return machine;
+      return;
     }
     this.#clients.set(machine.key, machine);
     machine.start();
-    return machine;
   }
 
   #newBranch(): string {
@@ -444,11 +470,11 @@ export class TransactionLayer {
     return false;
   }
 
-  /** A broken connection took with it what the peer has not answered at all (RFC 3261 §18.4). */
-  #onBroken(peer: Peer): void {
+  /** RFC 3261 §18.4: what the peer has not answered at all is lost with the way to him. */
+  #failUnanswered(isLost: (target: Target) => boolean, reason: string): void {
     for (const machine of this.#clients.values()) {
-      if (goesOver(machine.target, peer) && machine.isUnanswered) {
-        machine.fail(new Error("the connection broke"));
+      if (isLost(machine.target) && machine.isUnanswered) {
+        machine.fail(new Error(reason));
       }
     }
   }
@@ -459,129 +485,6 @@ export class TransactionLayer {
     } catch (error) {
       this.#counts.faults += 1;
       this.#options.log.error("a transaction callback failed", { error });
-    }
-  }
-}
-
-interface AttemptParts {
-  readonly start: (request: SipRequest, target: Target, on: ClientEvents) => ClientMachine;
-  readonly guard: (run: () => void) => void;
-}
-
-const noTarget: Target = { protocol: "udp", address: "", port: 0 };
-
-/** One request of the user over as many client transactions as targets have to be tried. */
-class RequestAttempts implements ClientTransaction {
-  readonly #request: SipRequest;
-  readonly #on: ClientEvents;
-  readonly #parts: AttemptParts;
-  readonly #left: Target[];
-  #machine: ClientMachine | undefined;
-  #cancel: Headers | undefined;
-  #cancelSent = false;
-  #over = false;
-
-  constructor(request: SipRequest, targets: readonly Target[], on: ClientEvents, parts: AttemptParts) {
-    this.#request = request;
-    this.#on = on;
-    this.#parts = parts;
-    this.#left = [...targets];
-    if (!this.#next()) {
-      queueMicrotask(() => {
-        this.#end(() => {
-          on.transportError(new Error("there is no target to send to"));
-        });
-      });
-    }
-  }
-
-  get key(): string {
-    return this.#machine?.key ?? "";
-  }
-
-  get request(): SipRequest {
-    return this.#machine?.request ?? this.#request;
-  }
-
-  get target(): Target {
-    return this.#machine?.target ?? noTarget;
-  }
-
-  get state(): string {
-    return this.#machine?.state ?? "terminated";
-  }
-
-  cancel(extra: Headers = new Headers()): void {
-    // RFC 3261 §9.1: CANCEL has no effect on a request that has its final response, and makes sense for INVITE only.
-    if (this.#cancel !== undefined || this.#over || this.request.method !== "INVITE") {
-      return;
-    }
-    this.#cancel = extra;
-    if (this.#machine?.state === "proceeding") {
-      this.#sendCancel();
-    }
-  }
-
-  abandon(): void {
-    this.#over = true;
-    this.#machine?.abandon();
-  }
-
-  #next(): boolean {
-    const target = this.#left.shift();
-    if (target === undefined) {
-      return false;
-    }
-    this.#machine = this.#parts.start(this.#request, target, {
-      response: (response, source) => {
-        this.#onResponse(response, source);
-      },
-      timeout: () => {
-        this.#end(() => {
-          this.#on.timeout();
-        });
-      },
-      transportError: (error) => {
-        // A cancelled request is not tried anywhere else.
-        if (this.#over || (this.#cancel === undefined && this.#next())) {
-          return;
-        }
-        this.#end(() => {
-          this.#on.transportError(error);
-        });
-      },
-    });
-    return true;
-  }
-
-  #onResponse(response: SipResponse, source: Source): void {
-    if (response.status < 200) {
-      // RFC 3261 §9.1: only now may a CANCEL go out, or it could overtake its INVITE.
-      this.#sendCancel();
-    } else {
-      this.#over = true;
-    }
-    this.#on.response(response, source);
-  }
-
-  #sendCancel(): void {
-    const machine = this.#machine;
-    if (this.#cancel === undefined || this.#cancelSent || machine === undefined) {
-      return;
-    }
-    this.#cancelSent = true;
-    this.#parts.start(cancelFor(machine.request, this.#cancel), machine.target, {
-      // What matters is the final response of the INVITE.
-      response: () => undefined,
-      timeout: () => undefined,
-      transportError: () => undefined,
-    });
-  }
-
-  #end(report: () => void): void {
-    if (!this.#over) {
-      this.#over = true;
-      this.#parts.guard(report);
     }
   }
 }
