@@ -91,6 +91,6 @@ describe("SIPp as the peer", () => {
     const quick = await startTestEngine(closings);
     const app = await quick.connect();
     const error = await failure(app.createUAC(`sip:x@127.0.0.1:${nobody.port}`, { localSdp: sdp(5000) }));
-    expect(error.status).toBe(408);
+    expect(error.status).toBe(503);
   });
 });

@@ -300,6 +300,9 @@ class Arrivals {
  */
 export class RawPeer {
   readonly port: number;
+  readonly address: string;
+  /** The address as URIs write it. */
+  readonly host: string;
   readonly received: Packet[] = [];
   readonly #socket: UdpSocket;
   readonly #arrivals = new Arrivals();
@@ -308,15 +311,17 @@ export class RawPeer {
   private constructor(socket: UdpSocket) {
     this.#socket = socket;
     this.port = socket.address().port;
+    this.address = socket.address().address;
+    this.host = this.address.includes(":") ? `[${this.address}]` : this.address;
     socket.on("message", (bytes, from) => {
       this.received.push(readPacket(bytes.toString("utf8"), { address: from.address, port: from.port }));
       this.#arrivals.wake();
     });
   }
 
-  static async open(closings: Closings): Promise<RawPeer> {
-    const socket = createSocket("udp4");
-    socket.bind(0, "127.0.0.1");
+  static async open(closings: Closings, address = "127.0.0.1"): Promise<RawPeer> {
+    const socket = createSocket(address.includes(":") ? "udp6" : "udp4");
+    socket.bind(0, address);
     await once(socket, "listening");
     const peer = new RawPeer(socket);
     closings.add(() => {
@@ -326,11 +331,11 @@ export class RawPeer {
   }
 
   get uri(): string {
-    return `sip:peer@127.0.0.1:${this.port}`;
+    return `sip:peer@${this.host}:${this.port}`;
   }
 
   send(text: string | Buffer, port: number): void {
-    this.#socket.send(text, port, "127.0.0.1");
+    this.#socket.send(text, port, this.address);
   }
 
   /** The next packet that fits and that no earlier call took. */
@@ -443,7 +448,7 @@ export class RawCall {
     this.peer = peer;
     this.enginePort = enginePort;
     this.user = user;
-    this.target = `sip:${user}@127.0.0.1:${enginePort}`;
+    this.target = `sip:${user}@${peer.host}:${enginePort}`;
     this.contact = `<${peer.uri}>`;
   }
 
@@ -468,10 +473,10 @@ export class RawCall {
     const contact = "contact" in parts ? parts.contact : this.contact;
     const lines = [
       `${method} ${parts.uri ?? this.target} SIP/2.0`,
-      parts.via ?? `Via: SIP/2.0/UDP 127.0.0.1:${this.peer.port};branch=${branch}`,
+      parts.via ?? `Via: SIP/2.0/UDP ${this.peer.host}:${this.peer.port};branch=${branch}`,
       "Max-Forwards: 70",
-      `From: "Alice" <sip:alice@127.0.0.1:${this.peer.port}>;tag=${this.fromTag}`,
-      `To: <sip:${this.user}@127.0.0.1:${this.enginePort}>${toTag === "" ? "" : `;tag=${toTag}`}`,
+      `From: "Alice" <sip:alice@${this.peer.host}:${this.peer.port}>;tag=${this.fromTag}`,
+      `To: <sip:${this.user}@${this.peer.host}:${this.enginePort}>${toTag === "" ? "" : `;tag=${toTag}`}`,
       `Call-ID: ${this.callId}`,
       `CSeq: ${seq} ${method}`,
       ...(contact === undefined ? [] : [`Contact: ${contact}`]),
@@ -542,7 +547,7 @@ export class RawCallee {
     const to = this.invite.header("To");
     const lines = [
       `${method} ${uriOf(this.invite.header("Contact"))} SIP/2.0`,
-      `Via: SIP/2.0/UDP 127.0.0.1:${this.peer.port};branch=z9hG4bK${unique("b")}`,
+      `Via: SIP/2.0/UDP ${this.peer.host}:${this.peer.port};branch=z9hG4bK${unique("b")}`,
       "Max-Forwards: 70",
       `From: ${to.includes("tag=") ? to : `${to};tag=${this.tag}`}`,
       `To: ${this.invite.header("From")}`,

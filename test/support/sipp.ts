@@ -18,6 +18,8 @@ export interface SippOptions {
   readonly variables?: Readonly<Record<string, string | number>>;
   /** The local port; default: a free one. */
   readonly port?: number;
+  /** The local address, `::1` for IPv6. Default 127.0.0.1. */
+  readonly address?: string;
   readonly protocol?: "udp" | "tcp";
   readonly calls?: number;
   readonly callsPerSecond?: number;
@@ -108,6 +110,7 @@ export class Sipp implements AsyncDisposable {
     }
     const {
       target,
+      address = "127.0.0.1",
       service,
       variables = {},
       protocol = "udp",
@@ -126,11 +129,11 @@ export class Sipp implements AsyncDisposable {
         "-sf",
         file,
         "-i",
-        "127.0.0.1",
+        address,
         "-p",
         String(port),
         "-mi",
-        "127.0.0.1",
+        address,
         "-mp",
         String(media & ~1),
         // Not on the wildcard address: it would meet the guard of its own port.
