@@ -3,7 +3,7 @@ import { defineConfig } from "vitest/config";
 /** Real servers, but time is waited for and not measured in the sound: several files may run at once. */
 const waiting = [
   "test/integration/{bot,engine,sip}-*.test.ts",
-  "test/integration/job-{bad-input,identity,inbound,raw-redis,truth-table}.test.ts",
+  "test/integration/job-{bad-input,identity,inbound,raw-redis,tls,truth-table}.test.ts",
 ];
 
 // "pure" needs nothing but Node and runs in `npm run check`, "fuzz" (100,000 random cases) takes longer and runs in `npm test`;

@@ -66,6 +66,85 @@ function tcpRequest(
   return `${lines.join("\r\n")}\r\n\r\n${body}`;
 }
 
+describe("connections of ours (RFC 5626)", () => {
+  const pings = (): number => peer.received.filter(({ text }) => text === "").length;
+
+  /** A call to the peer, from an engine of its own with these limits. */
+  async function call(tcp: { readonly keepAliveMs?: number; readonly pongMs?: number }): Promise<{
+    readonly invite: Packet;
+    readonly dialog: SrfDialog;
+    readonly engine: TestEngine;
+  }> {
+    const engine = await startTestEngine(closings, { limits: { tcp } });
+    const app = await engine.connect();
+    const calling = app.createUAC(`sip:bob@127.0.0.1:${peer.port};transport=tcp`, { localSdp: sdp(5000) });
+    const invite = await peer.take("INVITE", isRequest("INVITE"));
+    const contact = `<sip:bob@127.0.0.1:${peer.port};transport=tcp>`;
+    invite.connection?.write(replyText(invite, 200, "OK", { tag: "t", contact, body: sdp(4000) }));
+    const dialog = await calling;
+    await peer.take("ACK", isRequest("ACK"));
+    return { invite, dialog, engine };
+  }
+
+  async function hangUp(dialog: SrfDialog): Promise<Packet> {
+    const ended = dialog.destroy();
+    const bye = await peer.take("BYE", isRequest("BYE"));
+    bye.connection?.write(replyText(bye, 200, "OK"));
+    await ended;
+    return bye;
+  }
+
+  it("are pinged while a call needs them, and no longer", async () => {
+    const { dialog, engine } = await call({ keepAliveMs: 20 });
+    await expect.poll(pings).toBeGreaterThan(3);
+    await hangUp(dialog);
+    await expect.poll(() => engine.engine.isIdle(), { timeout: 10_000 }).toBe(true);
+    // One may be on its way.
+    await expect
+      .poll(async () => {
+        const before = pings();
+        await new Promise((resolve) => setTimeout(resolve, 100));
+        return pings() - before;
+      })
+      .toBe(0);
+    expect(engine.engine.stats().transport.tcpConnections).toBe(1);
+  });
+
+  it("stay when the peer does not know pings", async () => {
+    const { dialog, invite } = await call({ keepAliveMs: 20, pongMs: 5 });
+    await expect.poll(pings).toBeGreaterThan(5);
+    expect((await hangUp(dialog)).connection).toBe(invite.connection);
+  });
+
+  it("are dead when the peer answered pings and stops, and the next request opens another", async () => {
+    const { dialog, invite, engine } = await call({ keepAliveMs: 50, pongMs: 100 });
+    await expect.poll(pings).toBeGreaterThan(0);
+    invite.connection?.write("\r\n");
+    await expect.poll(() => engine.engine.stats().transport.tcpConnections).toBe(0);
+    const bye = await hangUp(dialog);
+    expect(bye.connection).not.toBe(invite.connection);
+  });
+
+  it("are not pinged where the configuration says so", async () => {
+    const { dialog } = await call({ keepAliveMs: 0 });
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    await hangUp(dialog);
+    expect(pings()).toBe(0);
+  });
+
+  it("that were silent while a request timed out are not used again", async () => {
+    const uri = `sip:bob@127.0.0.1:${peer.port};transport=tcp`;
+    const silent = await failure(srf.createUAC(uri, { localSdp: sdp(5000) }));
+    expect(silent.status).toBe(408);
+    const first = await peer.take("INVITE", isRequest("INVITE"));
+    const calling = failure(srf.createUAC(uri, { localSdp: sdp(5000) }));
+    const second = await peer.take("INVITE", isRequest("INVITE"));
+    expect(second.connection).not.toBe(first.connection);
+    second.connection?.write(replyText(second, 486, "Busy Here", { tag: "t" }));
+    expect((await calling).status).toBe(486);
+  });
+});
+
 describe("calls over TCP", () => {
   it("to the engine: one connection for the whole call, a Contact with the transport, no repetition of the 200", async () => {
     const answered = new Promise<SrfDialog>((resolve) => {

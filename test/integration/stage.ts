@@ -126,7 +126,7 @@ export class Stage implements AsyncDisposable {
   }
 
   /** The port that SIP is spoken on. */
-  port(protocol: "udp" | "tcp" = "udp"): number {
+  port(protocol: "udp" | "tcp" | "tls" = "udp"): number {
     const listener = this.app.listening.find((candidate) => candidate.protocol === protocol);
     if (listener === undefined) throw new Error(`the service does not listen on ${protocol}`);
     return listener.port;

@@ -23,6 +23,8 @@ export interface TcpLimits {
   readonly backlogBytes: number;
   /** How often a keep-alive goes out on a connection that a call needs; 0 sends none. */
   readonly keepAliveMs: number;
+  /** How long a peer that has answered keep-alives before may take for the next answer. */
+  readonly pongMs: number;
 }
 
 export const defaultTcpLimits: TcpLimits = {
@@ -34,6 +36,7 @@ export const defaultTcpLimits: TcpLimits = {
   backlogBytes: 1024 * 1024,
   // RFC 5626 §4.4.1: 95 to 120 s, and some NATs forget sooner.
   keepAliveMs: 95_000,
+  pongMs: 10_000,
 };
 
 export interface TcpEvents {
@@ -76,8 +79,6 @@ interface ConnectionParts {
 // While a peer that closed its half still waits for our answer, this is how often we look whether it has got it.
 const halfClosedCheckMs = 1_000;
 
-// RFC 5626 §4.4.1: a pong is due within 10 s.
-const pongMs = 10_000;
 const ping = Buffer.from("\r\n\r\n");
 const pong = Buffer.from("\r\n");
 
@@ -221,7 +222,11 @@ export class TcpConnection {
     this.#lastReceivedMs = this.#lastActivityMs;
     if (this.#timers.has("pong")) {
       this.#timers.stop("pong");
-      this.#answersPings ||= chunk.length === pong.length && chunk.equals(pong);
+      if (chunk.equals(pong) && !this.#framer.isMidMessage) {
+        // Not for the framer, to which two pongs in a row would be a ping.
+        this.#answersPings = true;
+        return;
+      }
     }
     let pinged = false;
     for (const piece of this.#framer.push(chunk)) {
@@ -292,11 +297,13 @@ export class TcpConnection {
     this.#timers.start("keepAlive", limits.keepAliveMs, () => {
       if (this.#state === "open" && (events.isInUse(this) || events.isNeeded(this))) {
         socket.write(ping);
-        this.#timers.start("pong", pongMs, () => {
-          if (this.#answersPings) {
-            this.destroy(new Error("the peer does not answer keep-alives any more"));
-          }
-        });
+        if (!this.#timers.has("pong")) {
+          this.#timers.start("pong", limits.pongMs, () => {
+            if (this.#answersPings) {
+              this.destroy(new Error("the peer does not answer keep-alives any more"));
+            }
+          });
+        }
       }
       this.#keepAlive();
     });

@@ -139,7 +139,8 @@ export class ClientMachine {
         }
         return;
       case "reportTimeout":
-        this.#parts.transport.doubt(this.target, this.#parts.timers.t64Ms);
+        // The timer ran a moment before the request was sent.
+        this.#parts.transport.doubt(this.target, this.#parts.timers.t64Ms - this.#parts.timers.t1Ms);
         this.#parts.guard(() => {
           this.#on.timeout();
         });
