@@ -309,7 +309,7 @@ describe("requests over 1,300 bytes (RFC 3261 §18.1.1)", () => {
   it("an ACK that carries the answer goes the same way", async () => {
     const peer = await RawTcpPeer.open(closings);
     const datagrams = await RawPeer.open(closings);
-    const calling = srf.createUAC(`sip:bob@127.0.0.1:${datagrams.port}`, { noAck: true } as object);
+    const calling = srf.createUAC(`sip:bob@127.0.0.1:${datagrams.port}`, { noAck: true });
     const callee = new RawCallee(datagrams, await datagrams.request("INVITE"));
     callee.reply(200, "OK", { body: sdp(4000), contact: `<sip:bob@127.0.0.1:${peer.port}>` });
     const { ack } = (await calling) as unknown as { ack: (answer: string) => Promise<unknown> };

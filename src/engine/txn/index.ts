@@ -1,7 +1,7 @@
 import type { EngineLog } from "../options.ts";
 import { refusalTo, responseTo } from "../sip/answer.ts";
 import { formatVia, parseCSeq, parseNameAddr, parseVias, type Via } from "../sip/grammar.ts";
-import { Headers, type SipMessage, type SipRequest, type SipResponse } from "../sip/message.ts";
+import type { Headers, SipMessage, SipRequest, SipResponse } from "../sip/message.ts";
 import type { ParseOutcome } from "../sip/parse.ts";
 import type { Clock, Random, SipTimers } from "../timers.ts";
 import type { Peer, Source, Target, TransportLayer } from "../transport/index.ts";
