@@ -172,6 +172,19 @@ describe("UAS: reliable provisional responses (RFC 3262 §3)", () => {
     expect(apps.refusals).toEqual(["Response not sent due to unknown transaction"]);
   });
 
+  it("an offer in the 183 and its answer in the PRACK: the PRACK's body is delivered", async () => {
+    const { invite, txnId, tag } = ringing();
+    receive("PRACK", {
+      seq: 2,
+      toTag: tag,
+      headers: [`RAck: ${rseq(invite)} 1 INVITE`, "Content-Type: application/sdp"],
+      body: "v=0 answer",
+    });
+    expect(apps.deliveries.at(-1)?.text).toMatch(/^PRACK [^]*v=0 answer$/);
+    respond(apps.lastTxn, "200 OK");
+    await end(txnId);
+  });
+
   it("is refused where the INVITE does not offer it, added by itself where the INVITE requires it", async () => {
     const plain = receive("INVITE", { callId: "plain" });
     respond(apps.lastTxn, "183 Session Progress", require100rel);
@@ -244,6 +257,15 @@ describe("UAC: reliable provisional responses (RFC 3262 §4)", () => {
     expect(request.headers.get("CSeq")).toBe(`${Number(seq) + 1} PRACK`);
     expect(request.headers.get("To")).toContain("tag=their-tag");
     expect(request.headers.get("X-Of-The-Application")).toBe("1");
+    await refused(outbound);
+  });
+
+  it("carries the application's answer to an offer in the 183", async () => {
+    const { outbound } = calling();
+    ring(outbound, 700);
+    agent.requestInDialog(command("PRACK sip:x SIP/2.0\r\n\r\nv=0 answer"), dialogOf(outbound));
+    const { request } = network.last("PRACK");
+    expect([request.body.toString(), request.headers.get("Content-Type")]).toEqual(["v=0 answer", "application/sdp"]);
     await refused(outbound);
   });
 

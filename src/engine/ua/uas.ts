@@ -4,7 +4,8 @@ import type { ClientId, Delivery, LostClient, SipCommand } from "../events.ts";
 import { responseTo } from "../sip/answer.ts";
 import { parseCSeq, parseVias, uriScheme } from "../sip/grammar.ts";
 import { Headers, standardMethods } from "../sip/message.ts";
-import type { SipRequest, SipResponse } from "../sip/message.ts";
+import { SipResponse } from "../sip/message.ts";
+import type { SipRequest } from "../sip/message.ts";
 import { TimerSet } from "../timers.ts";
 import { cancelFor } from "../txn/client.ts";
 import { connectionOf } from "./connection.ts";
@@ -36,6 +37,9 @@ const dialogOnlyMethods: ReadonlySet<string> = new Set(["INVITE", "BYE", "UPDATE
 
 /** Extensions whose `Require` is understood: 100rel is RFC 3262, timer RFC 4028. */
 const supportedExtensions: ReadonlySet<string> = new Set(["100rel", "timer"]);
+
+/** A minute in units of T1, so that tests can run it fast like every other timer. */
+const minuteT1 = 120;
 
 /** Responses to one INVITE that may wait for a PRACK. */
 const mostWaitingAnswers = 16;
@@ -784,6 +788,9 @@ export class Uas {
         }
       }
       incoming.tagSent ||= status > 100;
+      if (request.method === "INVITE" && status > 100) {
+        this.#keepRinging(incoming, response);
+      }
       if (!incoming.inDialog) {
         dialog?.noteLocalSdp(response);
       }
@@ -832,8 +839,9 @@ export class Uas {
     }
     incoming.timers.stop("answer");
     // RFC 3262 §3: with the 2xx out, an earlier response is repeated no more; its PRACK is still taken.
-    incoming.timers.stop("1xx");
-    incoming.timers.stop("PRACK");
+    for (const timer of ["1xx", "PRACK", "ringing"]) {
+      incoming.timers.stop(timer);
+    }
     this.#retransmit(incoming, response, parts.timers.t1Ms);
     incoming.timers.start("H", parts.timers.t64Ms, () => {
       this.#ackTimeout(incoming);
@@ -851,6 +859,27 @@ export class Uas {
     incoming.timers.start("2xx", intervalMs, () => {
       incoming.transaction.respond(response);
       this.#retransmit(incoming, response, Math.min(2 * intervalMs, this.#core.parts.timers.t2Ms));
+    });
+  }
+
+  /**
+   * RFC 3261 §13.3.1.1: a non-100 response every minute, or a proxy on the way gives the INVITE up after three. A reliable
+   * one is not sent twice under one number: it goes out again as an ordinary one, where the caller takes those at all.
+   */
+  #keepRinging(incoming: IncomingRequest, response: SipResponse): void {
+    if (requires100rel(incoming.request.headers)) {
+      return;
+    }
+    let again = response;
+    if (requires100rel(response.headers)) {
+      again = new SipResponse(response.status, response.reason, new Headers(response.headers.lines));
+      for (const name of ["Require", "RSeq", "Content-Type", "Content-Disposition"]) {
+        again.headers.remove(name);
+      }
+    }
+    incoming.timers.start("ringing", minuteT1 * this.#core.parts.timers.t1Ms, () => {
+      incoming.transaction.respond(again);
+      this.#keepRinging(incoming, again);
     });
   }
 
