@@ -239,8 +239,12 @@ describe("what must not be sent", () => {
 });
 
 describe("a fault of ours while a request is taken", () => {
-  it.each(["INVITE", "OPTIONS"])("is answered 500 and leaves nothing: %s", (method) => {
-    vi.spyOn(apps, "deliver").mockImplementation(() => {
+  it.each([
+    ["INVITE", "deliver"],
+    ["OPTIONS", "deliver"],
+    ["INVITE", "choose"],
+  ] as const)("is answered 500 and leaves nothing: %s, in %s", (method, where) => {
+    vi.spyOn(apps, where).mockImplementation(() => {
       throw new Error("a bug");
     });
     expect(receive(method).statuses).toEqual([500]);

@@ -99,9 +99,10 @@ describe("UAS: reliable provisional responses (RFC 3262 §3)", () => {
     expect(apps.deliveries.length).toBe(before + 1);
     expect(apps.lastLine).toContain("PRACK");
     expect(apps.deliveries.at(-1)?.dialogId).toBe("call-1;from-tag=alice");
+    expect(prack(`${number} 1 INVITE`, tag, 21).statuses).toEqual([481]);
     respond(apps.lastTxn, "200 OK");
     expect(good.statuses).toEqual([200]);
-    expect(prack(`${number} 1 INVITE`, tag, 21).statuses).toEqual([481]);
+    expect(prack(`${number} 1 INVITE`, tag, 22).statuses).toEqual([481]);
     await end(txnId);
   });
 
@@ -310,15 +311,17 @@ describe("UAC: reliable provisional responses (RFC 3262 §4)", () => {
     const seq = Number(outbound.request.headers.get("CSeq")?.split(" ")[0]);
     ring(outbound, 10, "one");
     ring(outbound, 500, "two");
-    sendPrack(outbound, "RAck: 500 1 INVITE\r\n");
-    network.last("PRACK").respond(200);
+    for (const rack of [500, 10]) {
+      sendPrack(outbound, `RAck: ${rack} 1 INVITE\r\n`);
+      network.last("PRACK").respond(200);
+    }
     outbound.respond(200, "OK", "two");
     expect(agent.stats().dialogs).toBe(1);
     agent.requestInDialog(command("ACK sip:x SIP/2.0\r\n\r\n"), dialogOf(outbound));
     expect(network.sent.at(-1)?.message.headers.get("CSeq")).toBe(`${seq} ACK`);
     // A second answer is ended with a number above that of the PRACKs of its own branch.
     outbound.respond(200, "OK", "one");
-    expect(network.last("BYE").request.headers.get("CSeq")).toBe(`${seq + 1} BYE`);
+    expect(network.last("BYE").request.headers.get("CSeq")).toBe(`${seq + 2} BYE`);
     network.last("BYE").respond(200);
     agent.requestInDialog(command("BYE sip:x SIP/2.0\r\n\r\n"), dialogOf(outbound));
     expect(network.last("BYE").request.headers.get("CSeq")).toBe(`${seq + 2} BYE`);
