@@ -3,20 +3,24 @@ import { mkdir } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AdminServer } from "./admin/http.ts";
 import { fallbackReplies } from "./bot/fallback.ts";
+import type { BotFormat } from "./bot/envelope.ts";
 import { RedisBotLink } from "./bot/link.ts";
 import type { TransferPolicy } from "./bot/translate.ts";
+import type { BotEvent } from "./call/bot-event.ts";
 import type { CallId, TransferId } from "./call/ids.ts";
 import type { Post } from "./call/ports.ts";
 import type { CallSetup, Patience } from "./call/setup.ts";
 import { listenerTls } from "./config/certificates.ts";
 import type { Config } from "./config/schema.ts";
 import type { Secrets } from "./config/secrets.ts";
-import { type Engine, type EngineLog, startEngine } from "./engine/index.ts";
+import { type Engine, startEngine } from "./engine/index.ts";
+import { engineOptions } from "./engine-process.ts";
 import { systemClock } from "./lib/clock.ts";
 import { Disposal } from "./lib/disposal.ts";
 import { defaultMediaLimits, type MediaOptions, type SpeechOptions, systemMediaClock } from "./media/options.ts";
 import { type RtpengineAnchor, startRtpengineAnchor } from "./media/rtpengine/anchor.ts";
 import { CallRegistry } from "./runtime/registry.ts";
+import { openCalls } from "./runtime/open-calls.ts";
 import { SipSide } from "./sip/side.ts";
 import { createTelemetry } from "./telemetry/events.ts";
 import type { Log } from "./telemetry/log.ts";
@@ -57,6 +61,15 @@ export interface App extends AsyncDisposable {
   close(): Promise<void>;
 }
 
+/** What the bot of a call is told that a crash has ended; how long it was is not known any more. */
+const restarted: BotEvent = {
+  event: "hangup",
+  by: "service",
+  sipCode: null,
+  reason: "service restarted",
+  durationMs: 0,
+};
+
 /** A little more than the core gives a recording to finish. */
 const endAllMs = 35_000;
 const redisStartMs = 10_000;
@@ -81,9 +94,13 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
   const registry: CallRegistry = new CallRegistry({
     clock: systemClock,
     telemetry: createTelemetry(log, metrics),
-    ended: (call) => link.close(call),
+    ended: (call) => {
+      link.close(call);
+      open?.ended(call);
+    },
   });
   const { post } = registry;
+  const formatOf = (botId: string): BotFormat => table.channel(botId)?.format ?? "patchbay";
 
   const link = new RedisBotLink({
     redis: { url: config.redis.url, ...optional("password", secrets.get("redis")) },
@@ -96,6 +113,7 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
     onState: (state) => {
       if (state === "lost") registry.postAll({ type: "bot.away" });
     },
+    onSeq: (call, seq) => open?.said(call, seq),
   });
   // Deferred first, so that it answers to the end: whoever watches `/livez` would take a long closing for a crash.
   const admin = new AdminServer({
@@ -118,8 +136,19 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
 
   const control = { address: "127.0.0.1", secret: randomBytes(24).toString("base64url") };
   const engine =
-    config.sip.engine === "embedded" ? await startEmbedded(config, table, control, log, sessionSecondMs) : undefined;
+    config.sip.engine === "embedded"
+      ? await startEngine({
+          ...engineOptions(config, log),
+          // drachtio-srf wants a real socket, so even in one process the engine is reached over loopback.
+          control: { ...control, port: 0 },
+          sources: table.allowedSources(),
+          sessionTimers: { secondMs: sessionSecondMs },
+        })
+      : undefined;
   disposal.defer(() => engine?.close());
+  // An embedded engine has ended with its process, and every dialog with it.
+  const open = engine === undefined ? openCalls(config.sip.stateFolder, log) : undefined;
+  disposal.defer(() => open?.close());
 
   const sip: SipSide = new SipSide({
     engine:
@@ -129,6 +158,7 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
     // An engine in this process cannot fall silent alone.
     pingMs: engine === undefined ? 5_000 : 0,
     directory: table,
+    dialogs: open?.dialogs,
     password: (trunk, direction) => secrets.get(`trunk:${trunk}:${direction}`),
     mintCallId: () => randomUUID() as CallId,
     t1Ms: config.sip.t1Ms,
@@ -145,14 +175,9 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
       const policy = policyOf(admitted);
       const patience = patienceOf(table.channel(admitted.botId), policy, link.ready());
       const setup: CallSetup = { ...admitted, policy: { ...admitted.policy, ...patience } };
-      link.open({
-        call: setup.call,
-        botId: setup.botId,
-        caller: setup.callerNumber,
-        called: setup.calledNumber,
-        policy,
-        format: table.channel(setup.botId)?.format ?? "patchbay",
-      });
+      const address = { call: setup.call, botId: setup.botId, caller: setup.callerNumber, called: setup.calledNumber };
+      open?.begun(address);
+      link.open({ ...address, policy, format: formatOf(setup.botId) });
       registry.begin(setup);
     },
   });
@@ -165,6 +190,19 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
   }
   await sip.start();
   disposal.defer(() => sip.drain());
+  if (open !== undefined) {
+    void sip.endLeft(open.leftDialogs, open.dialogs.ended);
+    for (const address of open.leftCalls) {
+      link.open({
+        ...address,
+        format: formatOf(address.botId),
+        policy: policyOf({ botId: address.botId, callerNumber: address.caller }),
+      });
+      link.publish(address.call, restarted);
+      link.close(address.call);
+      open.ended(address.call);
+    }
+  }
 
   const adminPort = await named("admin.port", admin.start());
 
@@ -201,45 +239,11 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
   };
 }
 
-async function startEmbedded(
-  config: Config,
-  table: TrunkTable,
-  control: { readonly address: string; readonly secret: string },
-  log: Log,
-  sessionSecondMs = 1000,
-): Promise<Engine> {
-  const { listen, externalAddress, t1Ms } = config.sip;
-  return startEngine({
-    listen: listen.map(({ protocol, address, port }, index) => ({
-      protocol,
-      address,
-      port: port ?? (protocol === "tls" ? 5061 : 5060),
-      tls: listenerTls(config, index),
-    })),
-    externalAddress,
-    // drachtio-srf wants a real socket, so even in one process the engine is reached over loopback.
-    control: { ...control, port: 0 },
-    sources: table.allowedSources(),
-    t1Ms,
-    sessionTimers: { secondMs: sessionSecondMs },
-    log: engineLog(log.child({ part: "engine" })),
-  });
-}
-
 function drachtioServer(config: Config, secrets: Secrets): { host: string; port: number; secret: string } {
   const { drachtio } = config.sip;
   // The schema refuses `engine: drachtio` without both.
   if (drachtio === undefined) throw new Error("sip.drachtio is missing");
   return { host: drachtio.host, port: drachtio.port, secret: secrets.get("sip.drachtio") ?? "" };
-}
-
-function engineLog(log: Log): EngineLog {
-  return {
-    debug: (text, fields = {}) => log.debug(fields, text),
-    info: (text, fields = {}) => log.info(fields, text),
-    warn: (text, fields = {}) => log.warn(fields, text),
-    error: (text, fields = {}) => log.error(fields, text),
-  };
 }
 
 /** What is done about a silent bot; without Redis the caller waits no longer than for a slow bot's first word. */

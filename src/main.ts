@@ -1,14 +1,16 @@
 import { readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
-import { createApp } from "./app.ts";
+import { type App, createApp } from "./app.ts";
 import { certificateProblems } from "./config/certificates.ts";
 import { checkConfig, loadConfig } from "./config/load.ts";
 import { ConfigError } from "./config/problem.ts";
 import { loadSecrets } from "./config/secrets.ts";
-import { createLog } from "./telemetry/log.ts";
+import { createEngineProcess } from "./engine-process.ts";
+import { createLog, type Log } from "./telemetry/log.ts";
 
 const usage = `Usage:
   patchbay --config FILE         run the service on that configuration
+  patchbay engine --config FILE  run the SIP engine alone, for \`sip.engine: separate\` in that configuration
   patchbay check-config FILE     say what is wrong with a configuration, or that nothing is
   patchbay --help | --version
 
@@ -20,11 +22,17 @@ const drainMs = 900_000;
 
 /** Exit status: 0 done, 1 a fault, 2 wrong arguments or configuration. */
 async function main(args: readonly string[]): Promise<number> {
-  const [first, second, ...rest] = args;
+  const [first, second, third, ...rest] = args;
   if (first === "--help" || first === "-h") return print(usage);
   if (first === "--version") return print(`${version()}\n`);
-  if (first === "check-config" && second !== undefined && rest.length === 0) return check(second);
-  if (first === "--config" && second !== undefined && rest.length === 0) return run(second);
+  if (first === "engine" && second === "--config" && third !== undefined && rest.length === 0) return runEngine(third);
+  if (third !== undefined) return wrong();
+  if (first === "check-config" && second !== undefined) return check(second);
+  if (first === "--config" && second !== undefined) return run(second);
+  return wrong();
+}
+
+function wrong(): number {
   process.stderr.write(usage);
   return 2;
 }
@@ -73,15 +81,30 @@ async function run(file: string): Promise<number> {
   const secrets = loadSecrets(config, process.env, dirname(resolve(file)));
   const log = createLog(config.log);
   await using app = await createApp(config, secrets, { log });
-  const listening = app.listening.map(({ protocol, address, port }) => `${protocol}/${address}:${port}`);
+  return await serve(app, log);
+}
+
+async function runEngine(file: string): Promise<number> {
+  const config = loadConfig(file, process.env);
+  const secrets = loadSecrets(config, process.env, dirname(resolve(file)));
+  const log = createLog(config.log);
+  await using engine = await createEngineProcess(config, secrets, { log });
+  return await serve(engine, log);
+}
+
+/** Until the first signal, and then until the calls are over, the time is up, or the second signal comes. */
+async function serve(service: Service, log: Log): Promise<number> {
+  const listening = service.listening.map(({ protocol, address, port }) => `${protocol}/${address}:${port}`);
   const [first, second] = listenForSignals();
-  log.info({ listening, admin: app.adminPort }, "ready");
+  log.info({ listening, admin: service.adminPort }, "ready");
   await first;
-  log.info({ calls: app.calls }, "draining: no new calls; a second signal ends the calls that are held");
-  const ended = await Promise.race([app.drain(drainMs).then(() => true), second.then(() => false)]);
-  if (!ended) log.warn({ calls: app.calls }, "second signal: ending the calls");
+  log.info({ calls: service.calls }, "draining: no new calls; a second signal ends the calls that are held");
+  const ended = await Promise.race([service.drain(drainMs).then(() => true), second.then(() => false)]);
+  if (!ended) log.warn({ calls: service.calls }, "second signal: ending the calls");
   return 0;
 }
+
+type Service = Pick<App, "listening" | "adminPort" | "calls" | "drain">;
 
 /**
  * The first and the second SIGTERM or SIGINT. The listeners stay: a terminal's Ctrl-C often comes twice, and a signal

@@ -46,6 +46,8 @@ export interface RedisBotLinkOptions {
   mintTransferId(): TransferId;
   /** Redis can be used, or is away. Calls go on without it; this is for readiness. */
   onState?(state: "ready" | "lost"): void;
+  /** Told of the number of each event of a call before it is sent. */
+  onSeq?(call: CallId, seq: number): void;
   readonly limits?: Partial<RedisBotLinkLimits>;
 }
 
@@ -78,6 +80,8 @@ const standardLimits: RedisBotLinkLimits = {
 export interface OpenCall extends CallAddress {
   readonly format: BotFormat;
   readonly policy: TransferPolicy;
+  /** The number of its last event; default 0. */
+  readonly lastSeq?: number;
 }
 
 export interface RedisBotLinkStats {
@@ -299,6 +303,7 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
   #enqueue(line: Line, event: BotEvent): void {
     const { clock, prefix, log } = this.#options;
     line.seq += 1;
+    this.#options.onSeq?.(line.address.call, line.seq);
     const max = neverDropped.has(event.event) ? 2 : 1;
     if (this.#queued >= max * this.#limits.queuedMax || line.outbox.size >= max * this.#limits.queuedPerCallMax) {
       // The number of the lost event is used up, so that the bot sees the gap.
@@ -362,12 +367,12 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
 
   #line(open: OpenCall): Line {
     const { clock, post, prefix, log } = this.#options;
-    const { call, botId, caller, called, policy, format } = open;
+    const { call, botId, caller, called, policy, format, lastSeq = 0 } = open;
     const line: Line = {
       format,
       address: { call, botId, caller, called },
       channel: commandsChannel(prefix, botId, call),
-      seq: 0,
+      seq: lastSeq,
       subscribed: false,
       done: false,
       farewell: null,

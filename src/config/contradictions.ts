@@ -20,23 +20,23 @@ export function contradictions(config: Config): readonly ConfigProblem[] {
 
 function signalling({ sip }: Config): ConfigProblem[] {
   const problems: ConfigProblem[] = [];
-  if (sip.engine === "drachtio") {
+  if (sip.engine !== "embedded") {
     if (sip.drachtio === undefined) {
       problems.push({
         path: "sip.drachtio",
-        message: "`sip.engine` is drachtio, but nothing says where it is: add host, port and secretEnv or secretFile",
+        message: `\`sip.engine\` is ${sip.engine}, but nothing says where it is: add host, port and secretEnv or secretFile`,
       });
     }
   } else if (sip.drachtio !== undefined) {
     problems.push({
       path: "sip.drachtio",
-      message: "is not used by the embedded engine: remove it, or set `sip.engine` to drachtio",
+      message: "is not used by the embedded engine: remove it, or set `sip.engine` to separate or drachtio",
     });
   }
   if (sip.drachtio !== undefined) {
     problems.push(...oneSecret("sip.drachtio", sip.drachtio.secretEnv, sip.drachtio.secretFile, "secret"));
   }
-  if (sip.engine === "embedded" && sip.externalAddress === undefined) {
+  if (sip.engine !== "drachtio" && sip.externalAddress === undefined) {
     for (const [index, { address }] of sip.listen.entries()) {
       if (address === "0.0.0.0" || address === "::") {
         problems.push({
@@ -166,7 +166,7 @@ function trunkProblems(trunk: TrunkConfig, path: string): ConfigProblem[] {
 }
 
 function tlsGateways({ sip, trunks }: Config): ConfigProblem[] {
-  if (sip.engine !== "embedded" || sip.listen.some(({ protocol }) => protocol === "tls")) {
+  if (sip.engine === "drachtio" || sip.listen.some(({ protocol }) => protocol === "tls")) {
     return [];
   }
   return trunks.flatMap(({ gateways }, trunk) =>

@@ -149,6 +149,7 @@ function withAbsolutePaths(config: z.output<typeof configSchema>, baseFolder: st
     ...config,
     sip: {
       ...sip,
+      stateFolder: resolve(baseFolder, sip.stateFolder),
       listen: sip.listen.map((listener) =>
         listener.tls === undefined ? listener : { ...listener, tls: withAbsoluteFiles(listener.tls, baseFolder) },
       ),

@@ -66,19 +66,21 @@ export const listenSchema = z
 
 const drachtioSchema = z
   .strictObject({
-    host: hostName.default("127.0.0.1").describe("Host of drachtio-server's admin port. Default 127.0.0.1."),
-    port: portNumber.default(9022).describe("drachtio-server's admin port. Default 9022."),
+    host: hostName.default("127.0.0.1").describe("Host of the control port. Default 127.0.0.1."),
+    port: portNumber.default(9022).describe("The control port, drachtio-server's admin port. Default 9022."),
     secretEnv: nameOfVariable.optional().describe("Environment variable that holds the shared secret. No default."),
     secretFile: filePath.optional().describe("File that holds the shared secret. No default."),
   })
-  .describe("Where drachtio-server is; used with `engine: drachtio` only.");
+  .describe("Where `patchbay engine` or drachtio-server is; used with `engine: separate` and `engine: drachtio` only.");
 
 const sipSchema = z
   .strictObject({
     engine: z
-      .enum(["embedded", "drachtio"])
+      .enum(["embedded", "separate", "drachtio"])
       .default("embedded")
-      .describe("`embedded`: the SIP engine inside this process. `drachtio`: a drachtio-server. Default embedded."),
+      .describe(
+        "`embedded`: the SIP engine inside this process. `separate`: the same engine in a process of its own, `patchbay engine` with this file. `drachtio`: a drachtio-server. Default embedded.",
+      ),
     listen: z
       .array(listenSchema)
       .min(1)
@@ -95,8 +97,56 @@ const sipSchema = z
       .default(500)
       .describe("Round-trip estimate T1 of RFC 3261 in milliseconds; smaller only in tests. Default 500."),
     drachtio: drachtioSchema.optional(),
+    stateFolder: folder
+      .default("state")
+      .describe(
+        "Folder for the list of open dialogs, by which calls that a crash has left in another process are ended at the next start. Default state.",
+      ),
   })
   .describe("Signalling.");
+
+const engineSchema = z
+  .strictObject({
+    orphanGraceMs: milliseconds(1000, 600_000)
+      .default(30_000)
+      .describe(
+        "How long a dialog may be without an application before it is ended by BYE, in milliseconds. Default 30000.",
+      ),
+    waitMs: milliseconds(0, 25_000)
+      .default(10_000)
+      .describe(
+        "How long requests wait for an application that was there a moment ago, in milliseconds. Default 10000.",
+      ),
+    sources: z
+      .union([z.literal("any"), z.array(network).max(10_000)])
+      .optional()
+      .describe("Addresses and networks that requests are taken from, or any. Default: those of the trunks."),
+    applications: z
+      .array(
+        z
+          .string()
+          .regex(/^tcp:\/\/(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):\d{1,5}$/, "must be such as tcp://127.0.0.1:3001"),
+      )
+      .max(256)
+      .default([])
+      .describe(
+        "Outbound mode of drachtio: applications that wait with `srf.listen`; each new request goes to one, in turn, over a connection of its own. Default none: applications connect to the control port.",
+      ),
+    strictParity: z
+      .boolean()
+      .default(false)
+      .describe("Behaves like drachtio-server wherever that is seen, for tests of applications. Default false."),
+    admin: z
+      .strictObject({
+        address: ipAddress
+          .default("127.0.0.1")
+          .describe("Local IP address of its HTTP status port. Default 127.0.0.1."),
+        port: portOrFree.default(9081).describe("Its port; 0 takes a free one. Default 9081."),
+      })
+      .prefault({})
+      .describe("`/livez` and `/readyz` of the engine's process."),
+  })
+  .describe("The engine in a process of its own (`patchbay engine`); nobody else reads it.");
 
 const redisSchema = z
   .strictObject({
@@ -495,6 +545,7 @@ const logSchema = z
 export const configSchema = z
   .strictObject({
     sip: sipSchema.prefault({}),
+    engine: engineSchema.prefault({}),
     redis: redisSchema.prefault({}),
     media: mediaSchema.prefault({}),
     recording: recordingSchema.prefault({}),

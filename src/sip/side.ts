@@ -40,6 +40,8 @@ export interface SipSideOptions {
   readonly exchangeMs?: number;
   /** A gateway has failed and asked not to be called for this long. */
   readonly onRetryAfter?: (gateway: GatewayId, ms: number) => void;
+  /** Told of every dialog, by the engine's id, as long as it is open. */
+  readonly dialogs?: { opened(id: string): void; ended(id: string): void } | undefined;
   /** The connection to the engine came or went; `ready()` says which. */
   readonly onState?: (ready: boolean) => void;
 }
@@ -96,6 +98,7 @@ export class SipSide implements Signalling {
         this.#door.answer(request, place);
       },
       onState: (ready) => options.onState?.(ready),
+      dialogs: options.dialogs,
     });
     this.#gate = new DigestGate({ now: () => this.#clock.now() });
     this.#door = new Door({
@@ -142,6 +145,11 @@ export class SipSide implements Signalling {
   /** Connects to the engine. Rejects with a SipFault when it cannot be reached or refuses the secret. */
   async start(): Promise<void> {
     await this.#link.start();
+  }
+
+  /** Ends dialogs that an earlier process has left in the engine; `ended` is called for each that is over. */
+  async endLeft(dialogIds: readonly string[], ended: (id: string) => void): Promise<void> {
+    await this.#link.endLeft(dialogIds, 'SIP;cause=503;text="service restarted"', ended);
   }
 
   /** True while the engine is connected and new calls are taken. */

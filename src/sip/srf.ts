@@ -41,6 +41,8 @@ export interface EngineLinkOptions extends LinkContext {
    */
   readonly onRequest: (request: IncomingRequest, place: "outside" | "early" | "inDialog") => void;
   readonly onState: (up: boolean) => void;
+  /** Told of every dialog, by the engine's id, as long as it is open. */
+  readonly dialogs?: { opened(id: string): void; ended(id: string): void } | undefined;
 }
 
 export interface ListenAddress {
@@ -195,12 +197,6 @@ export class EngineLink {
 
   #route(): void {
     const { onInvite, onRequest } = this.#options;
-    this.#srf.invite((req, res) => {
-      const invite = new IncomingCall(req, res, this.#options, this.#waiting, (raw) => this.#adopt(raw));
-      this.#answered(invite, () => {
-        onInvite(invite);
-      });
-    });
     const other = (req: RawRequest, res: RawResponse): void => {
       // RFC 3261 §17.1.1.3: an ACK is never answered.
       if (req.method === "ACK") {
@@ -212,6 +208,20 @@ export class EngineLink {
         onRequest(request, inDialog && this.#rings(request) ? "early" : inDialog ? "inDialog" : "outside");
       });
     };
+    this.#srf.invite((req, res) => {
+      // A re-INVITE in a dialog of an earlier process: taken for a new call, it would be answered by another bot.
+      if ((req.stackDialogId ?? "") !== "") {
+        other(req, res);
+        return;
+      }
+      if (this.#given(req, res)) {
+        return;
+      }
+      const invite = new IncomingCall(req, res, this.#options, this.#waiting, (raw) => this.#adopt(raw));
+      this.#answered(invite, () => {
+        onInvite(invite);
+      });
+    });
     // srf: the engine delivers only verbs that were asked for, in lower case, and answers 503 to the rest.
     for (const verb of [
       "options",
@@ -363,10 +373,69 @@ export class EngineLink {
         return () => this.#requests.delete(request);
       },
       waiting: this.#waiting,
-      gone: () => this.#dialogs.delete(dialog),
+      gone: () => {
+        this.#dialogs.delete(dialog);
+        this.#options.dialogs?.ended(raw.id);
+      },
     });
     this.#dialogs.add(dialog);
+    this.#options.dialogs?.opened(raw.id);
     return dialog;
+  }
+
+  /**
+   * Ends dialogs that an earlier process has left in the engine, a few at a time. Resolves when all are answered or gone;
+   * `ended` is called for each.
+   */
+  async endLeft(dialogIds: readonly string[], reason: string, ended: (id: string) => void): Promise<void> {
+    const left = [...dialogIds];
+    const end = async (): Promise<void> => {
+      for (let id = left.pop(); id !== undefined; id = left.pop()) {
+        if (await this.#endOne(id, reason)) {
+          ended(id);
+        }
+      }
+    };
+    await Promise.all(Array.from({ length: claimsAtOnce }, end));
+  }
+
+  /** False when the engine could not be asked, so that it has to be tried again. */
+  async #endOne(stackDialogId: string, reason: string): Promise<boolean> {
+    return new Promise((resolve) => {
+      const finish = (done: boolean): void => {
+        deadline.cancel();
+        this.#requests.delete(entry);
+        resolve(done);
+      };
+      const entry = {
+        lost: () => {
+          finish(false);
+        },
+      };
+      this.#requests.add(entry);
+      // A peer that does not answer is given up like any other.
+      const deadline = this.#options.clock.after(this.#options.replyTimeoutMs, () => {
+        finish(true);
+      });
+      try {
+        const options = { method: "BYE", stackDialogId, headers: { Reason: reason } };
+        this.#srf.request("sip:placeholder", options, (error, request) => {
+          this.#guard(() => {
+            if (request === undefined) {
+              finish(faultOf(error).code !== "engine_away");
+              return;
+            }
+            request.on("response", (response: RawResponse) => {
+              if (response.status >= 200) {
+                finish(true);
+              }
+            });
+          });
+        });
+      } catch {
+        finish(false);
+      }
+    });
   }
 
   /** Ends a dialog the library has made no object for: a 2xx other than 200, or one without a Contact. */
@@ -381,6 +450,16 @@ export class EngineLink {
     if (!guard(this.#options.log, run)) {
       request.respond(500);
     }
+  }
+
+  /**
+   * The engine gives an INVITE that was not answered when the connection broke to the next one, and that may be us again.
+   * What the library holds of it now is taken over, so that a CANCEL and our answer find each other.
+   */
+  #given(req: RawRequest, res: RawResponse): boolean {
+    const known = [...this.#waiting].find((other) => other.method === "INVITE" && other.txnId === req.stackTxnId);
+    known?.replace(req, res);
+    return known !== undefined;
   }
 
   #rings(request: Incoming): boolean {

@@ -15,8 +15,10 @@ export class Incoming implements IncomingRequest {
   readonly protocol: string;
   readonly sourceAddress: string;
   readonly sourcePort: number;
-  protected readonly req: RawRequest;
-  protected readonly res: RawResponse;
+  /** The engine's name of the transaction; empty where it gave none. */
+  readonly txnId: string;
+  protected req: RawRequest;
+  protected res: RawResponse;
   protected readonly context: LinkContext;
   readonly #headers: ReceivedHeaders;
   readonly #waiting: Set<Incoming>;
@@ -36,10 +38,22 @@ export class Incoming implements IncomingRequest {
     this.protocol = req.protocol;
     this.sourceAddress = req.source_address;
     this.sourcePort = req.source_port;
+    this.txnId = req.stackTxnId ?? "";
     waiting.add(this);
-    // srf: a CANCEL that finds no listener is lost, so it is caught before anybody else sees the INVITE.
+    this.#catchCancel(req);
+  }
+
+  /** The same request came again on another connection, with objects of its own. */
+  replace(req: RawRequest, res: RawResponse): void {
+    this.req = req;
+    this.res = res;
+    this.#catchCancel(req);
+  }
+
+  /** srf: a CANCEL that finds no listener is lost, so it is caught before anybody else sees the INVITE. */
+  #catchCancel(req: RawRequest): void {
     req.on("cancel", (message: { raw?: string } | undefined) => {
-      guard(context.log, () => {
+      guard(this.context.log, () => {
         this.#cancelled(readHeaders(message?.raw ?? ""));
       });
     });

@@ -20,6 +20,7 @@ export interface RawRequest extends EventEmitter {
   readonly source_address: string;
   readonly source_port: number;
   readonly protocol: string;
+  readonly stackTxnId?: string;
   readonly stackDialogId?: string;
   readonly srf: RawSrf;
   socket: Socket;
