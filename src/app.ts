@@ -142,7 +142,7 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
           // drachtio-srf wants a real socket, so even in one process the engine is reached over loopback.
           control: { ...control, port: 0 },
           sources: table.allowedSources(),
-          sessionTimers: { secondMs: sessionSecondMs },
+          sessionTimers: sessionSecondMs === undefined ? {} : { secondMs: sessionSecondMs },
         })
       : undefined;
   disposal.defer(() => engine?.close());

@@ -257,7 +257,7 @@ describe("contradictions name the field and the fix", () => {
       "drachtio beside the embedded engine",
       "sip: { drachtio: { secretEnv: A } }",
       "sip.drachtio",
-      ["set `sip.engine` to drachtio"],
+      ["set `sip.engine` to separate or drachtio"],
     ],
     [
       "listening everywhere without an address to show",
