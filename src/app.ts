@@ -10,7 +10,6 @@ import type { BotEvent } from "./call/bot-event.ts";
 import type { CallId, TransferId } from "./call/ids.ts";
 import type { Post } from "./call/ports.ts";
 import type { CallSetup, Patience } from "./call/setup.ts";
-import { listenerTls } from "./config/certificates.ts";
 import type { Config } from "./config/schema.ts";
 import type { Secrets } from "./config/secrets.ts";
 import { type Engine, startEngine } from "./engine/index.ts";
@@ -191,7 +190,9 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
   await sip.start();
   disposal.defer(() => sip.drain());
   if (open !== undefined) {
-    void sip.endLeft(open.leftDialogs, open.dialogs.ended);
+    void sip.endLeft(open.leftDialogs, (id) => {
+      open.dialogs.ended(id);
+    });
     for (const address of open.leftCalls) {
       link.open({
         ...address,

@@ -88,7 +88,7 @@ function readEntries(file: string): Map<string, string> {
       // The last line of a process that was killed while it wrote.
       continue;
     }
-    const [key, value]: readonly unknown[] = Array.isArray(parts) ? parts : [];
+    const [key, value] = Array.isArray(parts) ? (parts as readonly unknown[]) : [];
     if (typeof key === "string" && typeof value === "string") {
       entries.set(key, value);
     } else if (typeof key === "string") {

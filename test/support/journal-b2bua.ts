@@ -127,7 +127,7 @@ srf.invite((req, res) => {
 });
 srf.on("error", () => undefined);
 srf.on("connect", (error: unknown) => {
-  if (error !== null) throw error;
+  if (error instanceof Error) throw error;
   const left = readJournal();
   for (const [uas, uac] of left) bridge(rebuild(uas), rebuild(uac));
   process.stdout.write(`connected ${left.length}\n`);
