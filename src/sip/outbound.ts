@@ -191,7 +191,7 @@ export class OperatorLeg implements Leg {
       { name: "From", value: formatNameAddr(from.display, addressOf(from.user, host)) },
       { name: "To", value: `<${this.#route.to}>` },
       { name: "Allow", value: allowedMethods },
-      ...offerSession(this.#peer.sessionExpiresSeconds, this.#leastAccepted),
+      ...offerSession(this.#peer.sessionExpiresSeconds, this.#credentials !== null, this.#leastAccepted),
       ...headers,
     ].filter(({ name }) => !given.has(name.toLowerCase()));
   }

@@ -6,12 +6,22 @@ import type { HeaderLine, ReceivedHeaders } from "./message.ts";
 /** The least interval that may be agreed on (RFC 4028 §4). */
 const leastSeconds = 90;
 
-/** What an INVITE of ours offers. `seconds` null: no session timer. `leastAccepted`: what the peer's 422 asked for. */
-export function offerSession(seconds: number | null, leastAccepted = leastSeconds): readonly HeaderLine[] {
+/**
+ * What an INVITE of ours offers. `seconds` null: no session timer. `leastAccepted`: what the peer's 422 asked for. A peer who
+ * asks for passwords would ask for one at each refresh too, which the engine has not: there he is to refresh.
+ */
+export function offerSession(
+  seconds: number | null,
+  peerAsksForPassword: boolean,
+  leastAccepted = leastSeconds,
+): readonly HeaderLine[] {
   return seconds === null
     ? []
     : [
-        { name: "Session-Expires", value: `${Math.max(seconds, leastAccepted)};refresher=uac` },
+        {
+          name: "Session-Expires",
+          value: `${Math.max(seconds, leastAccepted)};refresher=${peerAsksForPassword ? "uas" : "uac"}`,
+        },
         { name: "Min-SE", value: String(leastAccepted) },
         { name: "Supported", value: "timer" },
       ];

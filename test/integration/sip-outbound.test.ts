@@ -99,6 +99,13 @@ describe("a call to an operator", () => {
     expect(invite.headers("Supported")).toEqual(["timer"]);
     new RawCallee(on.operator, invite).reply(486, "Busy Here");
     await on.side.event("leg.failed");
+    // Who asks for passwords would ask at each refresh too, and only he can do without one.
+    const asked = await talk("outbound: { username: us, passwordEnv: P }", "", { password: () => "secret" });
+    asked.side.side.invite(asked.setup.call, order(asked.setup));
+    const theirs = await fresh(asked.operator, "INVITE");
+    expect(theirs.header("Session-Expires")).toBe("1800;refresher=uas");
+    new RawCallee(asked.operator, theirs).reply(486, "Busy Here");
+    await asked.side.event("leg.failed");
     const off = await talk("sessionExpiresSeconds: 0");
     off.side.side.invite(off.setup.call, order(off.setup));
     const plain = await fresh(off.operator, "INVITE");

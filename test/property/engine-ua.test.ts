@@ -5,49 +5,13 @@ import { counterNames, Counters } from "../../src/engine/counters.ts";
 import type { CounterName } from "../../src/engine/counters.ts";
 import { defaultSessionRules } from "../../src/engine/dialog/session-timer.ts";
 import { defaultLimits, silentLog } from "../../src/engine/options.ts";
-import type { SipRequest } from "../../src/engine/sip/message.ts";
 import { sipTimers } from "../../src/engine/timers.ts";
 import { UserAgent } from "../../src/engine/ua/agent.ts";
-import type { NextHop, Outbound, OutboundEvents } from "../../src/engine/ua/core.ts";
 import { ManualClock, seededRandom } from "../unit/engine-clock.ts";
-import { FakeApps, FakeInbound, FakeNetwork, origin, request } from "../unit/engine-fakes.ts";
-import type { FakeOutbound } from "../unit/engine-fakes.ts";
+import { FakeApps, FakeInbound, origin, request, TimedNetwork } from "../unit/engine-fakes.ts";
 
 // Whatever the network and the applications do, in whatever order: nothing throws, no INVITE stays unanswered, every
 // request of an application gets its one reply, and after the longest timer nothing of any call is left.
-
-/** Ends client transactions like timers B and F do; a proceeding INVITE is the user agent's own matter. */
-class TimedNetwork extends FakeNetwork {
-  readonly #clock: ManualClock;
-
-  constructor(clock: ManualClock) {
-    super();
-    this.#clock = clock;
-  }
-
-  override request(sent: SipRequest, hops: readonly NextHop[], on: OutboundEvents): Outbound {
-    let state: "waiting" | "proceeding" | "over" = "waiting";
-    const outbound = super.request(sent, hops, {
-      response: (response, source) => {
-        const twoHundred = response.status >= 200 && response.status < 300 && sent.method === "INVITE";
-        if (state === "over" && !twoHundred) {
-          return;
-        }
-        state = response.status >= 200 ? "over" : "proceeding";
-        on.response(response, source);
-      },
-      timeout: () => undefined,
-      transportError: () => undefined,
-    }) as FakeOutbound;
-    this.#clock.after(32_000, () => {
-      if ((state === "waiting" || (state === "proceeding" && sent.method !== "INVITE")) && !outbound.abandoned) {
-        state = "over";
-        on.timeout();
-      }
-    });
-    return outbound;
-  }
-}
 
 const interesting: readonly CounterName[] = [
   "dialogsCreated",

@@ -13,6 +13,7 @@ import type {
   OutboundEvents,
   Resolution,
 } from "../../src/engine/ua/core.ts";
+import type { ManualClock } from "./engine-clock.ts";
 
 export const origin: Origin = {
   protocol: "udp",
@@ -134,6 +135,39 @@ export class FakeNetwork implements Network {
       throw new Error(`no ${method} was sent`);
     }
     return found;
+  }
+}
+
+/** Ends client transactions like timers B and F do; a proceeding INVITE is the user agent's own matter. */
+export class TimedNetwork extends FakeNetwork {
+  readonly #clock: ManualClock;
+
+  constructor(clock: ManualClock) {
+    super();
+    this.#clock = clock;
+  }
+
+  override request(sent: SipRequest, hops: readonly NextHop[], on: OutboundEvents): Outbound {
+    let state: "waiting" | "proceeding" | "over" = "waiting";
+    const outbound = super.request(sent, hops, {
+      response: (response, source) => {
+        const twoHundred = response.status >= 200 && response.status < 300 && sent.method === "INVITE";
+        if (state === "over" && !twoHundred) {
+          return;
+        }
+        state = response.status >= 200 ? "over" : "proceeding";
+        on.response(response, source);
+      },
+      timeout: () => undefined,
+      transportError: () => undefined,
+    }) as FakeOutbound;
+    this.#clock.after(32_000, () => {
+      if ((state === "waiting" || (state === "proceeding" && sent.method !== "INVITE")) && !outbound.abandoned) {
+        state = "over";
+        on.timeout();
+      }
+    });
+    return outbound;
   }
 }
 

@@ -29,7 +29,7 @@ function headers(...lines: readonly string[]): Headers {
 }
 
 const timer = "Supported: 100rel, timer";
-const ours: SessionTerms = { seconds: 1800, minimumSeconds: 90, weRefresh: true };
+const ours: SessionTerms = { seconds: 1800, minimumSeconds: 90, weRefresh: true, peerExpires: true };
 const theirs: SessionTerms = { ...ours, weRefresh: false };
 
 describe("Session-Expires", () => {
@@ -172,6 +172,15 @@ describe("our 2xx", () => {
       require: false,
     },
   ];
+  it.each([
+    [[timer], true],
+    [["Session-Expires: 1800;refresher=uas"], true],
+    [[], false],
+  ])("whether the session expires on the peer's side too: %j", (request, expected) => {
+    const answer = headers("Session-Expires: 1800;refresher=uas");
+    expect(answerSession(headers(...request), answer, undefined, rules)?.peerExpires).toBe(expected);
+  });
+
   it.each(rows)("$name", ({ request = [], app, current, defaultRefresher = "none", says, require }) => {
     const asked = headers(...request);
     const answer = headers(...(app === undefined ? [] : [`Session-Expires: ${app}`]));
@@ -277,8 +286,22 @@ describe("the state", () => {
     expect(step(refreshing, refused(status, { retryAfter: true }))).toEqual(["waiting", [arm(2_100)]]);
   });
 
-  it.each([400, 401, 408, 481, 488, 500, 503, 603])("%i ends it", (status) => {
+  it.each([400, 408, 481, 488, 500, 503, 603])("%i ends it", (status) => {
     expect(step(refreshing, refused(status))).toEqual(["off", [{ type: "disarm" }, { type: "end" }]]);
+  });
+
+  it.each([401, 407])("%i: no refresh of ours can help, the session lasts as long as it lasts", (status) => {
+    expect(step(refreshing, refused(status))).toEqual(["waiting", [arm(868_000)]]);
+  });
+
+  it.each([401, 405, 488, 500, 603])("%i of a peer who knows no session timers: he is there", (status) => {
+    const terms = { ...ours, peerExpires: false };
+    expect(step({ ...refreshing, terms }, refused(status))).toEqual(["waiting", [arm(900_000)]]);
+  });
+
+  it.each([408, 481, 503])("%i of such a peer: he is not", (status) => {
+    const terms = { ...ours, peerExpires: false };
+    expect(step({ ...refreshing, terms }, refused(status))[0]).toBe("off");
   });
 
   it("422 raises the interval at once, twice at most, and only when there is something to raise", () => {

@@ -28,6 +28,8 @@ export interface SessionTerms {
   /** RFC 4028 §7.4: the largest Min-SE seen in this dialog, which every refresh repeats. */
   readonly minimumSeconds: number;
   readonly weRefresh: boolean;
+  /** The session expires on the peer's side as well; false for one who knows no session timers. */
+  readonly peerExpires: boolean;
 }
 
 // Node cannot wait for more than 2^31 milliseconds; 24 days are for ever in a telephone call.
@@ -116,6 +118,7 @@ export function answerSession(
         : Math.max(wanted, Math.min(minimumSeconds, offer.seconds)),
     minimumSeconds,
     weRefresh: refresher === "uas",
+    peerExpires: offer !== undefined || supportsTimer(request),
   };
 }
 
@@ -152,6 +155,7 @@ export function confirmSession(
     minimumSeconds: Math.max(rules.minimumSeconds, readMinSe(request), current?.minimumSeconds ?? 0),
     // RFC 4028 §7.2: the 2xx always names one; drachtio takes us where it does not.
     weRefresh: agreed.refresher !== "uas",
+    peerExpires: true,
   };
 }
 
@@ -240,7 +244,7 @@ export function stepSession(state: SessionState, event: SessionEvent, nowMs: num
     case "postponed":
       return state.phase === "refreshing" ? wait(state.terms, state.endsAtMs, event.retryMs, nowMs) : [state, []];
     case "refused":
-      return refused(state, event, nowMs);
+      return refused(state, event, nowMs, secondMs);
     case "gone":
       return [sessionOff, [{ type: "disarm" }]];
   }
@@ -264,7 +268,8 @@ function due(state: SessionState, event: SessionEvent & { type: "due" }, nowMs: 
     return [state, []];
   }
   const { terms, endsAtMs } = state;
-  if (state.phase === "refreshing" || !terms.weRefresh || nowMs >= endsAtMs) {
+  // A timer of Node may fire a part of a millisecond early.
+  if (state.phase === "refreshing" || !terms.weRefresh || nowMs + 1 >= endsAtMs) {
     return [sessionOff, [{ type: "end" }]];
   }
   if (event.busy) {
@@ -277,6 +282,7 @@ function refused(
   state: SessionState,
   { status, minimumSeconds, retryMs, retryAfter }: SessionEvent & { type: "refused" },
   nowMs: number,
+  secondMs: number,
 ): SessionStep {
   // RFC 3261 §12.2.1.2, RFC 4028 §10: the peer does not know the dialog, or is not there.
   if (state.phase !== "off" && (status === 408 || status === 481)) {
@@ -295,6 +301,15 @@ function refused(
   // RFC 3261 §14.1, §14.2: the peer's own INVITE is in the way.
   if (status === 491 || (status === 500 && retryAfter)) {
     return wait(terms, endsAtMs, retryMs, nowMs);
+  }
+  // A peer who knows no session timers and likes no re-INVITE is still there, which is all that was to be found out. A 503
+  // is what the engine makes of a host that cannot be reached.
+  if (!terms.peerExpires && status !== 503) {
+    return agreed(state, terms, nowMs, secondMs);
+  }
+  // RFC 3261 §22.2: only the application has credentials. Until the session expires it may refresh by itself, or the peer.
+  if (status === 401 || status === 407) {
+    return wait(terms, endsAtMs, endsAtMs - nowMs, nowMs);
   }
   return [sessionOff, [{ type: "disarm" }, { type: "end" }]];
 }
