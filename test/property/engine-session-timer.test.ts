@@ -26,7 +26,7 @@ const retryMs = fc.integer({ min: 0, max: 4_000 });
 const statuses = [401, 408, 422, 422, 481, 488, 491, 491, 500, 503] as const;
 const events: fc.Arbitrary<SessionEvent> = fc.oneof(
   fc.record({ type: fc.constant("agreed" as const), terms: fc.option(terms, { nil: undefined, freq: 6 }) }),
-  fc.record({ type: fc.constant("due" as const), busy: fc.boolean(), retryMs }),
+  fc.constant({ type: "due" as const }),
   fc.record({ type: fc.constant("postponed" as const), retryMs }),
   fc.record({
     type: fc.constant("refused" as const),
@@ -92,7 +92,7 @@ it("the state: armed exactly while it is on, never beyond the end, one refresh a
       for (let steps = 0; dueAtMs !== undefined; steps += 1) {
         expect(steps).toBeLessThan(3);
         nowMs = Math.max(nowMs, dueAtMs);
-        step({ type: "due", busy: false, retryMs: 2_100 });
+        step({ type: "due" });
       }
       expect(state.phase).toBe("off");
     }),

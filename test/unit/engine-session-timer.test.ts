@@ -250,7 +250,7 @@ describe("the state", () => {
     retryMs: 2_100,
     ...more,
   });
-  const due = (busy = false): SessionEvent => ({ type: "due", busy, retryMs: 2_100 });
+  const due: SessionEvent = { type: "due" };
   const arm = (ms: number): SessionEffect => ({ type: "arm", ms });
 
   it.each([
@@ -268,18 +268,19 @@ describe("the state", () => {
   });
 
   it("half of the time over: refresh, and armed to the end meanwhile", () => {
-    expect(step(start, due())).toEqual(["refreshing", [arm(868_000), { type: "refresh", terms: ours }]]);
+    expect(step(start, due)).toEqual(["refreshing", [arm(868_000), { type: "refresh", terms: ours }]]);
   });
 
   it("another INVITE is open: later, but never later than the end", () => {
-    expect(step(start, due(true))).toEqual(["waiting", [arm(2_100)]]);
-    expect(step(start, due(true), 1_767_000)).toEqual(["waiting", [arm(1_000)]]);
-    expect(step(start, due(true), 1_768_000)).toEqual(["off", [{ type: "end" }]]);
+    const postponed: SessionEvent = { type: "postponed", retryMs: 2_100 };
+    expect(step(refreshing, postponed)).toEqual(["waiting", [arm(2_100)]]);
+    expect(step(refreshing, postponed, 1_767_000)).toEqual(["waiting", [arm(1_000)]]);
+    expect(step(start, due, 1_768_000)).toEqual(["off", [{ type: "end" }]]);
   });
 
   it("the peer did not refresh, or our refresh was never answered: the end", () => {
-    expect(step({ ...start, terms: theirs }, due(), 1_768_000)).toEqual(["off", [{ type: "end" }]]);
-    expect(step(refreshing, due(), 1_768_000)).toEqual(["off", [{ type: "end" }]]);
+    expect(step({ ...start, terms: theirs }, due, 1_768_000)).toEqual(["off", [{ type: "end" }]]);
+    expect(step(refreshing, due, 1_768_000)).toEqual(["off", [{ type: "end" }]]);
   });
 
   it.each([491, 500])("%i is a glare: later", (status) => {
@@ -324,6 +325,6 @@ describe("the state", () => {
     expect(step(refreshing, { type: "postponed", retryMs: 500 })).toEqual(["waiting", [arm(500)]]);
     expect(step(start, { type: "postponed", retryMs: 500 })).toEqual(["waiting", []]);
     expect(step(refreshing, { type: "gone" })).toEqual(["off", [{ type: "disarm" }]]);
-    expect(step(sessionOff, due())).toEqual(["off", []]);
+    expect(step(sessionOff, due)).toEqual(["off", []]);
   });
 });

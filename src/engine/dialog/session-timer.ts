@@ -206,9 +206,9 @@ export const sessionOff: SessionState = { phase: "off" };
 export type SessionEvent =
   /** A 2xx to an INVITE or UPDATE of either side agreed on these terms, or on none. */
   | { readonly type: "agreed"; readonly terms: SessionTerms | undefined }
-  /** The timer ran out. `busy`: another INVITE is open in the dialog, so that none may be sent (RFC 3261 §14.1). */
-  | { readonly type: "due"; readonly busy: boolean; readonly retryMs: number }
-  /** Our refresh could not be sent now. */
+  /** The timer ran out. */
+  | { readonly type: "due" }
+  /** Our refresh could not be sent now, because another INVITE is open in the dialog (RFC 3261 §14.1). */
   | { readonly type: "postponed"; readonly retryMs: number }
   /** Our refresh got a final response other than a 2xx, or none at all (408, 503). */
   | {
@@ -240,7 +240,7 @@ export function stepSession(state: SessionState, event: SessionEvent, nowMs: num
     case "agreed":
       return agreed(state, event.terms, nowMs, secondMs);
     case "due":
-      return due(state, event, nowMs);
+      return due(state, nowMs);
     case "postponed":
       return state.phase === "refreshing" ? wait(state.terms, state.endsAtMs, event.retryMs, nowMs) : [state, []];
     case "refused":
@@ -263,7 +263,7 @@ function agreed(state: SessionState, terms: SessionTerms | undefined, nowMs: num
   return [{ phase: "waiting", terms, endsAtMs: nowMs + lastsMs }, [{ type: "arm", ms: firstMs }]];
 }
 
-function due(state: SessionState, event: SessionEvent & { type: "due" }, nowMs: number): SessionStep {
+function due(state: SessionState, nowMs: number): SessionStep {
   if (state.phase === "off") {
     return [state, []];
   }
@@ -271,9 +271,6 @@ function due(state: SessionState, event: SessionEvent & { type: "due" }, nowMs: 
   // A timer of Node may fire a part of a millisecond early.
   if (state.phase === "refreshing" || !terms.weRefresh || nowMs + 1 >= endsAtMs) {
     return [sessionOff, [{ type: "end" }]];
-  }
-  if (event.busy) {
-    return wait(terms, endsAtMs, event.retryMs, nowMs);
   }
   return refresh(terms, endsAtMs, 0, nowMs);
 }

@@ -76,7 +76,7 @@ export class SessionTimers {
       this.#step(dialog, { type: "gone" });
       return;
     }
-    this.#step(dialog, { type: "due", busy: isBusy(dialog), retryMs: this.#retryMs(dialog) });
+    this.#step(dialog, { type: "due" });
   }
 
   #step(dialog: Dialog, event: SessionEvent): void {
