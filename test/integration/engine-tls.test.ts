@@ -173,6 +173,44 @@ describe("calls over TLS", () => {
     expect(peer.connections).toHaveLength(1);
   });
 
+  it("a server that is lost has to be the same domain again, although its Contact is an address", async () => {
+    const peer = await server(await authority.sign("by-name", "URI:sip:localhost"));
+    const calling = srf.createUAC(`sips:bob@localhost:${peer.port}`, { localSdp: sdp(5000) });
+    const invite = await peer.take("INVITE", isRequest("INVITE"));
+    const contact = `<sips:bob@127.0.0.1:${peer.port}>`;
+    invite.connection?.write(replyText(invite, 200, "OK", { tag: "t", contact, body: sdp(4000) }));
+    const dialog = await calling;
+    await peer.take("ACK", isRequest("ACK"));
+    invite.connection?.destroy();
+    await expect.poll(() => sip.engine.stats().transport.tcpConnections).toBe(0);
+    const ended = dialog.destroy();
+    const bye = await peer.take("BYE", isRequest("BYE"));
+    bye.connection?.write(replyText(bye, 200, "OK"));
+    await ended;
+    expect(peer.connections).toHaveLength(2);
+  });
+
+  it("a sips request that came over TCP, past a proxy, gets a Contact of the TLS listener", async () => {
+    srf.invite((req, res) => {
+      void srf.createUAS(req, res, { localSdp: sdp(5000) }).catch(() => undefined);
+    });
+    await expect.poll(() => sip.engine.stats().wire.routes).toBe(1);
+    const peer = await RawTcpPeer.open(closings);
+    const socket = await peer.dial(sip.port);
+    const ids = { callId: unique("c"), fromTag: unique("f"), seq: 1, contact: "sips:a@127.0.0.1:9", port: peer.port };
+    const invite = request("INVITE", { ...ids, uri: "sips:100@127.0.0.1" }, sdp(4000)).replace(
+      "SIP/2.0/TLS",
+      "SIP/2.0/TCP",
+    );
+    socket.write(invite);
+    const ok = await peer.take("200", (packet) => packet.status === 200);
+    expect(ok.header("Contact")).toBe(`<sips:127.0.0.1:${tlsPort}>`);
+    const bye = { ...ids, toTag: tagOf(ok.header("To")), uri: uriOf(ok.header("Contact")) };
+    socket.write(request("ACK", bye));
+    socket.write(request("BYE", { ...bye, seq: 2 }));
+    await peer.take("200 BYE", (packet) => packet.status === 200 && packet.method === "BYE");
+  });
+
   it("transport=tls without sips: TLS, a sip Contact with the transport", async () => {
     const peer = await server();
     const calling = failure(srf.createUAC(`sip:bob@127.0.0.1:${peer.port};transport=tls`, { localSdp: sdp(5000) }));

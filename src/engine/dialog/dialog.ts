@@ -53,6 +53,7 @@ export interface PeerConnection {
     readonly port: number;
     readonly local: { readonly address: string; readonly port: number };
     readonly connection: object;
+    readonly domain?: string;
   };
   /** The peer opened it himself, with no proxy in between: whatever his Contact says, he is at its other end. */
   readonly direct: boolean;

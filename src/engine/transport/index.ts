@@ -30,6 +30,8 @@ export interface Source {
   readonly local: { readonly address: string; readonly port: number };
   /** The TCP or TLS connection; opaque outside of the transport. */
   readonly connection?: object;
+  /** TLS: the domain that the other end of a connection of ours has shown to be. */
+  readonly domain?: string;
 }
 
 /** Where a message goes to. */
@@ -525,10 +527,11 @@ export class TransportLayer {
       return true;
     }
     const { local } = connection;
-    const { protocol, address, port } = connection.peer;
+    const { protocol, address, port, domain } = connection.peer;
+    const source: Source = { protocol, address, port, local, connection, ...(domain === undefined ? {} : { domain }) };
     let listenedTo = true;
     this.#guard(() => {
-      listenedTo = this.#onBytes(piece.bytes, { protocol, address, port, local, connection }, "stream");
+      listenedTo = this.#onBytes(piece.bytes, source, "stream");
     });
     return listenedTo;
   }

@@ -8,14 +8,15 @@ import type { Network, NextHop, Origin, Resolution } from "./core.ts";
 
 /** The connection that a message of the peer's came over; undefined for what came over UDP. */
 export function connectionOf(message: SipMessage, source: Origin): PeerConnection | undefined {
-  const { protocol, address, port, local, connection } = source;
+  const { protocol, address, port, local, connection, domain } = source;
   if (protocol === "udp" || connection === undefined) {
     return undefined;
   }
   // One Via: nobody forwarded the request. Of a response this cannot be told, every proxy has taken its own Via off.
   const direct =
     message.kind === "request" && message.headers.all("Via").flatMap((line) => parseVias(line) ?? []).length === 1;
-  return { hop: { protocol, address, port, local, connection }, direct };
+  const hop = { protocol, address, port, local, connection, ...(domain === undefined ? {} : { domain }) };
+  return { hop, direct };
 }
 
 /** The open connection of a peer for a request to that URI of his, if the URI does not ask for another transport. */
@@ -35,6 +36,24 @@ export function usableConnection(
       ? protocol === "tls" && transport !== "udp"
       : transport === undefined || transport === protocol;
   return fits ? connection : undefined;
+}
+
+/**
+ * A TLS server that names itself by its address in the Contact need not have that address in its certificate. Where it is
+ * the one that the dialog's connection led to, it has to be the same domain again (RFC 5922 §4).
+ */
+export function withKnownDomain(resolution: Resolution, connection: PeerConnection | undefined): Resolution {
+  const known = connection?.hop;
+  if (resolution.type !== "hops" || known?.domain === undefined) {
+    return resolution;
+  }
+  const { domain, address, port } = known;
+  const named = (hop: NextHop): NextHop =>
+    hop.protocol === "tls" && hop.domain === undefined && hop.address === address && hop.port === port
+      ? { ...hop, domain }
+      : hop;
+  const [first, ...rest] = resolution.hops;
+  return { type: "hops", hops: [named(first), ...rest.map(named)] };
 }
 
 /**

@@ -194,7 +194,8 @@ export class Core {
    * side asked for that.
    */
   contactFor(hop: NextHop, secure = false): string {
-    const { host, port } = this.parts.network.localFor(hop);
+    // A sips URI is served over TLS, wherever the request came from.
+    const { host, port } = this.parts.network.localFor(secure ? { ...hop, protocol: "tls" } : hop);
     if (secure) {
       return `<sips:${formatHostPort(host, port)}>`;
     }

@@ -3,7 +3,7 @@ import { isIP } from "node:net";
 import type { Dialog, DialogRoute } from "../dialog/dialog.ts";
 import type { SipUri } from "../sip/grammar.ts";
 import { parseUri } from "../sip/grammar.ts";
-import { overConnection, usableConnection } from "./connection.ts";
+import { overConnection, usableConnection, withKnownDomain } from "./connection.ts";
 import type { Network, Resolution } from "./core.ts";
 import { isSecure } from "./headers.ts";
 
@@ -85,7 +85,8 @@ export class Outbox {
     network.resolve(uri, (resolution) => {
       // Asked again, because a lookup takes its time.
       const connection = usableConnection(network, dialog.connection, uri);
-      done(connection === undefined ? resolution : overConnection(connection, resolution));
+      const named = withKnownDomain(resolution, dialog.connection);
+      done(connection === undefined ? named : overConnection(connection, named));
     });
   }
 }
