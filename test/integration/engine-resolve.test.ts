@@ -185,7 +185,8 @@ describe("the next target (RFC 3263 §4.3)", () => {
   });
 
   it("not for a cancelled INVITE, and the CANCEL goes to the target in use", async () => {
-    dns.zone = zoneOf(service(one.port, 1), service(two.port, 2));
+    const three = await RawPeer.open(closings);
+    dns.zone = zoneOf(service(one.port, 1), service(two.port, 2), service(three.port, 3));
     let sent: SrfMessage | undefined;
     const calling = failure(
       srf.createUAC(
@@ -208,6 +209,7 @@ describe("the next target (RFC 3263 §4.3)", () => {
     two.reply(cancel, 200, "OK");
     callee.reply(503, "Service Unavailable");
     expect((await calling).status).toBe(503);
+    expect(three.received).toEqual([]);
     expect(one.count(isRequest("CANCEL"))).toBe(0);
     expect(one.count(isRequest("INVITE"))).toBe(1);
   });
