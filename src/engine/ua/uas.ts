@@ -1,21 +1,22 @@
-import { Dialog, dialogIdOf, uasDialogState } from "../dialog/dialog.ts";
-import { sessionTooSmall } from "../dialog/session-timer.ts";
+import { Dialog, uasDialogState } from "../dialog/dialog.ts";
 import type { ClientId, Delivery, LostClient, SipCommand } from "../events.ts";
 import { responseTo } from "../sip/answer.ts";
-import { parseCSeq, parseVias, uriScheme } from "../sip/grammar.ts";
+import { parseCSeq } from "../sip/grammar.ts";
 import { Headers, standardMethods } from "../sip/message.ts";
-import { SipResponse } from "../sip/message.ts";
-import type { SipRequest } from "../sip/message.ts";
+import type { SipRequest, SipResponse } from "../sip/message.ts";
 import { TimerSet } from "../timers.ts";
 import { cancelFor } from "../txn/client.ts";
 import { connectionOf } from "./connection.ts";
 import type { Core, Inbound, Origin } from "./core.ts";
-import { contactTarget, parseAppMessage, tagOf, textForApp } from "./headers.ts";
+import { parseAppMessage, tagOf, textForApp } from "./headers.ts";
 import type { AppMessage } from "./headers.ts";
 import { buildResponse, dialogIdFor } from "./incoming.ts";
 import type { IncomingRequest } from "./incoming.ts";
+import { allow, busy, refusalInDialog, refusalOf, refusalOfNew, refusalOfOffer } from "./refusals.ts";
+import type { Refusal } from "./refusals.ts";
 import { parseRAck, ReliableAnswers, requires100rel } from "./reliable.ts";
-import { callMethods, followSubscription, targetRefreshes } from "./subscriptions.ts";
+import { keepRinging, repeatAnswer, repeatUntilPrack, stopReliable, stopRinging } from "./repetitions.ts";
+import { followSubscription, targetRefreshes } from "./subscriptions.ts";
 
 /** What a UAS needs of the client half, for requests and responses that concern the dialog as a whole. */
 export interface ClientHalf {
@@ -35,16 +36,8 @@ export interface ClientHalf {
 /** Methods that are refused 481 when they carry a To tag that no dialog has; others count as new requests (§2.4). */
 const dialogOnlyMethods: ReadonlySet<string> = new Set(["INVITE", "BYE", "UPDATE", "REFER", "PRACK", "SUBSCRIBE"]);
 
-/** Extensions whose `Require` is understood: 100rel is RFC 3262, timer RFC 4028. */
-const supportedExtensions: ReadonlySet<string> = new Set(["100rel", "timer"]);
-
-/** A minute in units of T1, so that tests can run it fast like every other timer. */
-const minuteT1 = 120;
-
 /** Responses to one INVITE that may wait for a PRACK. */
 const mostWaitingAnswers = 16;
-
-const allowed = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, MESSAGE, NOTIFY, PRACK, REFER, SUBSCRIBE, UPDATE";
 
 /** How many applications are given one request, when each dies before it answers. */
 const mostDeliveries = 2;
@@ -104,35 +97,14 @@ export class Uas {
     const callId = request.headers.get("Call-ID") ?? "";
     const fromTag = tagOf(request.headers.get("From"));
     const toTag = tagOf(request.headers.get("To"));
-    const scheme = uriScheme(request.uri);
-    // RFC 3261 §8.2.1: the method comes first. A method of no RFC may still be routed by an application.
-    const known = standardMethods.has(request.method) || /^[A-Z]+$/.test(request.method);
-    if (!known) {
-      this.#answer(transaction, 501, (headers) => {
-        headers.add("Allow", allowed);
-      });
-      return;
-    }
-    // RFC 3261 §8.2.2.1.
-    if (scheme !== "sip" && scheme !== "sips" && scheme !== "tel") {
-      this.#answer(transaction, 416);
-      return;
-    }
-    // RFC 3261 §8.2.2.3: every extension of Require must be understood.
-    const unsupported = request.headers
-      .list("Require")
-      .filter((extension) => extension !== "" && !supportedExtensions.has(extension.toLowerCase()));
-    if (unsupported.length > 0) {
-      this.#answer(transaction, 420, (headers) => {
-        headers.add("Unsupported", unsupported.join(", "));
-      });
+    const refusal = refusalOf(request);
+    if (refusal !== undefined) {
+      this.#refuse(transaction, refusal);
       return;
     }
     // A BYE is served even then: it makes room.
     if ((this.#closing || this.#incoming.size >= limits.pendingRequests) && request.method !== "BYE") {
-      this.#answer(transaction, 503, (headers) => {
-        headers.add("Retry-After", "5");
-      });
+      this.#refuse(transaction, busy);
       return;
     }
     if (toTag !== undefined) {
@@ -159,55 +131,17 @@ export class Uas {
       this.#answer(transaction, 481);
       return;
     }
-    this.#newRequest(transaction, callId, fromTag);
+    this.#newRequest(transaction);
   }
 
-  #newRequest(transaction: Inbound, callId: string, fromTag: string | undefined): void {
+  #newRequest(transaction: Inbound): void {
     const { request } = transaction;
-    const { counters, limits, events, log } = this.#core.parts;
-    if (this.#draining && request.method === "INVITE") {
-      this.#answer(transaction, 503, (headers) => {
-        headers.add("Retry-After", "5");
-      });
+    const { counters, events, log } = this.#core.parts;
+    const refusal =
+      this.#draining && request.method === "INVITE" ? busy : refusalOfNew(this.#core, request, this.#invites);
+    if (refusal !== undefined) {
+      this.#refuse(transaction, refusal);
       return;
-    }
-    if (request.method === "SUBSCRIBE" && (fromTag === undefined || contactTarget(request.headers) === undefined)) {
-      this.#answer(
-        transaction,
-        400,
-        undefined,
-        fromTag === undefined ? "From Tag Required" : "Usable Contact Required",
-      );
-      return;
-    }
-    if (request.method === "INVITE") {
-      // What drachtio-srf cannot make a Dialog of is refused here: it would answer 200 and have no Dialog (pitfall 4).
-      if (fromTag === undefined) {
-        this.#answer(transaction, 400, undefined, "From Tag Required");
-        return;
-      }
-      if (contactTarget(request.headers) === undefined) {
-        this.#answer(transaction, 400, undefined, "Usable Contact Required");
-        return;
-      }
-      if (this.#refusedSession(transaction)) {
-        return;
-      }
-      if (this.#core.dialogs.byId(dialogIdOf(callId, fromTag)) !== undefined) {
-        this.#answer(transaction, 480, undefined, "dialog already exists");
-        return;
-      }
-      // RFC 3261 §8.2.2.2 in spirit: a second INVITE of the same Call-ID while the first rings came over another path.
-      if (this.#invites.has(callId)) {
-        this.#answer(transaction, 482);
-        return;
-      }
-      if (this.#core.dialogs.size + this.#invites.size >= limits.dialogs) {
-        this.#answer(transaction, 503, (headers) => {
-          headers.add("Retry-After", "5");
-        });
-        return;
-      }
     }
     const incoming = this.#hold(transaction, undefined);
     if (events.dial !== undefined) {
@@ -231,30 +165,19 @@ export class Uas {
         return;
       }
       // RFC 3261 §21.4.6: REAL discards such a REFER without an answer.
-      this.#answer(transaction, 405, (headers) => {
-        headers.add("Allow", allowed);
-      });
+      this.#refuse(transaction, { status: 405, lines: [allow] });
       return;
     }
-    this.#answer(transaction, standardMethods.has(request.method) ? 503 : 501, (headers) => {
-      if (!standardMethods.has(request.method)) {
-        headers.add("Allow", allowed);
-      }
-    });
+    const isStandard = standardMethods.has(request.method);
+    this.#refuse(transaction, isStandard ? { status: 503 } : { status: 501, lines: [allow] });
   }
 
   #inDialog(transaction: Inbound, dialog: Dialog): void {
     const { request } = transaction;
     const { method } = request;
-    const cseq = parseCSeq(request.headers.get("CSeq") ?? "");
-    // RFC 3261 §12.2.2.
-    if (cseq === undefined || (!dialog.acceptRemoteSeq(cseq.number) && !this.#core.imitates("order"))) {
-      this.#answer(transaction, 500, undefined, "CSeq Out Of Order");
-      return;
-    }
-    // RFC 5057 §4.1: the call in this dialog is over, only subscriptions are left of it.
-    if (!dialog.hasCall && callMethods.has(method)) {
-      this.#answer(transaction, 481);
+    const disorder = refusalInDialog(this.#core, dialog, request);
+    if (disorder !== undefined) {
+      this.#refuse(transaction, disorder);
       return;
     }
     // A peer whose connection broke comes back on another one.
@@ -268,42 +191,14 @@ export class Uas {
       this.#answer(transaction, 481);
       return;
     }
-    if (method === "PRACK") {
-      this.#pracked(dialog)?.timers.stop("1xx");
-      this.#pracked(dialog)?.timers.stop("PRACK");
-    }
-    // RFC 3261 §15.1.1: our BYE has ended the media; RFC 5407 §3.2: crossing offers get 481, late NOTIFYs are let through.
-    if (dialog.phase === "ending" && (method === "INVITE" || method === "UPDATE")) {
-      this.#answer(transaction, 481);
-      return;
+    const pracked = method === "PRACK" ? this.#pracked(dialog) : undefined;
+    if (pracked !== undefined) {
+      stopReliable(pracked);
     }
     if (method === "INVITE" || method === "UPDATE") {
-      if (request.headers.has("Contact") && contactTarget(request.headers) === undefined) {
-        this.#answer(transaction, 400, undefined, "Usable Contact Required");
-        return;
-      }
-      if (this.#refusedSession(transaction)) {
-        return;
-      }
-      // RFC 3261 §14.2, RFC 3311 §5.2: our own offer is still open.
-      // In an early dialog an UPDATE is let through, because drachtio-srf answers it with the session it has.
-      const offer = method === "INVITE" || (request.body.length > 0 && dialog.phase !== "early");
-      const judged = !this.#core.imitates("glare");
-      if (judged && offer && (dialog.localInvite !== undefined || dialog.localUpdate !== undefined)) {
-        this.#answer(transaction, 491);
-        return;
-      }
-      // RFC 5407 §3.1.4: our 2xx carried an offer whose answer comes in the ACK.
-      if (judged && offer && this.#awaitsAnswer(dialog)) {
-        this.#answer(transaction, 491);
-        return;
-      }
-      // RFC 3261 §14.2: a second INVITE before the first has its final response; RFC 3311 §5.2 says the same of UPDATE.
-      const open = method === "INVITE" ? dialog.remoteInvite : dialog.remoteUpdate;
-      if (judged && open !== undefined) {
-        this.#answer(transaction, 500, (headers) => {
-          headers.add("Retry-After", String(this.#core.parts.random.integer(11)));
-        });
+      const glare = refusalOfOffer(this.#core, dialog, request, this.#awaitsAnswer(dialog));
+      if (glare !== undefined) {
+        this.#refuse(transaction, glare);
         return;
       }
     }
@@ -330,18 +225,6 @@ export class Uas {
 
   #pracked(dialog: Dialog): IncomingRequest | undefined {
     return dialog.reliable === undefined ? undefined : this.#incoming.get(dialog.reliable.txnId);
-  }
-
-  /** RFC 4028 §9: no application is asked about an interval that is too small. */
-  #refusedSession(transaction: Inbound): boolean {
-    const { session } = this.#core.parts.settings;
-    const refused = sessionTooSmall(transaction.request.headers, session);
-    if (refused) {
-      this.#answer(transaction, 422, (headers) => {
-        headers.add("Min-SE", String(session.minimumSeconds));
-      });
-    }
-    return refused;
   }
 
   #bye(transaction: Inbound, dialog: Dialog): void {
@@ -781,7 +664,9 @@ export class Uas {
         return false;
       }
       if (reliable !== undefined) {
-        this.#awaitPrack(incoming, response);
+        repeatUntilPrack(incoming, response, parts.timers, () => {
+          this.#prackTimeout(incoming);
+        });
         // RFC 6141 §4.9: a reliable response to a re-INVITE accepts its new target already.
         if (incoming.inDialog) {
           dialog?.refreshTarget(request);
@@ -789,7 +674,7 @@ export class Uas {
       }
       incoming.tagSent ||= status > 100;
       if (request.method === "INVITE" && status > 100) {
-        this.#keepRinging(incoming, response);
+        keepRinging(incoming, response, parts.timers);
       }
       if (!incoming.inDialog) {
         dialog?.noteLocalSdp(response);
@@ -838,49 +723,12 @@ export class Uas {
       this.#core.sessions.agreed(dialog, incoming.session);
     }
     incoming.timers.stop("answer");
-    // RFC 3262 §3: with the 2xx out, an earlier response is repeated no more; its PRACK is still taken.
-    for (const timer of ["1xx", "PRACK", "ringing"]) {
-      incoming.timers.stop(timer);
-    }
-    this.#retransmit(incoming, response, parts.timers.t1Ms);
+    stopRinging(incoming);
+    repeatAnswer(incoming, response, parts.timers);
     incoming.timers.start("H", parts.timers.t64Ms, () => {
       this.#ackTimeout(incoming);
     });
     return true;
-  }
-
-  /** RFC 3261 §13.3.1.4: a 2xx is repeated by the UAS core itself, from T1 doubling up to T2, until the ACK comes. */
-  #retransmit(incoming: IncomingRequest, response: SipResponse, intervalMs: number): void {
-    const hops = incoming.request.headers.all("Via").flatMap((line) => parseVias(line) ?? []).length;
-    // Over TCP or TLS without a proxy in between the first copy cannot be lost. Behind a proxy a later hop may be UDP.
-    if (incoming.transaction.source.protocol !== "udp" && hops < 2) {
-      return;
-    }
-    incoming.timers.start("2xx", intervalMs, () => {
-      incoming.transaction.respond(response);
-      this.#retransmit(incoming, response, Math.min(2 * intervalMs, this.#core.parts.timers.t2Ms));
-    });
-  }
-
-  /**
-   * RFC 3261 §13.3.1.1: a non-100 response every minute, or a proxy on the way gives the INVITE up after three. A reliable
-   * one is not sent twice under one number: it goes out again as an ordinary one, where the caller takes those at all.
-   */
-  #keepRinging(incoming: IncomingRequest, response: SipResponse): void {
-    if (requires100rel(incoming.request.headers)) {
-      return;
-    }
-    let again = response;
-    if (requires100rel(response.headers)) {
-      again = new SipResponse(response.status, response.reason, new Headers(response.headers.lines));
-      for (const name of ["Require", "RSeq", "Content-Type", "Content-Disposition"]) {
-        again.headers.remove(name);
-      }
-    }
-    incoming.timers.start("ringing", minuteT1 * this.#core.parts.timers.t1Ms, () => {
-      incoming.transaction.respond(again);
-      this.#keepRinging(incoming, again);
-    });
   }
 
   #numbered(incoming: IncomingRequest, response: SipResponse): ReliableAnswers {
@@ -892,25 +740,14 @@ export class Uas {
     return incoming.reliable;
   }
 
-  /** RFC 3262 §3: repeated from T1 on, each time after twice as long, over every transport; 64*T1 is the end of it. */
-  #awaitPrack(incoming: IncomingRequest, response: SipResponse): void {
-    const { counters, timers } = this.#core.parts;
-    const repeat = (intervalMs: number): void => {
-      incoming.timers.start("1xx", intervalMs, () => {
-        incoming.transaction.respond(response);
-        repeat(2 * intervalMs);
-      });
-    };
-    repeat(timers.t1Ms);
-    incoming.timers.start("PRACK", timers.t64Ms, () => {
-      counters.add("prackTimeouts");
-      this.#finish(incoming, responseTo(incoming.request, 504, { toTag: incoming.localTag }));
-      if (!incoming.inDialog) {
-        // The application learns of it as of a caller who gave up: the protocol has no other word for it.
-        const reason = { name: "Reason", value: 'SIP;cause=504;text="PRACK timeout"' };
-        this.#deliverCancel(incoming, cancelFor(incoming.request, new Headers([reason])), incoming.transaction.source);
-      }
-    });
+  #prackTimeout(incoming: IncomingRequest): void {
+    this.#core.parts.counters.add("prackTimeouts");
+    this.#finish(incoming, responseTo(incoming.request, 504, { toTag: incoming.localTag }));
+    if (!incoming.inDialog) {
+      // The application learns of it as of a caller who gave up: the protocol has no other word for it.
+      const reason = { name: "Reason", value: 'SIP;cause=504;text="PRACK timeout"' };
+      this.#deliverCancel(incoming, cancelFor(incoming.request, new Headers([reason])), incoming.transaction.source);
+    }
   }
 
   /** RFC 3261 §13.3.1.4: no ACK within 64*T1. The dialog is confirmed, so it has to be ended by BYE. */
@@ -978,7 +815,7 @@ export class Uas {
   }
 
   /** A final answer of the engine's own, which no application sees. */
-  #answer(transaction: Inbound, status: number, add?: (headers: Headers) => void, reason?: string): void {
+  #refuse(transaction: Inbound, { status, reason, lines }: Refusal): void {
     if (status >= 300) {
       this.#core.parts.counters.add("requestsRefused");
     }
@@ -986,8 +823,14 @@ export class Uas {
       toTag: this.#core.newTag(),
       ...(reason === undefined ? {} : { reason }),
     });
-    add?.(response.headers);
+    for (const { name, value } of lines ?? []) {
+      response.headers.add(name, value);
+    }
     transaction.respond(response);
+  }
+
+  #answer(transaction: Inbound, status: number): void {
+    this.#refuse(transaction, { status });
   }
 }
 
