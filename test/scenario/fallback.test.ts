@@ -37,8 +37,13 @@ describe("how long a bot is waited for", () => {
     expect(waiting(call)).toBe(10_000);
     call.callerIsWithBot();
     expect(call.asked("timer.start")).toHaveLength(1);
-    call.bot({ type: "take", worker: "w1" });
+    call.bot({ type: "record", action: "pause" });
     expect(waiting(call)).toBe(60_000);
+  });
+
+  test("a worker that takes the call is waited for anew, but not for longer", () => {
+    const call = patient(hangUp).callerIsWithBot().bot({ type: "take", worker: "w1" });
+    expect(call.last).toContainEqual({ type: "timer.start", timer: "bot", ms: 10_000 });
   });
 
   test("not while a prompt plays or waits, and anew from its end", () => {
@@ -67,7 +72,10 @@ describe("how long a bot is waited for", () => {
   });
 
   test("when Redis goes away only as long as for a first word", () => {
-    const call = patient(hangUp).callerIsWithBot().bot({ type: "take", worker: "w1" }).happens({ type: "bot.away" });
+    const call = patient(hangUp)
+      .callerIsWithBot()
+      .bot({ type: "record", action: "pause" })
+      .happens({ type: "bot.away" });
     expect(waiting(call)).toBe(10_000);
   });
 

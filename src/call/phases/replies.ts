@@ -25,7 +25,9 @@ export function receive(state: Live, command: Command, atMs: number): Step {
   if (holder !== null && command.worker !== null && command.worker !== holder) {
     return refused(takenByAnother("/worker"));
   }
-  let next: Live = { ...state, core: { ...state.core, bot: "heard" } };
+  // Whoever only takes the call has not said anything yet.
+  const spoke = command.replies.some(({ type }) => type !== "take" && type !== "release");
+  let next: Live = spoke ? { ...state, core: { ...state.core, bot: "heard" } } : state;
   const effects: Effect[] = [publish({ event: "accepted", commandId })];
   for (const [index, reply] of command.replies.entries()) {
     const tried = take(next, reply, { command, index, atMs });
