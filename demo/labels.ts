@@ -20,6 +20,11 @@ export function sipArrow(phone: "caller" | "operator", direction: "sent" | "rece
 
 const textOf = (value: unknown): string => (typeof value === "string" ? value : JSON.stringify(value));
 
+function targetText({ phoneNumber, sipUri, targets }: WireObject): string {
+  if (!Array.isArray(targets)) return textOf(phoneNumber ?? sipUri);
+  return targets.map((target) => targetText(target as WireObject)).join(" and ");
+}
+
 function replyText(reply: unknown): string {
   if (typeof reply !== "object" || reply === null) return textOf(reply);
   const { type, ...fields } = reply as WireObject;
@@ -28,8 +33,10 @@ function replyText(reply: unknown): string {
       return `text ${JSON.stringify(fields["text"])}`;
     case "audio":
       return `audio ${textOf(fields["audioUrl"])}`;
-    case "switch":
-      return `switch ${textOf(fields["phoneNumber"] ?? fields["sipUri"])}, timeout ${JSON.stringify(fields["timeout"])}`;
+    case "switch": {
+      const { timeout } = fields;
+      return `switch ${targetText(fields)}${timeout === undefined ? "" : `, timeout ${JSON.stringify(timeout)}`}`;
+    }
     case "take":
     case "release":
       return `${type} by ${textOf(fields["worker"])}`;

@@ -3,16 +3,21 @@ import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { nowMs } from "../test/support/clock.ts";
-import { type Evidence, judge } from "./expectations.ts";
+import { type Evidence, type Finding, judge } from "./expectations.ts";
 import { interruption, startUnless } from "./interruption.ts";
 import { drawHeading } from "./ladder.ts";
 import { findingLines, jsonFailure, jsonReport, recordingLines } from "./report.ts";
+import { playShortStory, setShortStage, stories } from "./short-stories.ts";
 import { playStory, setStage, type Stage } from "./story.ts";
 import { Trace } from "./trace.ts";
 
-const usage = `Usage: npm run demo -- [--json] [--folder DIR]
+const usage = `Usage: npm run demo -- [--json] [--folder DIR] [--story NAME]
   --json        the last line of standard output is one JSON object
   --folder DIR  where the recording is kept (default: .patchbay/demo)
+  --story NAME  a short story in place of the whole one:
+${Object.entries(stories)
+  .map(([name, { about }]) => `                  ${name.padEnd(9)} ${about}`)
+  .join("\n")}
 `;
 
 const defaultFolder = join(fileURLToPath(new URL("..", import.meta.url)), ".patchbay", "demo");
@@ -41,22 +46,45 @@ async function play(folder: string, json: boolean, interrupted: Promise<never>):
   write(drawHeading());
   const evidence = await watched(stage, interrupted, colour);
   const findings = judge(evidence, stage.plan);
-  const failed = findings.filter(({ held }) => !held);
   write("");
   if (evidence.recording !== undefined) for (const line of recordingLines(evidence.recording)) write(line);
+  const held = tell(findings, service.patchbay.output, colour);
+  if (json) write(JSON.stringify(jsonReport(evidence, findings)));
+  return held;
+}
+
+/** Prints what had to hold, and whether it did. */
+function tell(findings: readonly Finding[], log: string, colour: boolean): boolean {
+  const failed = findings.filter(({ held }) => !held);
   write("");
   write("What had to hold:");
   for (const line of findingLines(findings, colour)) write(line);
   write("");
-  if (failed.length > 0) process.stderr.write(`Patchbay's log ends:\n${logEnd(service.patchbay.output)}\n`);
+  if (failed.length > 0) process.stderr.write(`Patchbay's log ends:\n${logEnd(log)}\n`);
   if (failed.length === 0) write(`All ${findings.length} expectations held.`);
   else {
     const [first] = failed;
     complain(`${failed.length} of ${findings.length} expectations did not hold.`);
     complain(`The first: ${first?.expected}; found: ${first?.found}.`);
   }
-  if (json) write(JSON.stringify(jsonReport(evidence, findings)));
   return failed.length === 0;
+}
+
+async function playShort(name: string, folder: string, json: boolean, interrupted: Promise<never>): Promise<boolean> {
+  const story = stories[name];
+  if (story === undefined) throw new Error(`there is no story ${name}`);
+  const colour = process.stdout.isTTY && process.env["NO_COLOR"] === undefined;
+  write(`${name}: ${story.about}.`);
+  await using stage = await startUnless(interrupted, setShortStage(story, folder));
+  write(drawHeading());
+  const play = async (): Promise<readonly Finding[]> => {
+    await using trace = new Trace({ zeroMs: nowMs(), colour, write, now: nowMs });
+    return await playShortStory(stage, trace);
+  };
+  const findings = await Promise.race([play(), interrupted]);
+  const held = tell(findings, stage.service.patchbay.output, colour);
+  if (json) write(JSON.stringify({ ok: held, story: name, findings }));
+  return held;
 }
 
 const complain = (sentence: string): void => void process.stderr.write(`demo: ${sentence}\n`);
@@ -64,10 +92,15 @@ const sentenceOf = (error: unknown): string => (error instanceof Error ? error.m
 
 /** Exit status: 0 everything held, 1 something did not or could not be started, 2 wrong arguments. */
 async function main(): Promise<number> {
-  let values: { json?: boolean; folder?: string; help?: boolean };
+  let values: { json?: boolean; folder?: string; help?: boolean; story?: string };
   try {
     ({ values } = parseArgs({
-      options: { json: { type: "boolean" }, folder: { type: "string" }, help: { type: "boolean", short: "h" } },
+      options: {
+        json: { type: "boolean" },
+        folder: { type: "string" },
+        help: { type: "boolean", short: "h" },
+        story: { type: "string" },
+      },
     }));
   } catch (error) {
     process.stderr.write(`demo: ${sentenceOf(error)}\n${usage}`);
@@ -77,10 +110,17 @@ async function main(): Promise<number> {
     process.stdout.write(usage);
     return 0;
   }
+  const { story } = values;
+  if (story !== undefined && !Object.hasOwn(stories, story)) {
+    process.stderr.write(`demo: there is no story ${JSON.stringify(story)}\n${usage}`);
+    return 2;
+  }
   const json = values.json === true;
   const folder = values.folder === undefined ? defaultFolder : resolve(values.folder);
   try {
-    return (await play(folder, json, interruption())) ? 0 : 1;
+    const playing =
+      story === undefined ? play(folder, json, interruption()) : playShort(story, folder, json, interruption());
+    return (await playing) ? 0 : 1;
   } catch (error) {
     complain(sentenceOf(error));
     if (json) write(JSON.stringify(jsonFailure(sentenceOf(error))));

@@ -146,7 +146,8 @@ async function startAll(places: Places): Promise<Running> {
     await Service.start({
       channels: [
         { botId: sampleBot, number: "demo" },
-        { botId: manualBot, number: manualBot, byHand: true },
+        // Whoever plays the bot in a terminal needs time to type.
+        { botId: manualBot, number: manualBot, more: { botTimeoutMs: 600_000, botSilenceMs: 3_600_000 } },
       ],
       gateway: { host: "127.0.0.1", port: places.operator },
       sipHosts: ["127.0.0.1", "localhost", ...ownAddresses()],

@@ -18,8 +18,8 @@ export interface BotChannel {
   readonly botId: string;
   /** What a caller dials: the user part of the URI. */
   readonly number: string;
-  /** A person types what this bot says. */
-  readonly byHand?: boolean;
+  /** Further fields of the channel, as in the configuration. */
+  readonly more?: Readonly<Record<string, unknown>>;
 }
 
 export interface ServiceOptions {
@@ -71,10 +71,9 @@ export function serviceConfiguration(
         gateways: [{ id: "operators", host: options.gateway.host, port: options.gateway.port }],
       },
     ],
-    channels: options.channels.map(({ botId, number, byHand = false }) => ({
+    channels: options.channels.map(({ botId, number, more }) => ({
       botId,
-      // Whoever plays the bot in a terminal needs time to type.
-      ...(byHand ? { botTimeoutMs: 600_000, botSilenceMs: 3_600_000 } : {}),
+      ...more,
       trunk: "loopback",
       numbers: [number],
       recording: { enabled: true },

@@ -52,6 +52,22 @@ interface Report {
   };
 }
 
+describe("npm run demo -- --story", () => {
+  it.each(["hunting", "fallback", "refer"])("plays %s, and everything it promises holds", async (name) => {
+    await using folder = await temporaryFolder("demo");
+    await using demo = await startDemo(["--json", "--folder", folder.path, "--story", name]);
+    const { code } = await within(demo.exited, 55_000, "the end of the story");
+    expect(code, demo.output).toBe(0);
+    expect(JSON.parse(lastLine(demo.stdout))).toMatchObject({ ok: true, story: name });
+  });
+
+  it("says which stories there are", async () => {
+    await using demo = await startDemo(["--story", "constructor"]);
+    expect(await within(demo.exited, 20_000, "its end")).toMatchObject({ code: 2 });
+    expect(demo.output).toContain("hunting");
+  });
+});
+
 describe("npm run demo", () => {
   it("plays the story, shows it as a ladder and tells what it measured", { timeout: 120_000 }, async () => {
     await using folder = await temporaryFolder("demo");

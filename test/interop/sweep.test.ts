@@ -109,9 +109,9 @@ test(
       await call.run({ type: "switch", targets, strategy: "ring", headers: { "X-Mark": call.id }, continueCall: true });
       await call.progress("bridged", { after });
       // Only the one who has the call is left; the service has released the others.
-    const left = (): readonly PhoneCall[] => callsOf(call.id).filter(({ phase }) => phase !== "ended");
-    await waitFor(() => left().length === 1, { what: "one operator in the call" });
-    await left()[0]!.hangUp();
+      const left = (): readonly PhoneCall[] => callsOf(call.id).filter(({ phase }) => phase !== "ended");
+      await waitFor(() => left().length === 1, { what: "one operator in the call" });
+      await left()[0]!.hangUp();
       const { status, details } = await call.transfer({ after });
       expect(status.status).toBe("SUCCESS");
       expect(details.attempts.filter(({ cause }) => cause === "completed")).toHaveLength(1);
