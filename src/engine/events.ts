@@ -82,6 +82,8 @@ export interface SipCommands {
   clientReady(client: ClientId): void;
   /** A connection wants requests of that verb from now on. */
   routed(verb: string): void;
+  /** The connections that own a dialog or have a request open in either direction. */
+  busyClients(): ReadonlySet<ClientId>;
   /** The connection is gone: what it owned goes to an heir or waits for one. */
   clientGone(lost: LostClient): void;
 }

@@ -55,6 +55,7 @@ const defaultOrphanGraceMs = 30_000;
 const defaultWaitMs = 10_000;
 const outboundConnectMs = 2000;
 const outboundAuthenticationMs = 3000;
+const outboundIdleMs = 30_000;
 const defaultRingingLimitMs = 660_000;
 
 /**
@@ -173,7 +174,12 @@ export async function startEngineWith(
       counters,
       hostports: () => hostports(transport.listeners()),
       imitates: () => strictParity,
-      outbound: { targets: applications, connectMs: outboundConnectMs, authenticationMs: outboundAuthenticationMs },
+      outbound: {
+        targets: applications,
+        connectMs: outboundConnectMs,
+        authenticationMs: outboundAuthenticationMs,
+        idleMs: outboundIdleMs,
+      },
     },
     agent,
   );

@@ -249,6 +249,28 @@ describe("calls that were not answered yet when the application died", () => {
     served.send("ACK", { branch: served.lastBranch, toTag: tagOf(refused.header("To")) });
   });
 
+  it("a call that is cancelled while it waits gets 487 and is given to nobody", async () => {
+    const app = rawApp();
+    await app.authenticate(secret);
+    app.send(["r", "route", "invite"]);
+    await app.answer("r");
+    await crash(app.socket);
+    const call = new RawCall(peer, sip.port);
+    call.send("INVITE", { body: sdp(4000) });
+    await peer.response(100, "INVITE");
+    call.send("CANCEL", { branch: call.lastBranch });
+    await peer.response(200, "CANCEL");
+    const cancelled = await peer.response(487, "INVITE");
+    call.send("ACK", { branch: call.lastBranch, toTag: tagOf(cancelled.header("To")) });
+    const other = rawApp();
+    await other.authenticate(secret);
+    other.send(["r", "route", "invite"]);
+    await other.answer("r");
+    other.send(["p", "ping"]);
+    await other.answer("p");
+    expect(given(other)).toEqual([]);
+  });
+
   it("another connection may answer a pending request and cancel an INVITE, by transaction id", async () => {
     const [one, two] = [rawApp(), rawApp()];
     for (const app of [one, two]) {

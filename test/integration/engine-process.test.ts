@@ -242,5 +242,11 @@ describe("the process", () => {
       drachtio: { port: site.controlPort, secretFile: "secret" },
     };
     expect(await run({ sip })).toMatchObject({ code: 1, output: expect.stringContaining("EADDRINUSE") });
+    // The port is taken on loopback, so it is on the wildcard address too; the warning comes before.
+    const open = { ...sip, drachtio: { ...sip.drachtio, host: "0.0.0.0" } };
+    expect(await run({ sip: open })).toMatchObject({
+      code: 1,
+      output: expect.stringContaining("may be reached from the internet"),
+    });
   });
 });

@@ -1,3 +1,7 @@
+import { once } from "node:events";
+import { createServer } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
+
 import { afterEach, describe, expect, it } from "vitest";
 
 import { Counters } from "../../src/engine/counters.ts";
@@ -8,6 +12,7 @@ import { systemClock, systemRandom } from "../../src/engine/timers.ts";
 import { encodeFrame } from "../../src/engine/wire/frame.ts";
 import { WireServer } from "../../src/engine/wire/server.ts";
 import type { WireServerParts } from "../../src/engine/wire/server.ts";
+import { ManualClock } from "./engine-clock.ts";
 import { RawApp } from "../support/raw-app.ts";
 
 const peer = { protocol: "udp", address: "192.0.2.9", port: 5070 } as const;
@@ -21,6 +26,7 @@ type Called =
 class FakeCore implements SipCommands {
   readonly called: Called[] = [];
   readonly ready: number[] = [];
+  readonly busy = new Set<number>();
   readonly routes: string[] = [];
   respond(command: SipCommand, id: string): void {
     this.called.push({ type: "respond", command, id });
@@ -36,6 +42,9 @@ class FakeCore implements SipCommands {
   }
   clientReady(client: number): void {
     this.ready.push(client);
+  }
+  busyClients(): ReadonlySet<number> {
+    return this.busy;
   }
   routed(verb: string): void {
     this.routes.push(verb);
@@ -55,7 +64,7 @@ afterEach(async () => {
 
 const inbound = {
   imitates: () => false,
-  outbound: { targets: [], connectMs: 1000, authenticationMs: 1000 },
+  outbound: { targets: [], connectMs: 1000, authenticationMs: 1000, idleMs: 1000 },
 } as const;
 
 async function start(
@@ -163,6 +172,44 @@ describe("authentication on the control port", () => {
         ),
     ).toThrow("secret");
   });
+});
+
+it("closes a connection it has made when nothing needs it for two looks, and not before", async () => {
+  const listener = createServer();
+  const accepted = once(listener, "connection") as Promise<[Socket]>;
+  listener.listen(0, "127.0.0.1");
+  await once(listener, "listening");
+  open.push({
+    close: () => {
+      listener.close();
+    },
+  });
+  const { port } = listener.address() as AddressInfo;
+  const clock = new ManualClock();
+  const targets = [{ host: "127.0.0.1", port }];
+  const { server, core } = await start(
+    {},
+    { clock, outbound: { targets, connectMs: 1000, authenticationMs: 1000, idleMs: 1000 } },
+  );
+  let offered: number | undefined;
+  server.dial?.((client) => {
+    offered = client;
+    return true;
+  });
+  const [socket] = await accepted;
+  const ended = once(socket, "end");
+  socket.resume();
+  socket.write(encodeFrame(["a", "authenticate", "cymru", ""]));
+  await expect.poll(() => offered).toBe(1);
+  core.busy.add(1);
+  await clock.advance(5000);
+  expect(server.stats()).toMatchObject({ clients: 1, outbound: 1 });
+  core.busy.clear();
+  await clock.advance(1000);
+  expect(server.stats()).toMatchObject({ clients: 1 });
+  await clock.advance(1000);
+  await ended;
+  await expect.poll(() => server.stats()).toMatchObject({ clients: 0, outbound: 0 });
 });
 
 describe("commands", () => {

@@ -1,4 +1,4 @@
-import type { LostClient, SipCommand, SipCommands } from "../events.ts";
+import type { ClientId, LostClient, SipCommand, SipCommands } from "../events.ts";
 import type { SipMessage, SipRequest, SipResponse } from "../sip/message.ts";
 import { noApplication } from "./accepted.ts";
 import { Core } from "./core.ts";
@@ -116,6 +116,15 @@ export class UserAgent implements SipCommands {
     this.#core.ownership.clientGone(lost);
     this.#uas.clientGone(lost);
     this.#uac.clientGone(lost.client);
+  }
+
+  busyClients(): ReadonlySet<ClientId> {
+    const owners = [
+      ...this.#core.dialogs.all().map(({ owner }) => owner),
+      ...this.#uas.owners(),
+      ...this.#uac.owners(),
+    ];
+    return new Set(owners.filter((owner) => owner !== undefined));
   }
 
   /** Takes no new calls from now on; those that are there stay. */

@@ -676,6 +676,11 @@ export class Uac {
     this.#outbox.clear();
   }
 
+  /** Who waits for the response to a request. */
+  owners(): (ClientId | undefined)[] {
+    return [...this.#requests.all()].map(({ client }) => client);
+  }
+
   /** INVITEs of a connection that is gone are cancelled: nobody is left who could acknowledge their 2xx. */
   clientGone(client: ClientId): void {
     if (this.#core.imitates("pending")) {

@@ -424,6 +424,11 @@ export class Uas {
     }
   }
 
+  /** Who has been given what is not answered. */
+  owners(): (ClientId | undefined)[] {
+    return [...this.#incoming.values()].map(({ owner }) => owner);
+  }
+
   takeNoMore(): void {
     this.#draining = true;
   }

@@ -40,6 +40,8 @@ export interface WireServerParts {
     readonly targets: readonly OutboundTarget[];
     readonly connectMs: number;
     readonly authenticationMs: number;
+    /** A connection that nothing needs any more is closed after one to two of these, in milliseconds. */
+    readonly idleMs: number;
   };
 }
 
@@ -60,6 +62,8 @@ interface Client {
   /** Its tags, sorted, in one text. */
   tags: string;
   authenticated: boolean;
+  /** It had nothing to do at the last look. */
+  idle: boolean;
   /** It has shown that it works on what it is given, so it may be an heir. */
   ready: boolean;
   closing: boolean;
@@ -93,6 +97,7 @@ export class WireServer implements EngineEvents {
   readonly #lastChosen = new Map<string, ClientId>();
   readonly #secretDigest: Buffer;
   readonly #dialer: OutboundDialer;
+  readonly #timers: TimerSet;
   readonly dial: EngineEvents["dial"];
   #nextId: ClientId = 1;
   #closed = false;
@@ -112,6 +117,7 @@ export class WireServer implements EngineEvents {
         socket.destroy();
       }
     });
+    this.#timers = new TimerSet(parts.clock);
     const { targets, connectMs } = parts.outbound;
     this.#dialer = new OutboundDialer({
       targets,
@@ -160,6 +166,7 @@ export class WireServer implements EngineEvents {
     }
     this.#closed = true;
     this.#dialer.close();
+    this.#timers.clear();
     for (const client of this.#clients.values()) {
       client.timers.clear();
       client.socket.destroy();
@@ -324,6 +331,7 @@ export class WireServer implements EngineEvents {
       outbound,
       tags: "",
       authenticated: false,
+      idle: false,
       ready: false,
       closing: false,
       gone: false,
@@ -473,7 +481,28 @@ export class WireServer implements EngineEvents {
       });
     } else {
       client.outbound.ready(client.id);
+      if (!this.#timers.has("idle")) {
+        this.#watchIdle();
+      }
     }
+  }
+
+  /** An application that forgets `srf.endSession` would leave one open connection for each call. */
+  #watchIdle(): void {
+    this.#timers.start("idle", this.#parts.outbound.idleMs, () => {
+      const busy = this.#core.busyClients();
+      const outbound = [...this.#clients.values()].filter((client) => client.outbound !== undefined);
+      for (const client of outbound) {
+        if (client.idle && !busy.has(client.id) && !client.closing) {
+          this.#parts.log.info("a connection to an application that nothing needs is closed", { client: client.id });
+          this.#close(client);
+        }
+        client.idle = !busy.has(client.id);
+      }
+      if (outbound.length > 0) {
+        this.#watchIdle();
+      }
+    });
   }
 
   #route(client: Client, requestId: string, type: "route" | "remove_route", verb: string): void {
