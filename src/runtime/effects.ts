@@ -80,6 +80,8 @@ export function observe(telemetry: Telemetry, { call }: CallSetup, event: BotEve
     }
     case "hangup":
       return telemetry.callEnded(call, { by: event.by, reason: event.reason, durationMs: event.durationMs });
+    case "warning":
+      return event.code === "fallback" ? telemetry.botLost(call) : undefined;
     case "rejected":
       return telemetry.commandRejected(call, event.code, event.pointer);
     case "recording":

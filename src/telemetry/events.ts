@@ -7,6 +7,8 @@ export interface Telemetry {
   callEnded(call: string, facts: { by: string; reason: string | null; durationMs: number }): void;
   phaseChanged(call: string, from: string, to: string): void;
   transferEnded(call: string, facts: TransferFacts): void;
+  /** The bot was silent for too long: the channel's fallback has the call. */
+  botLost(call: string): void;
   commandRejected(call: string, code: string, pointer: string | null): void;
   recordingChanged(call: string, state: string, reason: string | null): void;
   inboxOverflowed(call: string): void;
@@ -41,6 +43,10 @@ export function createTelemetry(log: Log, metrics: Metrics): Telemetry {
       if (facts.ringMs !== null) metrics.ringSeconds.observe(facts.ringMs / 1000);
       if (facts.talkMs !== null) metrics.talkSeconds.observe(facts.talkMs / 1000);
       log.info({ call, ...facts }, "transfer ended");
+    },
+    botLost(call) {
+      metrics.fallbacks.inc();
+      log.warn({ call }, "the bot was silent for too long, the fallback has the call");
     },
     commandRejected(call, code, pointer) {
       metrics.commandsRejected.inc({ code });

@@ -8,6 +8,7 @@ export interface Metrics {
   readonly transfers: Counter<"status" | "cause">;
   readonly ringSeconds: Histogram;
   readonly talkSeconds: Histogram;
+  readonly fallbacks: Counter;
   readonly commandsRejected: Counter<"code">;
   readonly recordings: Counter<"state">;
   readonly inboxOverflows: Counter;
@@ -55,6 +56,11 @@ export function createMetrics(phases: () => ReadonlyMap<string, number>): Metric
       name: "patchbay_transfer_talk_seconds",
       help: "How long callers talked with operators.",
       buckets: seconds,
+      registers,
+    }),
+    fallbacks: new Counter({
+      name: "patchbay_fallbacks_total",
+      help: "Calls that a silent bot lost to its channel's fallback.",
       registers,
     }),
     commandsRejected: new Counter({

@@ -60,6 +60,8 @@ describe("a fallback with a prompt and an operator", () => {
     expect(await leg.ended).toMatchObject({ by: "peer", how: "BYE" });
     expect((await call.transfer()).details.cause).toBe("busy");
     expect((await call.event("hangup")).body).toMatchObject({ by: "operator" });
+    const metrics = await (await fetch(`http://127.0.0.1:${stage().app.adminPort}/metrics`)).text();
+    expect(metrics).toMatch(/^patchbay_fallbacks_total [1-9]/m);
   });
 });
 

@@ -3,6 +3,7 @@ import { describe, expect, test } from "vitest";
 import { pitches } from "../support/pitch.ts";
 import type { Phone } from "../support/rtp-phone.ts";
 import { header } from "../support/sip-text.ts";
+import { Sipp } from "../support/sipp.ts";
 import { waitFor } from "../support/wait.ts";
 import type { BotCall, Reply } from "../integration/raw-bot.ts";
 import { sharedStage } from "../integration/stage.ts";
@@ -108,6 +109,22 @@ describe("all at once", () => {
     expect(await attemptsOf(call)).toHaveLength(3);
     expect((await call.transfer()).status.hangup).toBe(true);
   });
+});
+
+test("an operator on SIPp who rings late: CANCEL behind his 180, with the reason", async () => {
+  await using late = await Sipp.start({ scenario: "test/integration/sipp/job/operator-answers-late.xml" });
+  const { operator } = stage();
+  operator.answering = { type: "answer", afterMs: 100 };
+  const { leg, call } = await stage().talk();
+  const targets = [{ sipUri: `late@127.0.0.1:${late.port}` }, target(operator)];
+  await call.run({ type: "switch", targets, strategy: "ring", continueCall: true });
+  await leg.media.hears(pitches.operator);
+  const { exitCode, messages, errors } = await late.finished();
+  expect(exitCode, errors).toBe(0);
+  const cancel = messages.find(({ what }) => what === "CANCEL");
+  expect(cancel?.text).toContain('Reason: SIP;cause=200;text="Call completed elsewhere"');
+  await leg.hangUp();
+  expect((await call.transfer()).details.attempts).toMatchObject([{ cause: "cancelled" }, { cause: "completed" }]);
 });
 
 describe("one after the other", () => {
