@@ -75,6 +75,8 @@ const redisStartMs = 10_000;
 const flushMs = 5_000;
 /** While Redis is away a caller may wait so long for it to come back before the fallback begins. */
 const awayMs = 1_500;
+/** What the JAICP platform waits where a bot says nothing else. */
+const jaicpInputMs = 5_000;
 const mintTransferId = (): TransferId => randomUUID() as TransferId;
 
 /**
@@ -257,9 +259,10 @@ function patienceOf(
   const outcome = fallbackReplies(channel.fallback, policy, mintTransferId);
   // Read once at the start, and refused there.
   if (!outcome.ok) throw new Error(outcome.message);
-  const { botTimeoutMs, botSilenceMs } = channel;
+  const { botTimeoutMs, botSilenceMs, inputTimeoutMs, format } = channel;
+  const inputMs = inputTimeoutMs ?? (format === "jaicp" ? jaicpInputMs : null);
   const answerMs = redisReady ? botTimeoutMs : Math.min(botTimeoutMs, awayMs);
-  return { patience: { answerMs, silenceMs: botSilenceMs, fallback: outcome.replies } };
+  return { patience: { answerMs, silenceMs: botSilenceMs, inputMs, fallback: outcome.replies } };
 }
 
 /** A fallback that could not be carried out is refused at the start and not when it is needed. */

@@ -159,6 +159,11 @@ export const eventSchemas = {
     durationMs: whole.describe("Length of the key press, milliseconds."),
     from: z.enum(["caller", "operator"]).describe("Who pressed it."),
   }),
+  noInput: event(
+    "noInput",
+    "The caller has heard everything and pressed no key for the channel's `inputTimeoutMs`; never without it.",
+    {},
+  ),
   playback: event("playback", "A prompt ended.", {
     commandId: z.string().describe("The command it came with."),
     index: whole.describe("Position in the command's `replies`, from 0."),
@@ -208,6 +213,7 @@ export const eventSchema = z.discriminatedUnion("event", [
   eventSchemas.call,
   eventSchemas.answered,
   eventSchemas.dtmf,
+  eventSchemas.noInput,
   eventSchemas.playback,
   eventSchemas.transferProgress,
   eventSchemas.transfer,

@@ -23,6 +23,8 @@ function questionOf(event: BotEvent): Question | null {
       return { query: "/start", event: null };
     case "dtmf":
       return event.from === "caller" ? { query: event.digit, event: null } : null;
+    case "noInput":
+      return { query: null, event: "noDtmfAnswerEvent" };
     case "transfer":
       return { query: null, event: "transfer" };
     case "hangup":

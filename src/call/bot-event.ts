@@ -76,6 +76,8 @@ export type BotEvent =
       readonly durationMs: number;
       readonly from: "caller" | "operator";
     }
+  /** The caller has heard everything and pressed nothing for as long as the channel says. */
+  | { readonly event: "noInput" }
   | {
       readonly event: "playback";
       readonly commandId: CommandId;

@@ -1,7 +1,7 @@
 import type { CallEvent } from "./event.ts";
 import type { LegId } from "./ids.ts";
 import { endCall, finishEnding } from "./phases/ending.ts";
-import { loseBot, watchBot } from "./patience.ts";
+import { loseBot, noInput, watchSilence } from "./patience.ts";
 import { answering, offered } from "./phases/arriving.ts";
 import { dialling } from "./phases/dialling.ts";
 import { referring } from "./phases/referring.ts";
@@ -14,7 +14,7 @@ import { after, publish, type Step } from "./step.ts";
 
 /** The first step of a call whose INVITE was matched to a trunk and a channel. */
 export function begin(setup: CallSetup): Step {
-  return watchBot(null, null, [
+  return watchSilence(null, null, [
     {
       phase: "offered",
       core: {
@@ -57,7 +57,7 @@ export function decide(state: CallState, event: CallEvent, atMs: number): Step {
     case "ending":
       return finishEnding(state, event);
     default:
-      return watchBot(state, event, settle(live(state, event, atMs), atMs));
+      return watchSilence(state, event, settle(live(state, event, atMs), atMs));
   }
 }
 
@@ -91,8 +91,9 @@ function live(state: Live, event: CallEvent, atMs: number): Step {
     case "media.closed":
       return endCall(state, { by: "service", sipCode: null, reason: "media closed", cause: "media_failure" }, atMs);
     case "timer.fired":
-      if (event.timer !== "bot") break;
-      return loseBot(state, atMs);
+      if (event.timer === "bot") return loseBot(state, atMs);
+      if (event.timer === "input") return noInput(state);
+      break;
     case "bot.away":
       // What it said before is no sign of life any more.
       return [state.core.bot === "heard" ? { ...state, core: { ...state.core, bot: "awaited" } } : state, []];

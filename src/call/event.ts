@@ -84,7 +84,7 @@ export interface SipFailure {
 /**
  * `answer`: the operators' time to answer. `progress`: one leg's time to a 18x. `confirm`: one operator's time to press his
  * key. `talk`: the longest talk. `refer`: the wait for a NOTIFY.
- * `bot`: the bot's time to say something. `closing`: the media side's time to finish a recording before the last event goes out without it.
+ * `bot`: the bot's time to say something. `input`: the caller's to press a key. `closing`: the media side's time to finish a recording before the last event goes out without it.
  */
-export type TimerName = "answer" | "talk" | "refer" | "bot" | "closing" | LegTimer;
+export type TimerName = "answer" | "talk" | "refer" | "bot" | "input" | "closing" | LegTimer;
 export type LegTimer = `${"progress" | "confirm"} ${LegId}`;

@@ -17,8 +17,33 @@ function patience(state: CallState): number | null {
   return core.bot === "heard" ? limits.silenceMs : limits.answerMs;
 }
 
-/** Starts and stops the bot's time after an event, so that no phase has to think of it. `before` is null at the start. */
-export function watchBot(before: CallState | null, event: CallEvent | null, [state, effects]: Step): Step {
+/** Starts and stops the bot's time and the caller's after an event, so that no phase has to think of them. */
+export function watchSilence(before: CallState | null, event: CallEvent | null, step: Step): Step {
+  return watchInput(before, event, watchBot(before, event, step));
+}
+
+/** The caller's time to press a key; null while he is not waited for. */
+function inputTime(state: CallState | null): number | null {
+  if (state === null || state.phase !== "withBot" || patience(state) === null) return null;
+  return state.core.setup.policy.patience?.inputMs ?? null;
+}
+
+function watchInput(before: CallState | null, event: CallEvent | null, [state, effects]: Step): Step {
+  const ms = inputTime(state);
+  const was = inputTime(before);
+  if (ms === null)
+    return was === null ? [state, effects] : [state, [...effects, { type: "timer.stop", timer: "input" }]];
+  // From the end of a prompt, and every key gives him the time for another one. A bot that says nothing is not told again.
+  const again = event?.type === "media.played" || event?.type === "media.digit";
+  return again ? [state, [...effects, { type: "timer.start", timer: "input", ms }]] : [state, effects];
+}
+
+/** The caller's time is over. */
+export function noInput(state: Live): Step {
+  return [state, inputTime(state) === null ? [] : [publish({ event: "noInput" })]];
+}
+
+function watchBot(before: CallState | null, event: CallEvent | null, [state, effects]: Step): Step {
   const ms = patience(state);
   const was = before === null ? null : patience(before);
   if (ms === null) {

@@ -31,6 +31,8 @@ export interface Patience {
   readonly answerMs: number;
   /** Without a command while the caller hears nothing. */
   readonly silenceMs: number;
+  /** The caller's time to press a key while the bot waits for one; null when the bot does not want to know. */
+  readonly inputMs: number | null;
   /** Run in the bot's place. They end the call: the last one is a `hangup`, or a `switch` that brings nobody back. */
   readonly fallback: readonly QueuedReply[];
 }

@@ -339,6 +339,7 @@ export class BotCall {
         break;
       case "call":
       case "answered":
+      case "noInput":
       case "recording":
       case "transferProgress":
         break;

@@ -518,6 +518,11 @@ export const channelSchema = z
     botSilenceMs: milliseconds(1000, 3_600_000)
       .default(60_000)
       .describe("Longest time without a command while the caller hears nothing, in milliseconds. Default 60000."),
+    inputTimeoutMs: milliseconds(500, 600_000)
+      .optional()
+      .describe(
+        "The bot is told when the caller has heard everything and pressed no key for this long, in milliseconds. Default: never, and 5000 with `format: jaicp`.",
+      ),
     fallback: fallbackSchema.optional(),
   })
   .describe("A bot's entry: which calls it gets and how they are treated.");

@@ -45,6 +45,7 @@ export interface Channel {
   readonly format: ChannelConfig["format"];
   readonly botTimeoutMs: number;
   readonly botSilenceMs: number;
+  readonly inputTimeoutMs: number | undefined;
   /** Undefined: the caller of a dead bot is hung up on. */
   readonly fallback: ChannelConfig["fallback"];
 }
@@ -91,7 +92,8 @@ export class TrunkTable {
       }
     }
     for (const entry of config.channels) {
-      const { botId, answer, passHeaders, recording, format, botTimeoutMs, botSilenceMs, fallback } = entry;
+      const { botId, answer, passHeaders, recording, format, botTimeoutMs, botSilenceMs, inputTimeoutMs, fallback } =
+        entry;
       const channel: Channel = {
         botId,
         trunk: entry.trunk as TrunkId,
@@ -101,6 +103,7 @@ export class TrunkTable {
         format,
         botTimeoutMs,
         botSilenceMs,
+        inputTimeoutMs,
         fallback,
       };
       this.#channels.set(botId, { channel, config: entry });

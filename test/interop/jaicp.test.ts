@@ -7,7 +7,13 @@ import { operatorNumber, sharedStage } from "../integration/stage.ts";
 
 const stage = sharedStage({
   change: (config) => {
-    config.channels.push({ botId: "bot-j", trunk: "trunk-a", numbers: ["jaicp"], format: "jaicp" });
+    config.channels.push({
+      botId: "bot-j",
+      trunk: "trunk-a",
+      numbers: ["jaicp"],
+      format: "jaicp",
+      inputTimeoutMs: 1_000,
+    });
   },
 });
 
@@ -24,6 +30,7 @@ test("ringing, /start, a switch, the transfer's outcome, hangup: one request eac
   await using sender = await RawRedis.connect(port);
   const scenario: Readonly<Record<string, readonly object[]>> = {
     "/start": [{ type: "audio", audioUrl: stage().prompts.second, state: "/start" }],
+    noDtmfAnswerEvent: [{ type: "audio", audioUrl: stage().prompts.short }],
     "5": [{ type: "switch", phoneNumber: operatorNumber, continueCall: true, headers: {}, method: "invite" }],
     transfer: [{ type: "audio", audioUrl: stage().prompts.long, state: "/back" }],
   };
@@ -39,6 +46,7 @@ test("ringing, /start, a switch, the transfer's outcome, hangup: one request eac
   const caller = await stage().phone();
   const leg = await caller.dial(stage().uri("jaicp"));
   await leg.media.hears(pitches.bot);
+  await waitFor(() => asked.some(({ event }) => event === "noDtmfAnswerEvent"), { what: "the question once more" });
   leg.media.pressDigits("5");
   const operator = await stage().incoming();
   await leg.media.hears(pitches.operator);
@@ -46,12 +54,19 @@ test("ringing, /start, a switch, the transfer's outcome, hangup: one request eac
   await leg.media.hears(pitches.bot);
   await leg.hangUp();
   await waitFor(() => asked.some(({ event }) => event === "hangup"), { what: "the last request" });
-  expect(asked.map(({ query, event }) => query ?? event)).toEqual(["ringing", "/start", "5", "transfer", "hangup"]);
+  expect(asked.map(({ query, event }) => query ?? event)).toEqual([
+    "ringing",
+    "/start",
+    "noDtmfAnswerEvent",
+    "5",
+    "transfer",
+    "hangup",
+  ]);
   const transfer = asked.find(({ event }) => event === "transfer");
   expect(transfer?.rawRequest).toMatchObject({
     caller: "79991112233",
     extension: "jaicp",
     transferStatus: { status: "SUCCESS", hangup: false, number: operatorNumber },
   });
-  expect(asked.map(({ rawRequest }) => rawRequest["seq"])).toEqual([1, 2, 3, 4, 5]);
+  expect(asked.map(({ rawRequest }) => rawRequest["seq"])).toEqual([1, 2, 3, 4, 5, 6]);
 });

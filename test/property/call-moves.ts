@@ -32,10 +32,11 @@ export const policy = fc.record({
   answer: fc.constantFrom("immediately" as const, "on-command" as const),
   recording: fc.record({ enabled: fc.boolean(), resumeOnReturn: fc.boolean() }),
   patience: fc.constantFrom(
-    { answerMs: 10_000, silenceMs: 60_000, fallback: [{ type: "hangup", headers: [] } as const] },
+    { answerMs: 10_000, silenceMs: 60_000, inputMs: 5_000, fallback: [{ type: "hangup", headers: [] } as const] },
     {
       answerMs: 10_000,
       silenceMs: 60_000,
+      inputMs: null,
       fallback: [
         { type: "audio", url: "file:///sorry.wav", times: 1 } as const,
         { type: "switch", request: transferTo("900", { transferId: fallbackTransfer, continueCall: false }) } as const,
@@ -44,6 +45,7 @@ export const policy = fc.record({
     {
       answerMs: 10_000,
       silenceMs: 60_000,
+      inputMs: null,
       fallback: [
         { type: "switch", request: transferTo("900", { transferId: fallbackTransfer }) } as const,
         { type: "audio", url: "file:///goodbye.wav", times: 1 } as const,
@@ -182,7 +184,7 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms 
     case 32:
       return flag && pick < 2 ? { type: "media.closed" } : { type: "media.joined", leg: callee };
     case 35:
-      return { type: "timer.fired", timer: "bot" };
+      return { type: "timer.fired", timer: flag ? "bot" : "input" };
     case 36:
       return { type: "bot.away" };
     case 33:

@@ -142,6 +142,8 @@ class Witness {
     this.#ownsItsLegsAndTimers(state);
     // A caller who hears nothing and is with nobody is waited for by this timer, or by nobody.
     holds(this.timers.has("bot") === waitsForBot(state), "the bot's time runs exactly while the caller waits for it");
+    const listening = state.phase === "withBot" && waitsForBot(state);
+    holds(!this.timers.has("input") || listening, "the caller's time runs only while the bot listens");
     if (state.phase === "withBot") {
       const { bot, playing, queue } = state.core;
       holds(bot !== "lost" || playing !== null || queue.length > 0, "the fallback never leaves the caller in silence");

@@ -13,7 +13,7 @@ const toOperator: QueuedReply = { type: "switch", request: fallbackRequest };
 const hangUp: QueuedReply = { type: "hangup", headers: [] };
 
 function patient(...fallback: QueuedReply[]): CallScript {
-  return new CallScript({ patience: { answerMs: 10_000, silenceMs: 60_000, fallback } });
+  return new CallScript({ patience: { answerMs: 10_000, silenceMs: 60_000, inputMs: null, fallback } });
 }
 
 /** The bot's time that was set last: null while it is stopped. */
@@ -121,7 +121,10 @@ describe("a bot that stays silent", () => {
   });
 
   test("ringing (on-command): the caller is answered for the prompt, or refused with 480", () => {
-    const policy = { answer: "on-command", patience: { answerMs: 1, silenceMs: 1, fallback: [hangUp] } } as const;
+    const policy = {
+      answer: "on-command",
+      patience: { answerMs: 1, silenceMs: 1, inputMs: null, fallback: [hangUp] },
+    } as const;
     const refused = new CallScript(policy).happens({ type: "media.opened", answer: "v=0" as never }).timeIsUp("bot");
     expect(refused.asked("leg.reject")).toMatchObject([{ leg: caller, status: 480 }]);
     const prompted = new CallScript({ ...policy, patience: { ...policy.patience, fallback: [sorry, hangUp] } });
@@ -149,5 +152,41 @@ describe("a bot that stays silent", () => {
     const call = patient(hangUp).callerIsWithBot().bot(say);
     const [next, effects] = decide(call.state, { type: "timer.fired", timer: "bot" }, call.atMs);
     expect([next.phase, effects]).toEqual(["withBot", []]);
+  });
+});
+
+describe("a caller who presses nothing", () => {
+  const listening = (): CallScript =>
+    new CallScript({ patience: { answerMs: 10_000, silenceMs: 60_000, inputMs: 5_000, fallback: [hangUp] } });
+  const started = (call: CallScript): number =>
+    call.asked("timer.start").filter((effect) => effect.type === "timer.start" && effect.timer === "input").length;
+
+  test("is told the bot once, from the end of its prompts on", () => {
+    const call = listening().callerIsWithBot().bot(say);
+    const before = started(call);
+    playEnds(call);
+    expect(started(call)).toBe(before + 1);
+    call.timeIsUp("input").bot({ type: "record", action: "pause" });
+    expect(call.toldOf("noInput")).toHaveLength(1);
+    expect(started(call)).toBe(before + 1);
+  });
+
+  test("is not waited for before he has heard anything, and not when he is back from an operator", () => {
+    expect(started(listening().callerIsWithBot().bot({ type: "record", action: "pause" }))).toBe(0);
+    const back = listening().callerIsWithBot().botSwitches().invited().answers().joined().hangsUp(operator(1));
+    expect(started(back)).toBe(0);
+  });
+
+  test("every key gives him time for another one", () => {
+    const call = listening().callerIsWithBot();
+    const before = started(call);
+    call.happens({ type: "media.digit", leg: caller, digit: "1", durationMs: 100 });
+    expect(started(call)).toBe(before + 1);
+  });
+
+  test("is not told while a prompt plays, with an operator, and where the channel does not want to know", () => {
+    expect(listening().callerIsWithBot().bot(say).timeIsUp("input").toldOf("noInput")).toEqual([]);
+    expect(listening().callerIsWithBot().botSwitches().timeIsUp("input").toldOf("noInput")).toEqual([]);
+    expect(patient(hangUp).callerIsWithBot().timeIsUp("input").toldOf("noInput")).toEqual([]);
   });
 });

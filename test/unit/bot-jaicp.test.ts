@@ -85,6 +85,11 @@ describe("requests", () => {
     expect(jaicpKnows({ ...press, from: "operator" })).toBe(false);
   });
 
+  it("tells that the caller pressed nothing", () => {
+    const { kind, input } = decodeRequest(encode({ event: "noInput" }));
+    expect([kind, input]).toEqual(["event", "noDtmfAnswerEvent"]);
+  });
+
   it("gives every caller a memory of his own, also one without a number", () => {
     const ringing = story()[0]!;
     expect(JSON.parse(encode(ringing))).toMatchObject({ channelUserId: "79991112233", questionId: "c1:3" });
