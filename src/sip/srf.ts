@@ -26,6 +26,9 @@ const testedVersion = "5.0.29";
 /** Dialogs that are claimed at the same time after the connection came back. */
 const claimsAtOnce = 16;
 
+/** How often the connection may break before dialogs of an earlier process are left to the next one. */
+const mostLosses = 100;
+
 export interface EngineLinkOptions extends LinkContext {
   readonly host: string;
   readonly port: number;
@@ -384,16 +387,23 @@ export class EngineLink {
   }
 
   /**
-   * Ends dialogs that an earlier process has left in the engine, a few at a time. Resolves when all are answered or gone;
-   * `ended` is called for each.
+   * Ends dialogs that an earlier process has left in the engine, a few at a time; `ended` is called for each that is over.
+   * Goes on after the connection was lost and is back. Resolves when all are over or the engine stays away.
    */
   async endLeft(dialogIds: readonly string[], reason: string, ended: (id: string) => void): Promise<void> {
     const left = [...dialogIds];
+    let losses = 0;
     const end = async (): Promise<void> => {
       for (let id = left.pop(); id !== undefined; id = left.pop()) {
         if (await this.#endOne(id, reason)) {
           ended(id);
+          continue;
         }
+        losses += 1;
+        if (losses > mostLosses || !(await this.whenUp(this.#options.connectTimeoutMs))) {
+          return;
+        }
+        left.push(id);
       }
     };
     await Promise.all(Array.from({ length: claimsAtOnce }, end));

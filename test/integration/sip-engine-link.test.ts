@@ -129,6 +129,47 @@ describe("the connection to the engine", () => {
     await peer.response(486, "INVITE");
   });
 
+  test.each(["answered", "cancelled"])(
+    "a call that rang when the connection broke is the same call when the engine gives it to us again: %s",
+    async (end) => {
+      const peer = await RawPeer.open(closings);
+      let control = 0;
+      const line = await cuttableLine(() => control);
+      const side = await startSide(closings, oneTrunk(peer.port), {
+        engine: { host: "127.0.0.1", port: line.port, secret },
+        onEngine: (port: number) => {
+          control = port;
+        },
+      });
+      const call = new RawCall(peer, side.engine.port);
+      call.send("INVITE", { body: sdp(4000) });
+      const branch = call.lastBranch;
+      const setup = await side.call();
+      const frames = side.engine.engine.stats().counters.framesOut;
+      line.cut();
+      await expect.poll(() => side.side.ready()).toBe(true);
+      // The answers to `authenticate` and to the routes, and the INVITE once more.
+      await expect
+        .poll(() => side.engine.engine.stats().counters.framesOut)
+        .toBeGreaterThan(frames + side.engine.engine.stats().wire.routes + 1);
+      expect(side.side.stats()).toMatchObject({ calls: 1, legs: 1 });
+      if (end === "answered") {
+        side.side.accept(setup.call, setup.caller, sdp(7000) as Sdp);
+        const ok = await peer.response(200, "INVITE");
+        call.toTag = tagOf(ok.header("To"));
+        call.send("ACK");
+        await side.event("leg.confirmed");
+        await call.bye();
+      } else {
+        call.send("CANCEL", { branch });
+        const cancelled = await peer.response(487, "INVITE");
+        call.send("ACK", { branch, toTag: tagOf(cancelled.header("To")) });
+      }
+      expect(await side.event("leg.ended")).toMatchObject({ leg: setup.caller });
+      expect(side.side.stats()).toMatchObject({ calls: 0, legs: 0 });
+    },
+  );
+
   test("a dialog that is gone when the connection is back ends its leg", async () => {
     const peer = await RawPeer.open(closings);
     let control = 0;
