@@ -100,7 +100,9 @@ describe("orphans and adoption", () => {
     await expect.poll(() => sip.engine.stats().wire.clients).toBe(0);
     out.reply(200, "OK", { body: sdp(4000) });
     await settlesTo(() => sip.engine.stats().agent.outgoing, 0, 64 * sip.t1Ms * 3);
-    expect(peer.received.map(({ method }) => method).filter((method) => method !== "INVITE")).toEqual([]);
+    // Of this call only: a port may have belonged to a peer of another test, whose engine still repeats something.
+    const own = peer.received.filter(({ header }) => header("Call-ID") === out.invite.header("Call-ID"));
+    expect(own.map(({ method }) => method).filter((method) => method !== "INVITE")).toEqual([]);
   });
 
   it("a new call gets 503 at once, though the application was there a moment ago", async () => {
@@ -178,7 +180,8 @@ describe("outside of dialogs", () => {
     call.send("INVITE", { body: sdp(4000) });
     await peer.response(100, "INVITE");
     await settlesTo(() => sip.engine.stats().agent.incoming, 0, 64 * sip.t1Ms * 4);
-    expect(peer.received.map(({ status }) => status).filter((status) => status !== 100)).toEqual([]);
+    const own = peer.received.filter(({ header }) => header("Call-ID") === call.callId);
+    expect(own.map(({ status }) => status).filter((status) => status !== 100)).toEqual([]);
   });
 
   it("a REFER that nobody routes gets no answer, and remove_route takes every verb", async () => {
@@ -195,6 +198,6 @@ describe("outside of dialogs", () => {
       await app.answer(id);
     }
     expect(sip.engine.stats().wire.routes).toBe(0);
-    expect(peer.received).toEqual([]);
+    expect(peer.received.filter(({ header }) => header("Call-ID") === call.callId)).toEqual([]);
   });
 });
