@@ -25,6 +25,7 @@ import { createTelemetry } from "./telemetry/events.ts";
 import type { Log } from "./telemetry/log.ts";
 import { createMetrics } from "./telemetry/metrics.ts";
 import { Quarantine } from "./trunk/quarantine.ts";
+import { ReferMemory } from "./trunk/refer-memory.ts";
 import { type Channel, TrunkTable } from "./trunk/table.ts";
 
 /** What the one who builds the service brings along. */
@@ -89,7 +90,9 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
   const table = new TrunkTable(config);
   const carriesTls = config.sip.listen.some(({ protocol }) => protocol === "tls");
   const quarantine = new Quarantine(() => systemClock.now());
-  const policyOf = (call: PolicyFacts): TransferPolicy => transferPolicy(table, quarantine, carriesTls, call);
+  const referMemory = new ReferMemory(() => systemClock.now());
+  const policyOf = (call: PolicyFacts): TransferPolicy =>
+    transferPolicy(table, { quarantine, referMemory }, carriesTls, call);
   checkFallbacks(config, policyOf);
   const metrics = createMetrics(() => registry.phases());
   const registry: CallRegistry = new CallRegistry({
@@ -183,7 +186,7 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
     },
   });
   disposal.defer(() => sip.close());
-  registry.connect({ signalling: sip, media, bot: link });
+  registry.connect({ signalling: sip, media, bot: link, trunks: referMemory });
   disposal.defer(() => within(endAllMs, registry.endAll()));
 
   if (!(await link.start(redisStartMs))) {
@@ -280,7 +283,7 @@ type PolicyFacts = Pick<CallSetup, "botId" | "callerNumber">;
 /** What the bot of this call may ask for, bound to the call when it starts and never taken from a command. */
 function transferPolicy(
   table: TrunkTable,
-  quarantine: Quarantine,
+  { quarantine, referMemory }: { readonly quarantine: Quarantine; readonly referMemory: ReferMemory },
   carriesTls: boolean,
   { botId, callerNumber }: PolicyFacts,
 ): TransferPolicy {
@@ -293,7 +296,7 @@ function transferPolicy(
       if (choice === undefined) throw new Error(`no route for bot ${botId}`);
       const identityHeaders = table.trunk(choice.route.trunk)?.identityHeaders ?? "allow";
       const route = { ...choice.route, gateways: quarantine.free(choice.route.gateways) };
-      return { ...choice, route, identityHeaders };
+      return { ...choice, route, identityHeaders, referFollowed: referMemory.follows(choice.ownTrunk) };
     },
   };
 }

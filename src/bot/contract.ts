@@ -467,6 +467,8 @@ export const warningCodes = {
   timeout_invalid: "`timeout` is not a positive number; the default was used.",
   transfer_channel_unknown: "`transferChannel` names no channel; the call's own trunk was used.",
   method_deprecated: '`method: "transfer"` is the old word for `refer`.',
+  refer_failed: "The caller's side did not follow a REFER; the target is called by INVITE.",
+  refer_skipped: "The call's trunk did not follow a REFER within the last hour; the target is called by INVITE.",
   dropped_after_switch: "A reply behind a `switch` in the same command was dropped.",
   no_operator: "Digits for the operator were dropped, because the caller is not talking to one.",
   no_tts: "A `text` was not spoken because no text-to-speech is configured.",

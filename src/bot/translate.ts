@@ -21,6 +21,8 @@ export interface RouteChoice {
   readonly identityHeaders: "allow" | "drop";
   /** Whether a REFER that fails is followed by an INVITE. */
   readonly referFallback: boolean;
+  /** False when the call's trunk did not follow a REFER lately. */
+  readonly referFollowed: boolean;
 }
 
 export interface TransferPolicy extends SipDestinations {
@@ -249,6 +251,12 @@ function switchReply(
     const message = 'method "transfer" is the old word for "refer"';
     warnings.push({ code: "method_deprecated", message, pointer: `${pointer}/method` });
   }
+  // With `refer: never` nobody would call him by INVITE, so the REFER is tried every time.
+  const skipped = method === "refer" && choice.referFallback && !choice.referFollowed;
+  if (skipped) {
+    const message = "the call's trunk did not follow a REFER within the last hour; the target is called by INVITE";
+    warnings.push({ code: "refer_skipped", message, pointer: `${pointer}/method` });
+  }
   const timeout = answerTimeout(value.timeout);
   if (timeout.warning !== null) warnings.push({ ...timeout.warning, pointer: `${pointer}/timeout` });
   const common = takenHeaders(value.headers, choice.identityHeaders, pointer, warnings);
@@ -267,7 +275,7 @@ function switchReply(
     others,
     transferId,
     commandId,
-    method,
+    method: skipped ? "invite" : method,
     strategy: value.strategy ?? "serial",
     confirm: confirmationOf(value.confirm),
     route: choice.route,

@@ -1,6 +1,6 @@
 import type { BotEvent } from "./bot-event.ts";
 import type { TimerName } from "./event.ts";
-import type { ExchangeId, GatewayId, LegId, PlayId, Sdp } from "./ids.ts";
+import type { ExchangeId, GatewayId, LegId, PlayId, Sdp, TrunkId } from "./ids.ts";
 import type { CustomHeader, Route, ShownIdentity, TransferRequest, TransferTarget } from "./transfer.ts";
 
 /** Where one INVITE to an operator goes and what it shows. */
@@ -38,6 +38,8 @@ export type Effect =
       readonly headers: readonly CustomHeader[];
     }
   | { readonly type: "leg.refer"; readonly leg: LegId; readonly request: TransferRequest }
+  /** The trunk's side did not follow a REFER: it is not asked again for a while. */
+  | { readonly type: "trunk.withoutRefer"; readonly trunk: TrunkId }
   | { readonly type: "leg.reanswer"; readonly leg: LegId; readonly exchange: ExchangeId; readonly answer: Sdp }
   | { readonly type: "leg.refuse"; readonly leg: LegId; readonly exchange: ExchangeId; readonly status: number }
   | { readonly type: "media.open"; readonly leg: LegId; readonly offer: Sdp }

@@ -1,7 +1,7 @@
 import type { BotEvent } from "./bot-event.ts";
 import type { InviteOrder, Prompt, TalkPhase } from "./effect.ts";
 import type { CallEvent, TimerName } from "./event.ts";
-import type { CallId, ExchangeId, LegId, PlayId, Sdp } from "./ids.ts";
+import type { CallId, ExchangeId, LegId, PlayId, Sdp, TrunkId } from "./ids.ts";
 import type { CustomHeader, TransferRequest } from "./transfer.ts";
 
 /**
@@ -47,6 +47,11 @@ export interface RecordingOrder {
   readonly botId: string;
   readonly caller: string;
   readonly called: string;
+}
+
+/** What is remembered of trunks beyond one call. */
+export interface TrunkMemory {
+  withoutRefer(trunk: TrunkId): void;
 }
 
 /** The bot's end of Redis. */

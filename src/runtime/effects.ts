@@ -1,6 +1,6 @@
 import type { BotEvent } from "../call/bot-event.ts";
 import type { Effect } from "../call/effect.ts";
-import type { BotLink, MediaAnchor, Signalling, Timers } from "../call/ports.ts";
+import type { BotLink, MediaAnchor, Signalling, Timers, TrunkMemory } from "../call/ports.ts";
 import type { CallSetup } from "../call/setup.ts";
 import type { Telemetry } from "../telemetry/events.ts";
 
@@ -10,11 +10,12 @@ export interface Ports {
   readonly media: MediaAnchor;
   readonly bot: BotLink;
   readonly timers: Timers;
+  readonly trunks: TrunkMemory;
 }
 
 /** Hands one effect to the port it is for. Exceptions pass: the registry knows what they mean for the call. */
 export function runEffect(ports: Ports, setup: CallSetup, effect: Effect): void {
-  const { signalling, media, bot, timers } = ports;
+  const { signalling, media, bot, timers, trunks } = ports;
   const { call } = setup;
   switch (effect.type) {
     case "leg.ring":
@@ -31,6 +32,8 @@ export function runEffect(ports: Ports, setup: CallSetup, effect: Effect): void 
       return signalling.bye(call, effect.leg, effect.reason, effect.headers);
     case "leg.refer":
       return signalling.refer(call, effect.leg, effect.request);
+    case "trunk.withoutRefer":
+      return trunks.withoutRefer(effect.trunk);
     case "leg.reanswer":
       return signalling.reanswer(call, effect.leg, effect.exchange, effect.answer);
     case "leg.refuse":

@@ -2,12 +2,14 @@ import type { CallEvent } from "../call/event.ts";
 import type { CallId, ExchangeId, LegId, Sdp, TrunkId } from "../call/ids.ts";
 import type { CustomHeader, TransferRequest } from "../call/transfer.ts";
 import type { Cancellable } from "../lib/clock.ts";
+import { addressBits } from "../lib/ip-network.ts";
 import { hangUp } from "./hang-up.ts";
+import type { TrunkCredentials } from "./hang-up.ts";
 import { InDialog, allowedMethods } from "./in-dialog.ts";
 import type { CallFacts, Leg, LegContext } from "./leg.ts";
 import { parseReason } from "./reason.ts";
 import { ReferWatch } from "./refer.ts";
-import type { IncomingInvite, SipDialog } from "./link/types.ts";
+import type { IncomingInvite, Reply, SipDialog } from "./link/types.ts";
 import { answerSession } from "./session-expires.ts";
 import { formatSipUri, parseSipUri } from "./uri.ts";
 
@@ -137,6 +139,7 @@ export class CallerLeg implements Leg {
       referTo: this.#referTarget(request, state.dialog),
       referredBy: this.#ownAddress(),
       timeoutMs: this.#context.times.requestMs,
+      credentials: (challenge) => this.#credentialsFor(challenge),
       post: (event) => this.#post(event),
     });
     this.#state = { ...state, refer };
@@ -267,6 +270,16 @@ export class CallerLeg implements Leg {
       port: gateway === undefined ? (peer?.port ?? null) : (gateway.port ?? null),
       params: new Map(),
     });
+  }
+
+  /** The trunk's password is for its gateways, so a challenge from anywhere else stays without an answer (RFC 3261 §22.3). */
+  #credentialsFor({ sourceAddress }: Reply): TrunkCredentials | null {
+    const { directory, credentials } = this.#context;
+    const trunk = directory.trunk(this.trunk);
+    const known = credentials(this.trunk);
+    const source = addressBits(sourceAddress)?.prefix;
+    const fromGateway = trunk?.gateways.some(({ host }) => addressBits(host)?.prefix === (source ?? "none")) ?? false;
+    return known === undefined || !fromGateway ? null : { ...known, realm: trunk?.outbound?.realm ?? null };
   }
 
   #ownAddress(): string {

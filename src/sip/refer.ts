@@ -1,8 +1,10 @@
 import type { CallEvent } from "../call/event.ts";
 import type { LegId } from "../call/ids.ts";
+import { answerChallenge } from "./hang-up.ts";
+import type { TrunkCredentials } from "./hang-up.ts";
 import { parseReason } from "./reason.ts";
 import { SipFault } from "./link/fault.ts";
-import type { IncomingRequest, SipDialog } from "./link/types.ts";
+import type { IncomingRequest, Reply, SipDialog } from "./link/types.ts";
 
 export interface ReferOrder {
   readonly leg: LegId;
@@ -13,6 +15,8 @@ export interface ReferOrder {
   readonly referredBy: string;
   /** How long a final response to the REFER may take. */
   readonly timeoutMs: number;
+  /** What may answer a challenge that came in this response; null where it must not be answered. */
+  readonly credentials: (challenge: Reply) => TrunkCredentials | null;
   readonly post: (event: CallEvent) => boolean;
 }
 
@@ -50,16 +54,24 @@ export class ReferWatch {
   }
 
   async #send(): Promise<void> {
-    const { dialog, referTo, referredBy, timeoutMs } = this.#order;
-    const result = await dialog.send("REFER", {
-      timeoutMs,
-      headers: [
-        { name: "Refer-To", value: `<${referTo}>` },
-        { name: "Referred-By", value: `<${referredBy}>` },
-      ],
-    });
+    const { dialog, referTo, referredBy, timeoutMs, credentials } = this.#order;
+    const headers = [
+      { name: "Refer-To", value: `<${referTo}>` },
+      { name: "Referred-By", value: `<${referredBy}>` },
+    ];
+    let result = await dialog.send("REFER", { timeoutMs, headers });
+    if (!(result instanceof SipFault) && (result.status === 401 || result.status === 407) && this.#open) {
+      // RFC 3261 §22.2: once more with credentials; the hash covers the remote target, which is the request line.
+      const known = credentials(result);
+      const request = { method: "REFER", uri: dialog.remoteUri };
+      const answer = known === null ? undefined : answerChallenge(result, known, request);
+      if (answer !== undefined) {
+        result = await dialog.send("REFER", { timeoutMs, headers: [...headers, answer] });
+      }
+    }
     if (result instanceof SipFault) {
-      this.#done(null, result.message, null);
+      // RFC 3261 §8.1.3.1: no answer in time counts as 408.
+      this.#done(result.code === "timeout" ? 408 : null, result.message, null);
       return;
     }
     this.#cseq = /^(\d+)/.exec(result.header("cseq") ?? "")?.[1];

@@ -62,7 +62,9 @@ export interface RouteChoice {
   readonly route: Route;
   /** False when no channel has the name `transferChannel` asked for, so that the call's own trunk is taken. */
   readonly known: boolean;
-  /** A REFER that fails is followed by an INVITE transfer on this trunk. */
+  /** The trunk of the call, whose side gets a REFER whatever trunk an INVITE would take. */
+  readonly ownTrunk: TrunkId;
+  /** A REFER to the call's own trunk that fails is followed by an INVITE transfer. */
   readonly referFallback: boolean;
 }
 
@@ -195,9 +197,11 @@ export class TrunkTable {
       return undefined;
     }
     const identity = chooseIdentity(trunk.policy, callerWithheld);
+    const ownTrunk = this.#trunks.get(own?.channel.trunk ?? trunk.id) ?? trunk;
     return {
       known: wanted !== undefined,
-      referFallback: trunk.referFallback,
+      ownTrunk: ownTrunk.id,
+      referFallback: ownTrunk.referFallback,
       route: {
         trunk: trunk.id,
         gateways: [first.id, ...others.map(({ id }) => id)],

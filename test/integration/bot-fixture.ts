@@ -23,6 +23,7 @@ export const openPolicy: TransferPolicy = {
     known: channel === null || channel === "237-test-237-VDQ-28334674",
     identityHeaders: "allow",
     referFallback: true,
+    referFollowed: true,
   }),
 };
 

@@ -40,7 +40,10 @@ const request: TransferRequest = {
   duringRing: [],
 };
 
-async function referred(over: Partial<TransferRequest> = {}): Promise<{
+async function referred(
+  over: Partial<TransferRequest> = {},
+  trunk = "",
+): Promise<{
   peer: RawPeer;
   call: RawCall;
   side: TestSide;
@@ -48,7 +51,9 @@ async function referred(over: Partial<TransferRequest> = {}): Promise<{
   refer: Packet;
 }> {
   const peer = await RawPeer.open(closings);
-  const side = await startSide(closings, oneTrunk(5999, "", 'number: "+7495"'));
+  const side = await startSide(closings, oneTrunk(5999, trunk, 'number: "+7495"'), {
+    password: (_trunk, direction) => (trunk !== "" && direction === "outbound" ? "secret" : undefined),
+  });
   const call = new RawCall(peer, side.engine.port);
   call.send("INVITE", { body: sdp(4000) });
   const setup = await side.call();
@@ -114,6 +119,38 @@ describe("REFER to the caller's side", () => {
     peer.reply(refer, status, "No", { headers: ["Reason: Q.850;cause=79"] });
     expect(await side.event("refer.done")).toMatchObject({ status, reason: "No", q850: 79 });
     expect(side.seen("refer.progress")).toBe(0);
+  });
+
+  const password = "outbound: { username: patchbay, passwordEnv: NONE, realm: carrier }";
+  const challenge = (realm: string): { headers: string[] } => ({
+    headers: [`Proxy-Authenticate: Digest realm="${realm}", nonce="n1", algorithm=SHA-256, qop="auth"`],
+  });
+
+  test("a challenge from the trunk's gateway is answered once, one of another realm is not", async () => {
+    const talk = await referred({}, password);
+    const { peer, side, refer } = talk;
+    peer.reply(refer, 407, "Proxy Authentication Required", challenge("carrier"));
+    const again = await fresh(peer, "REFER");
+    expect(again.header("Proxy-Authorization")).toMatch(/^Digest username="patchbay",.*algorithm=SHA-256/);
+    expect(again.header("Refer-To")).toBe(refer.header("Refer-To"));
+    peer.reply(again, 407, "Proxy Authentication Required", challenge("carrier"));
+    expect(await side.event("refer.done")).toMatchObject({ status: 407 });
+
+    const trap = await referred({}, password);
+    trap.peer.reply(trap.refer, 407, "Proxy Authentication Required", challenge("elsewhere"));
+    expect(await trap.side.event("refer.done")).toMatchObject({ status: 407 });
+  });
+
+  test("the subscription is that of the REFER which was accepted", async () => {
+    const talk = await referred({}, password);
+    talk.peer.reply(talk.refer, 407, "Proxy Authentication Required", challenge("carrier"));
+    const again = await fresh(talk.peer, "REFER");
+    talk.peer.reply(again, 202, "Accepted");
+    await talk.side.event("refer.progress");
+    const cseq = Number.parseInt(again.header("CSeq"), 10);
+    await notify(talk, "SIP/2.0 200 OK", "terminated", 481, `refer;id=${cseq - 1}`);
+    await notify(talk, "SIP/2.0 200 OK", "terminated", 200, `refer;id=${cseq}`);
+    expect(await talk.side.event("refer.done")).toMatchObject({ status: 200 });
   });
 
   test("silence → done without or with 408", async () => {

@@ -24,6 +24,7 @@ const policy: TransferPolicy = {
     known: channel === null,
     identityHeaders: "allow",
     referFallback: true,
+    referFollowed: true,
   }),
 };
 

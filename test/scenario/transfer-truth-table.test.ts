@@ -353,5 +353,66 @@ describe("REFER", () => {
     expect(call.state.phase).toBe("dialling");
     call.invited().answers().joined().hangsUp(operator(1));
     expect(call.transfers).toMatchObject([{ status: { status: "SUCCESS" }, details: { method: "invite" } }]);
+    const warned = { code: "refer_failed", commandId: "cmd" };
+    expect(call.toldOf("warning")).toMatchObject([warned]);
+  });
+
+  const withFallback = { ...refer, referFallback: true };
+  const done = { type: "refer.done", leg, reason: null, q850: null, redirect: null } as const;
+  const forgets = [{ type: "trunk.withoutRefer", trunk: "trunk-a" }];
+
+  test.each([405, 420, 501, 603, 403, 408])("refused with %d: the trunk is not asked again", (status) => {
+    const call = script()
+      .botSwitches(withFallback)
+      .happens({ ...done, status });
+    expect(call.asked("trunk.withoutRefer")).toEqual(forgets);
+  });
+
+  test.each([null, 481, 491, 500, 503, 504])(
+    "%s says nothing about the trunk: INVITE, and REFER again next time",
+    (status) => {
+      const call = script()
+        .botSwitches(withFallback)
+        .happens({ ...done, status });
+      expect([call.state.phase, call.asked("trunk.withoutRefer")]).toEqual(["dialling", []]);
+    },
+  );
+
+  test("silence, and a NOTIFY of 486 after 180: INVITE, and the trunk is not asked again", () => {
+    const silent = script().botSwitches(withFallback).timeIsUp("refer");
+    const busy = script().botSwitches(withFallback).happens({ type: "refer.progress", leg, status: 180 });
+    busy.happens({ ...done, status: 486 });
+    for (const call of [silent, busy]) {
+      expect(call.state.phase).toBe("dialling");
+      expect(call.asked("trunk.withoutRefer")).toEqual(forgets);
+      expect(call.asked("media.ringback").every((effect) => "on" in effect && effect.on)).toBe(true);
+    }
+  });
+
+  test("without fall-back nothing is remembered", () => {
+    const call = script().botSwitches(refer).timeIsUp("refer");
+    expect([call.asked("trunk.withoutRefer"), call.toldOf("warning")]).toEqual([[], []]);
+  });
+
+  test("every NOTIFY renews the wait, and the answer time of the INVITE begins anew", () => {
+    const call = script().botSwitches(withFallback);
+    for (const status of [202, 100, 180]) {
+      call.happens({ type: "refer.progress", leg, status });
+      expect(call.last).toContainEqual({ type: "timer.start", timer: "refer", ms: 30_000 });
+    }
+    call.timeIsUp("refer").invited();
+    expect(call.last).toContainEqual({ type: "timer.start", timer: "answer", ms: 30_000 });
+  });
+
+  test("the caller hangs up before anybody has accepted the REFER, and after the INVITE took over: FAIL", () => {
+    const crossing = script().botSwitches(withFallback).hangsUp(caller);
+    const later = script()
+      .botSwitches(withFallback)
+      .happens({ ...done, status: 486 })
+      .hangsUp(caller);
+    for (const call of [crossing, later])
+      expect(call.transfers).toMatchObject([
+        { status: { status: "FAIL", hangup: true }, details: { cause: "caller_hangup" } },
+      ]);
   });
 });

@@ -6,7 +6,13 @@ import { route } from "../scenario/script.ts";
 const policy = {
   tls: false,
   allowsSipHost: (host: string) => host === "allowed.example.org",
-  routeFor: () => ({ route: route(), known: true, identityHeaders: "allow" as const, referFallback: true }),
+  routeFor: () => ({
+    route: route(),
+    known: true,
+    identityHeaders: "allow" as const,
+    referFallback: true,
+    referFollowed: true,
+  }),
 };
 const read = (plan: Parameters<typeof fallbackReplies>[0]) => fallbackReplies(plan, policy, () => "t1" as TransferId);
 const typesOf = (plan: Parameters<typeof fallbackReplies>[0]): readonly string[] => {

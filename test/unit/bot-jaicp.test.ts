@@ -129,7 +129,13 @@ describe("responses", () => {
   const policy = {
     tls: false,
     allowsSipHost: () => true,
-    routeFor: () => ({ route: route(), known: true, identityHeaders: "allow" as const, referFallback: true }),
+    routeFor: () => ({
+      route: route(),
+      known: true,
+      identityHeaders: "allow" as const,
+      referFallback: true,
+      referFollowed: true,
+    }),
   };
   function read(text: string): ReturnType<typeof translate> {
     const json = readJson(Buffer.from(text));

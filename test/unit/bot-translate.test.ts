@@ -25,6 +25,7 @@ const policy: TransferPolicy = {
     known: channel === null || channel === knownChannel,
     identityHeaders: "allow",
     referFallback: true,
+    referFollowed: true,
   }),
 };
 
@@ -39,21 +40,27 @@ function run(
   return translate(outcome.frame, "c-1" as CommandId, using, () => "t-1" as TransferId);
 }
 
-function taken(command: unknown): {
+function taken(
+  command: unknown,
+  using: TransferPolicy = policy,
+): {
   command: Command;
   warnings: { code: string; message: string; pointer: string | null }[];
 } {
-  const outcome = run(command);
+  const outcome = run(command, using);
   if (outcome.type !== "command") throw new Error(JSON.stringify(outcome));
   return { command: outcome.command, warnings: [...outcome.warnings] };
 }
 
-function switched(fields: Record<string, unknown>): {
+function switched(
+  fields: Record<string, unknown>,
+  using: TransferPolicy = policy,
+): {
   request: TransferRequest;
   warnings: string[];
   pointers: (string | null)[];
 } {
-  const { command, warnings } = taken({ replies: [{ type: "switch", ...fields }] });
+  const { command, warnings } = taken({ replies: [{ type: "switch", ...fields }] }, using);
   const reply = command.replies[0];
   if (reply?.type !== "switch") throw new Error("no switch");
   return {
@@ -198,6 +205,20 @@ describe("switch: fields", () => {
     const { request } = switched({ phoneNumber: "8 (495) 123-45-67" });
     expect(request.number).toBe("8 (495) 123-45-67");
     expect(request.target).toEqual({ kind: "phone", digits: "84951234567" });
+  });
+
+  it("calls by INVITE at once where a REFER was not followed lately, unless nobody would call him then", () => {
+    const after = (referFallback: boolean): TransferPolicy => ({
+      ...policy,
+      routeFor: (channel) => ({ ...policy.routeFor(channel), referFallback, referFollowed: false }),
+    });
+    const wanted = { phoneNumber: "1", method: "refer" };
+    const skipped = switched(wanted, after(true));
+    expect(skipped.request.method).toBe("invite");
+    expect([skipped.warnings, skipped.pointers]).toEqual([["refer_skipped"], ["/replies/0/method"]]);
+    const tried = switched(wanted, after(false));
+    expect([tried.request.method, tried.warnings]).toEqual(["refer", []]);
+    expect(switched({ phoneNumber: "1" }, after(true)).warnings).toEqual([]);
   });
 
   it("warns of an unknown transferChannel and of the old method name", () => {

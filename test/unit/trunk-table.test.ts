@@ -113,6 +113,7 @@ describe("where a transfer goes", () => {
   test("by default through the call's own trunk, all gateways in their order", () => {
     expect(trunks.routeFor("bot-a", null, false)).toEqual({
       known: true,
+      ownTrunk: "a",
       referFallback: true,
       route: {
         trunk: "a",
@@ -128,7 +129,9 @@ describe("where a transfer goes", () => {
   test("through the trunk of the channel that is named, with all its settings", () => {
     expect(trunks.routeFor("bot-a", "bot-b", false)).toEqual({
       known: true,
-      referFallback: false,
+      // A REFER goes to the caller's side, whatever trunk the INVITE takes.
+      ownTrunk: "a",
+      referFallback: true,
       route: {
         trunk: "b",
         gateways: ["b-1"],

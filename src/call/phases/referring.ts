@@ -1,13 +1,15 @@
 import type { CallEvent, SipFailure } from "../event.ts";
 import { judge } from "../outcome.ts";
 import type { CallCore, In, OpenTransfer } from "../state.ts";
-import { after, type Step } from "../step.ts";
+import { after, publish, type Step } from "../step.ts";
 import { startDialling } from "./hunt.ts";
 import { endCall } from "./ending.ts";
 import { reportTransfer } from "./report.ts";
 import { finishTransfer } from "./transfer-end.ts";
 
 type Referring = In<"referring">;
+
+const silence = "no NOTIFY in time";
 
 export function startReferring(core: CallCore, transfer: OpenTransfer): Step {
   const { request } = transfer;
@@ -35,7 +37,7 @@ export function referring(state: Referring, event: CallEvent, atMs: number): Ste
       return referFailed(state, event, atMs);
     case "timer.fired":
       if (event.timer !== "refer") return [state, []];
-      return referFailed(state, { status: null, reason: "no NOTIFY in time", q850: null, redirect: null }, atMs);
+      return referFailed(state, { status: null, reason: silence, q850: null, redirect: null }, atMs);
     default:
       return [state, []];
   }
@@ -63,7 +65,16 @@ function left(state: Referring, { status, reason }: SipFailure, atMs: number): S
 function referFailed(state: Referring, failure: SipFailure, atMs: number): Step {
   const { core, transfer } = state;
   if (transfer.request.referFallback) {
-    return after([{ type: "timer.stop", timer: "refer" }], startDialling(core, transfer));
+    const message = `The caller's side did not follow the REFER (${told(failure)}); the target is called by INVITE.`;
+    const { commandId } = transfer.request;
+    return after(
+      [
+        { type: "timer.stop", timer: "refer" },
+        ...(isPassing(state, failure) ? [] : ([{ type: "trunk.withoutRefer", trunk: core.setup.trunk }] as const)),
+        publish({ event: "warning", commandId, code: "refer_failed", message, pointer: null }),
+      ],
+      startDialling(core, transfer),
+    );
   }
   const cause = state.accepted ? (failure.status === null ? "no_answer" : judge(failure, true).cause) : "refer_refused";
   const { status, reason, q850 } = failure;
@@ -72,4 +83,14 @@ function referFailed(state: Referring, failure: SipFailure, atMs: number): Step 
     { status: "FAIL", cause, endedBy: "operator", sipCode: status, sipReason: reason, q850, stays: true },
     atMs,
   );
+}
+
+/** A failure that says nothing about the trunk: a fault on our side, a dialog that is gone, an answer for the moment only. */
+function isPassing({ accepted }: Referring, { status, reason }: SipFailure): boolean {
+  if (accepted || reason === silence) return false;
+  return status === null || status === 481 || status === 491 || status === 500 || status === 503 || status === 504;
+}
+
+function told({ status, reason }: SipFailure): string {
+  return [status, reason].filter((part) => part !== null && part !== "").join(" ") || "no answer";
 }
