@@ -2,6 +2,7 @@ import { defineConfig } from "vitest/config";
 
 /** Real servers, but time is waited for and not measured in the sound: several files may run at once. */
 const waiting = [
+  "test/conformance/*.test.ts",
   "test/integration/{bot,engine,sip}-*.test.ts",
   "test/integration/job-{bad-input,identity,inbound,raw-redis,tls,truth-table}.test.ts",
 ];

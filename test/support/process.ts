@@ -1,7 +1,7 @@
 // A real server as a child process: started, proved to be ready, stopped by its own process id, its output kept.
 import { spawn, type ChildProcess } from "node:child_process";
 import { accessSync, constants } from "node:fs";
-import { delimiter, join } from "node:path";
+import { delimiter, isAbsolute, join } from "node:path";
 import { delay } from "./wait.ts";
 
 export interface ProcessOptions {
@@ -30,8 +30,12 @@ process.on("exit", () => {
   for (const child of alive) child.kill("SIGKILL");
 });
 
-/** The full path of a program, looked for in the sbin folders too, which ordinary users do not have on their path. */
+/**
+ * The full path of a program, looked for in the sbin folders too, which ordinary users do not have on their path. A name
+ * that is a path already is looked for nowhere else.
+ */
 export function findProgram(name: string): string | undefined {
+  if (isAbsolute(name)) return name;
   const folders = [...(process.env["PATH"] ?? "").split(delimiter), "/usr/local/sbin", "/usr/sbin", "/sbin"];
   for (const folder of folders.filter((path) => path !== "")) {
     try {

@@ -1,0 +1,100 @@
+// A real drachtio-server, for those who have one: PATCHBAY_TEST_DRACHTIO is the path of the program, or of a script that
+// passes its arguments on to it. It is started with a configuration file of the test's own, on free loopback ports.
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { DisposalStack } from "./disposal.ts";
+import { temporaryFolder } from "./folder.ts";
+import { claimPort, ownsPort } from "./ports.ts";
+import { type Exit, RunningProcess } from "./process.ts";
+
+/** The path of the program, or undefined where none is given. */
+export const drachtioProgram: string | undefined = process.env["PATCHBAY_TEST_DRACHTIO"] || undefined;
+
+export const drachtioSecret = "a-secret-of-the-test";
+
+export interface DrachtioOptions {
+  /** T1 of its transactions; T2, T4 and 64·T1 follow. What it times itself, such as the wait for an ACK, stays at 32 s. */
+  readonly t1Ms?: number;
+}
+
+export class DrachtioServer implements AsyncDisposable {
+  readonly sipPort: number;
+  readonly controlPort: number;
+  readonly #program: string;
+  readonly #file: string;
+  readonly #resources: DisposalStack;
+  #process: RunningProcess | undefined;
+
+  private constructor(
+    program: string,
+    file: string,
+    ports: { readonly sip: number; readonly control: number },
+    resources: DisposalStack,
+  ) {
+    this.#program = program;
+    this.#file = file;
+    this.sipPort = ports.sip;
+    this.controlPort = ports.control;
+    this.#resources = resources;
+  }
+
+  static async start({ t1Ms = 500 }: DrachtioOptions = {}): Promise<DrachtioServer> {
+    if (drachtioProgram === undefined) throw new Error("PATCHBAY_TEST_DRACHTIO does not name a drachtio-server");
+    await using resources = new DisposalStack();
+    const { port: sip } = resources.use(await claimPort());
+    const { port: control } = resources.use(await claimPort());
+    const { path } = resources.use(await temporaryFolder("drachtio"));
+    const file = join(path, "drachtio.conf.xml");
+    await writeFile(file, configuration(sip, control, t1Ms));
+    const server = new DrachtioServer(drachtioProgram, file, { sip, control }, resources.move());
+    try {
+      await server.start();
+    } catch (error) {
+      await server[Symbol.asyncDispose]();
+      throw error;
+    }
+    return server;
+  }
+
+  /** How it ended, while it is not running. */
+  get exit(): Exit | undefined {
+    return this.#process?.exit;
+  }
+
+  /** Starts it, again on the same ports after `kill`. */
+  async start(): Promise<void> {
+    const { sipPort, controlPort } = this;
+    this.#process = await RunningProcess.start({
+      name: "drachtio-server",
+      command: this.#program,
+      // The design's advice for production: what it does for phones behind NAT goes wrong behind a proxy.
+      args: ["-f", this.#file, "--disable-nat-detection"],
+      ready: ({ pid }) =>
+        ownsPort(pid, "udp", sipPort) && ownsPort(pid, "tcp", sipPort) && ownsPort(pid, "tcp", controlPort),
+    });
+  }
+
+  /** Ends it as a crash would. */
+  async kill(): Promise<void> {
+    await this.#process?.kill();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    // It does not end by itself while applications are connected.
+    await this.kill();
+    await this.#resources[Symbol.asyncDispose]();
+  }
+}
+
+const configuration = (sip: number, control: number, t1Ms: number): string =>
+  `<drachtio>
+  <admin port="${control}" secret="${drachtioSecret}">127.0.0.1</admin>
+  <sip>
+    <contacts><contact>sip:127.0.0.1:${sip};transport=udp,tcp</contact></contacts>
+    <udp-mtu>4096</udp-mtu>
+    <timers><t1>${t1Ms}</t1><t2>${8 * t1Ms}</t2><t4>${10 * t1Ms}</t4><t1x64>${64 * t1Ms}</t1x64></timers>
+  </sip>
+  <cdrs>false</cdrs>
+  <logging><console/><sofia-loglevel>0</sofia-loglevel><loglevel>error</loglevel></logging>
+</drachtio>
+`;
