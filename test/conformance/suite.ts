@@ -33,8 +33,7 @@ export function conformance(personality: Personality): void {
   describe.concurrent(`on ${personality}`, () => {
     for (const one of cases) {
       const { id, title } = one;
-      const reason =
-        unavailable ?? one.missing?.() ?? (one.slow === true && reportFolder === undefined ? "slow" : undefined);
+      const reason = unavailable ?? (one.slow === true && reportFolder === undefined ? "slow" : undefined);
       const verdict = (state: Verdict["state"], why?: string): void => {
         verdicts.set(id, { id, title, state, ...(why === undefined ? {} : { reason: why }) });
       };
@@ -47,7 +46,7 @@ export function conformance(personality: Personality): void {
         const closings = new Closings();
         let observed: Observed | undefined;
         try {
-          const world = await World.open(personality, closings);
+          const world = await World.open(personality, closings, one.realTime === true);
           version ||= (await world.connecting()).version;
           observed = await one.run(world);
           check(world.server.alive(), "the server has ended").toBe(true);

@@ -44,9 +44,9 @@ export function missing(personality: Personality): string | undefined {
     : undefined;
 }
 
-async function startServer(personality: Personality, closings: Closings): Promise<ServerUnderTest> {
+async function startServer(personality: Personality, closings: Closings, realTime: boolean): Promise<ServerUnderTest> {
   if (personality === "real") {
-    const t1Ms = 50;
+    const t1Ms = realTime ? 500 : 50;
     const server = await DrachtioServer.start({ t1Ms });
     closings.add(() => server[Symbol.asyncDispose]());
     return {
@@ -95,8 +95,8 @@ export class World {
     this.closings = closings;
   }
 
-  static async open(personality: Personality, closings: Closings): Promise<World> {
-    const server = await startServer(personality, closings);
+  static async open(personality: Personality, closings: Closings, realTime: boolean): Promise<World> {
+    const server = await startServer(personality, closings, realTime);
     return new World(server, await RawPeer.open(closings), closings);
   }
 
@@ -134,7 +134,7 @@ export class World {
       }
     });
     const [error, hostports, version] = await connected;
-    return { srf, error, hostports: String(hostports), version };
+    return { srf, error, hostports, version };
   }
 
   /** A connected application; `prepare` says which requests it wants, and the server has heard it when this is over. */
@@ -301,11 +301,7 @@ export function deferred<T>(): Deferred<T> {
 export const frame = (message: string): string => `${Buffer.byteLength(message)}#${message}`;
 
 /** What an event of a dialog or request comes with, or undefined when it has not come in that time. */
-export async function event<T>(
-  emitter: EventEmitter,
-  name: string,
-  timeoutMs: number,
-): Promise<T | undefined> {
+export async function event<T>(emitter: EventEmitter, name: string, timeoutMs: number): Promise<T | undefined> {
   return new Promise((resolve) => {
     const timer = setTimeout(() => {
       resolve(undefined);

@@ -14,6 +14,7 @@ import { parseConfig } from "../../src/config/load.ts";
 import { loadSecrets } from "../../src/config/secrets.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
 import { DisposalStack } from "../support/disposal.ts";
+import { drachtioProgram, drachtioSecret, DrachtioServer } from "../support/drachtio.ts";
 import { temporaryFolder } from "../support/folder.ts";
 import { pitches } from "../support/pitch.ts";
 import { claimPort } from "../support/ports.ts";
@@ -29,6 +30,8 @@ export const callerNumber = "79991112233";
 export const botNumber = "74951234567";
 export const operatorNumber = "79123456789";
 export const trunkPassword = { username: "patchbay", password: "open sesame" } as const;
+
+const defaultT1Ms = 10;
 
 /** A configuration as it stands in a file, with what the tests change. */
 export interface ConfigFile {
@@ -87,6 +90,7 @@ export class Stage implements AsyncDisposable {
   readonly folder: string;
   readonly prompts: Prompts;
   readonly #bots: RawBot[];
+  readonly #drachtio: DrachtioServer | undefined;
   readonly #resources: DisposalStack;
   readonly #guests: Phone[] = [];
   /** Calls of the operators that belong to earlier tests. */
@@ -102,6 +106,7 @@ export class Stage implements AsyncDisposable {
       otherOperator: this.otherOperator,
       folder: this.folder,
     } = parts);
+    this.#drachtio = parts.drachtio;
     const prompt = (name: keyof Prompts): string => pathToFileURL(join(this.folder, "prompts", `${name}.wav`)).href;
     this.prompts = { short: prompt("short"), second: prompt("second"), long: prompt("long") };
     this.app = app;
@@ -115,7 +120,7 @@ export class Stage implements AsyncDisposable {
     await using resources = new DisposalStack();
     const parts = await startParts(options, resources);
     const file = configFile(parts, options);
-    const env = { STAGE_TRUNK_PASSWORD: trunkPassword.password };
+    const env = { STAGE_TRUNK_PASSWORD: trunkPassword.password, STAGE_DRACHTIO_SECRET: drachtioSecret };
     const parsed = parseConfig(JSON.stringify(file), env, parts.folder);
     if (!parsed.ok) throw new Error(parsed.problems.map(({ path, message }) => `${path}: ${message}`).join("\n"));
     const { config } = parsed;
@@ -127,6 +132,7 @@ export class Stage implements AsyncDisposable {
 
   /** The port that SIP is spoken on. */
   port(protocol: "udp" | "tcp" | "tls" = "udp"): number {
+    if (this.#drachtio !== undefined && protocol !== "tls") return this.#drachtio.sipPort;
     const listener = this.app.listening.find((candidate) => candidate.protocol === protocol);
     if (listener === undefined) throw new Error(`the service does not listen on ${protocol}`);
     return listener.port;
@@ -251,6 +257,8 @@ interface Parts {
   readonly otherOperator: Phone;
   readonly dtmfPort: number;
   readonly folder: string;
+  /** Where PATCHBAY_TEST_DRACHTIO names one, the service works on it in place of the embedded engine. */
+  readonly drachtio: DrachtioServer | undefined;
 }
 
 async function startParts(options: StageOptions, resources: DisposalStack): Promise<Parts> {
@@ -273,11 +281,15 @@ async function startParts(options: StageOptions, resources: DisposalStack): Prom
   );
   const secondOperator = resources.use(await Phone.start({ user: "second", tone: pitches.operator2 }));
   const otherOperator = resources.use(await Phone.start({ user: "other", tone: pitches.operator3 }));
-  return { redis, rtpengine, operator, secondOperator, otherOperator, dtmfPort, folder };
+  const drachtio =
+    drachtioProgram === undefined
+      ? undefined
+      : resources.use(await DrachtioServer.start({ t1Ms: options.t1Ms ?? defaultT1Ms }));
+  return { redis, rtpengine, operator, secondOperator, otherOperator, dtmfPort, folder, drachtio };
 }
 
 function configFile(parts: Parts, options: StageOptions): ConfigFile {
-  const { redis, rtpengine, operator, secondOperator, otherOperator, dtmfPort } = parts;
+  const { redis, rtpengine, operator, secondOperator, otherOperator, dtmfPort, drachtio } = parts;
   const gateway = (id: string, phone: Phone): object => ({ id, host: phone.address, port: phone.port });
   const config: ConfigFile = {
     sip: {
@@ -285,7 +297,13 @@ function configFile(parts: Parts, options: StageOptions): ConfigFile {
         { protocol: "udp", address: "127.0.0.1", port: 0 },
         { protocol: "tcp", address: "127.0.0.1", port: 0 },
       ],
-      t1Ms: options.t1Ms ?? 10,
+      t1Ms: options.t1Ms ?? defaultT1Ms,
+      ...(drachtio === undefined
+        ? {}
+        : {
+            engine: "drachtio",
+            drachtio: { host: "127.0.0.1", port: drachtio.controlPort, secretEnv: "STAGE_DRACHTIO_SECRET" },
+          }),
     },
     redis: { url: redis.url },
     media: {

@@ -23,14 +23,14 @@ export const linkCases: readonly Case[] = [
       const { error, hostports, version } = await world.connecting();
       const port = String(world.sipPort);
       return {
-        "connected": error === null,
-        "addresses": hostports.replaceAll(port, "PORT").split(",").toSorted().join(" "),
+        connected: error === null,
+        addresses: hostports.replaceAll(port, "PORT").split(",").toSorted().join(" "),
         "version of at least 0.9": /^v(?:0\.9|[1-9])/.test(version),
       };
     },
     engine: {
-      "connected": true,
-      "addresses": "tcp/127.0.0.1:PORT udp/127.0.0.1:PORT",
+      connected: true,
+      addresses: "tcp/127.0.0.1:PORT udp/127.0.0.1:PORT",
       "version of at least 0.9": true,
     },
   },
@@ -42,9 +42,9 @@ export const linkCases: readonly Case[] = [
       line.socket.write(authenticate("wrong"));
       const answered = await line.until(() => line.received.includes("|response|"), 5_000);
       const closed = await line.until(() => line.closed, 5_000);
-      return { "answer": answered ? (line.received.split("|")[3] ?? "") : "none", "connection closed": closed };
+      return { answer: answered ? (line.received.split("|")[3] ?? "") : "none", "connection closed": closed };
     },
-    engine: { "answer": "NO", "connection closed": true },
+    engine: { answer: "NO", "connection closed": true },
   },
   {
     id: "1.3",
@@ -97,10 +97,10 @@ export const linkCases: readonly Case[] = [
       // Over TCP, as nothing of that size may go over UDP (RFC 3261 §18.1.1).
       line.socket.write(frame(options(`${world.peer.uri};transport=tcp`, body)));
       const answered = await line.until(() => line.received.includes("id-of-options|"), 3_000);
-      return { "answered": answered };
+      return { answered: answered };
     },
-    engine: { "answered": true },
-    real: { "answered": false },
+    engine: { answered: true },
+    real: { answered: false },
   },
   {
     id: "23.1",
@@ -125,7 +125,7 @@ export const linkCases: readonly Case[] = [
       const info = await world.peer.take("answer", (one) => one.status >= 200 && one.method === "INFO", 15_000);
       call.send("BYE");
       const bye = await world.peer.take("answer", (one) => one.status >= 200 && one.method === "BYE", 15_000);
-      return { "INFO": info.status, "BYE": bye.status, "delivered": informed.join(" ") || "nothing" };
+      return { INFO: info.status, BYE: bye.status, delivered: informed.join(" ") || "nothing" };
     },
     engine: { INFO: 200, BYE: 200, delivered: "INFO BYE" },
     strict: { INFO: 481, BYE: 481, delivered: "nothing" },
@@ -186,9 +186,8 @@ export const linkCases: readonly Case[] = [
       const ended = other.request("sip:placeholder", { method: "BYE", stackDialogId: dialogs[0]?.id });
       const bye = await world.peer.request("BYE");
       accept(world.peer, bye);
-      return { "BYE": await outcome(ended, 5_000) };
+      return { BYE: await outcome(ended, 5_000) };
     },
     engine: { BYE: "success" },
   },
 ];
-
