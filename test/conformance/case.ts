@@ -9,8 +9,6 @@ export interface Case {
   readonly title: string;
   /** Waits for half a minute or more on every server: run by `npm run conformance` only. */
   readonly slow?: true;
-  /** A drachtio-server runs with the T1 of RFC 3261, because timers of its own that do not scale race those that do. */
-  readonly realTime?: true;
   readonly run: (world: World) => Promise<Observed>;
   /** What the embedded engine shows. */
   readonly engine: Observed;

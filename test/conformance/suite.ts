@@ -46,7 +46,7 @@ export function conformance(personality: Personality): void {
         const closings = new Closings();
         let observed: Observed | undefined;
         try {
-          const world = await World.open(personality, closings, one.realTime === true);
+          const world = await World.open(personality, closings);
           version ||= (await world.connecting()).version;
           observed = await one.run(world);
           check(world.server.alive(), "the server has ended").toBe(true);

@@ -44,9 +44,9 @@ export function missing(personality: Personality): string | undefined {
     : undefined;
 }
 
-async function startServer(personality: Personality, closings: Closings, realTime: boolean): Promise<ServerUnderTest> {
+async function startServer(personality: Personality, closings: Closings): Promise<ServerUnderTest> {
   if (personality === "real") {
-    const t1Ms = realTime ? 500 : 50;
+    const t1Ms = 50;
     const server = await DrachtioServer.start({ t1Ms });
     closings.add(() => server[Symbol.asyncDispose]());
     return {
@@ -95,8 +95,8 @@ export class World {
     this.closings = closings;
   }
 
-  static async open(personality: Personality, closings: Closings, realTime: boolean): Promise<World> {
-    const server = await startServer(personality, closings, realTime);
+  static async open(personality: Personality, closings: Closings): Promise<World> {
+    const server = await startServer(personality, closings);
     return new World(server, await RawPeer.open(closings), closings);
   }
 
