@@ -35,6 +35,10 @@ try {
   });
   for (const personality of ["engine", "strict", "real"]) {
     const path = join(folder, `${personality}.json`);
+    if (personality === "real" && !process.env["PATCHBAY_TEST_DRACHTIO"]) {
+      console.log("\nreal\n  every case skipped: PATCHBAY_TEST_DRACHTIO names no drachtio-server");
+      continue;
+    }
     if (!existsSync(path)) {
       failures += 1;
       console.log(`${personality}: the tests ended without a result`);

@@ -18,7 +18,7 @@ import {
   type SrfReply,
   startTestEngine,
 } from "../integration/engine-support.ts";
-import { drachtioProgram, drachtioSecret, DrachtioServer } from "../support/drachtio.ts";
+import { drachtioSecret, DrachtioServer } from "../support/drachtio.ts";
 
 /** `engine`: as Patchbay runs it. `strict`: with `strictParity`. `real`: a drachtio-server. */
 export const personalities = ["engine", "strict", "real"] as const;
@@ -35,13 +35,6 @@ export interface ServerUnderTest {
   readonly patienceMs: number;
   /** Whether it still runs. */
   readonly alive: () => boolean;
-}
-
-/** Why no server of that personality can be had here, or undefined. */
-export function missing(personality: Personality): string | undefined {
-  return personality === "real" && drachtioProgram === undefined
-    ? "PATCHBAY_TEST_DRACHTIO names no drachtio-server"
-    : undefined;
 }
 
 async function startServer(personality: Personality, closings: Closings): Promise<ServerUnderTest> {
