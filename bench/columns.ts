@@ -215,6 +215,14 @@ function findServer(): readonly string[] | undefined {
     : undefined;
 }
 
+/** The same programs of an earlier build: what an optimisation changed, measured beside what it changed. */
+export function earlier(programs: string): readonly Column[] {
+  return [
+    nodeColumn("inside-before", "embedded + srf before", "srf-b2bua", { BENCH_EMBEDDED: "1" }),
+    nodeColumn("native-before", "engine alone before", "native-b2bua"),
+  ].map((column) => ({ ...column, start: (context) => column.start({ ...context, programs }) }));
+}
+
 export const columns: readonly Column[] = [
   nodeColumn("floor", "Node floor", "null-b2bua"),
   kamailio,

@@ -1,12 +1,13 @@
 // `npm run bench -- engine [--quick] [--json FILE]`: see docs/performance.md.
 import { spawnSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
+import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
 import { claimPort } from "../test/support/ports.ts";
 import { findProgram } from "../test/support/process.ts";
-import { columns as allColumns, hashOf } from "./columns.ts";
+import { columns, earlier, hashOf } from "./columns.ts";
 import { machineClass } from "./machine.ts";
 import {
   type Bench,
@@ -27,11 +28,12 @@ const compiled = `${root}node_modules/.cache/bench`;
 const usage = `npm run bench -- engine [options]
   --quick           fewer and shorter blocks
   --json FILE       the raw data of every block
-  --columns A,B     only these columns: ${allColumns.map(({ name }) => name).join(", ")}
+  --columns A,B     only these columns: ${columns.map(({ name }) => name).join(", ")}
   --only A,B        only these measurements: cpu, ladder, loop, syscalls, memory
   --rates A,B       calls a second of the CPU blocks (default 100,400)
   --blocks N        blocks per rate
   --seconds N       length of a block
+  --before DIR      also the programs of an earlier build, a copy of node_modules/.cache/bench in the same folder
   --shared          the machine has other work: its load discards no block (for development, never for a published table)
 DRACHTIO_BIN names a drachtio-server; a running one is given by DRACHTIO_CONTROL, DRACHTIO_SIP (ports), DRACHTIO_SECRET
 and DRACHTIO_PID. Without either, what compares with it is reported as not run.`;
@@ -42,6 +44,7 @@ const { values, positionals } = parseArgs({
     quick: { type: "boolean", default: false },
     shared: { type: "boolean", default: false },
     json: { type: "string" },
+    before: { type: "string" },
     columns: { type: "string" },
     only: { type: "string" },
     rates: { type: "string", default: "100,400" },
@@ -49,6 +52,11 @@ const { values, positionals } = parseArgs({
     seconds: { type: "string" },
   },
 });
+
+const allColumns = [
+  ...columns,
+  ...(values.before === undefined ? [] : earlier(`${resolve(values.before)}/bench/programs`)),
+];
 
 function list(text: string | undefined): readonly string[] | undefined {
   return text?.split(",").map((one) => one.trim());
@@ -92,13 +100,13 @@ async function engine(): Promise<void> {
   for (const { title, reason } of skipped) {
     say(`skipped: ${title}: ${reason}`);
   }
-  const columns = asked.filter((column) => column.missing() === undefined);
+  const present = asked.filter((column) => column.missing() === undefined);
   const only = new Set(list(values.only) ?? ["cpu", "ladder", "loop", "syscalls", "memory"]);
   const blocks = Number(values.blocks ?? (quick ? 3 : 8));
   const seconds = Number(values.seconds ?? (quick ? 4 : 6));
   await using callee = await claimPort();
   const bench: Bench = {
-    columns,
+    columns: present,
     context: {
       programs: `${compiled}/bench/programs`,
       core: cores.sut,
@@ -121,7 +129,7 @@ async function engine(): Promise<void> {
     const rates = only.has("ladder")
       ? await highestCleanRate(bench, suts, { from: 300, seconds: quick ? 4 : 8, bisections: quick ? 1 : 2 })
       : new Map();
-    return { columns, skipped, cpu, loop, syscalls, rates, memory: new Map() };
+    return { columns: present, skipped, cpu, loop, syscalls, rates, memory: new Map() };
   });
   if (only.has("memory")) {
     // What is left of the calls above has nothing to do with it, but the processor has: it is let go quiet first.
@@ -136,7 +144,7 @@ async function engine(): Promise<void> {
     `${blocks} blocks of ${seconds} s, system under test on one core${shared ? "; THE MACHINE HAD OTHER WORK" : ""}.`;
   console.log(markdown(all, heading));
   if (values.json !== undefined) {
-    const files = new Set(columns.flatMap(({ binaries }) => binaries()).filter((file) => file.startsWith("/")));
+    const files = new Set(present.flatMap(({ binaries }) => binaries()).filter((file) => file.startsWith("/")));
     const hashes = await Promise.all(
       [...files].map(async (file) => [file.split("/").at(-1), await hashOf(file)] as const),
     );
@@ -151,7 +159,7 @@ async function engine(): Promise<void> {
       source: spawnSync("git", ["rev-parse", "HEAD"], { cwd: root, encoding: "utf8" }).stdout.trim(),
       hashes: Object.fromEntries(hashes) as Readonly<Record<string, string>>,
       options: { blocks, seconds, shared, quick },
-      results: { ...all, columns: columns.map(({ name, title }) => ({ name, title })) },
+      results: { ...all, columns: present.map(({ name, title }) => ({ name, title })) },
       verdicts: verdicts(all),
     };
     writeFileSync(values.json, JSON.stringify(raw, plain, 2));

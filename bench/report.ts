@@ -146,6 +146,8 @@ export function markdown(results: Results, heading: string): string {
       ["pair", "the pair"],
       ["kamailio", "Kamailio"],
       ["floor", "the floor"],
+      ["native-before", "the engine before"],
+      ["inside-before", "embedded + srf before"],
     ] as const) {
       if (columns.some(({ name }) => name === yard)) {
         rows.push([

@@ -60,6 +60,36 @@ const passwordSymbols = "-_.!~*'()&=+$,%";
 const uriParamSymbols = "-_.!~*'()[]/:&+$%";
 const uriHeaderSymbols = "-_.!~*'()[]/?:+$%=&";
 
+/** Values remembered of each kind, twice: the generation in use and the one before it. */
+const mostRemembered = 256;
+/** Longer values are rare and would keep a whole datagram each. */
+const longestRemembered = 512;
+
+/**
+ * The same pure function with a memory of a bounded number of its latest results: every layer reads From, To and Via of
+ * a message anew, and the messages of one call have most of them in common.
+ */
+function remembering<Result>(read: (text: string) => Result): (text: string) => Result {
+  let young = new Map<string, Result>();
+  let old = new Map<string, Result>();
+  return (text) => {
+    const known = young.get(text);
+    if (known !== undefined) {
+      return known;
+    }
+    const result = old.get(text) ?? read(text);
+    // What is refused is not worth a place: it would let nonsense drive out what is used.
+    if (result !== undefined && text.length <= longestRemembered) {
+      if (young.size >= mostRemembered) {
+        old = young;
+        young = new Map();
+      }
+      young.set(text, result);
+    }
+    return result;
+  };
+}
+
 function characterTable(symbols: string): Uint8Array {
   const table = new Uint8Array(128);
   for (const character of `0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz${symbols}`) {
@@ -265,7 +295,9 @@ export function uriScheme(text: string): string | undefined {
  * A sip or sips URI. Undefined for other schemes and for what the grammar refuses: no host, blanks, brackets around it,
  * a broken escape, a parameter given twice.
  */
-export function parseUri(text: string): SipUri | undefined {
+export const parseUri: (text: string) => SipUri | undefined = remembering(readUri);
+
+function readUri(text: string): SipUri | undefined {
   const scheme = uriScheme(text);
   if (scheme !== "sip" && scheme !== "sips") {
     return undefined;
@@ -465,7 +497,9 @@ function skipWhile(text: string, start: number, table: Uint8Array): number {
 }
 
 /** One From, To, Contact, Route… value. Undefined where the grammar refuses it. */
-export function parseNameAddr(text: string): NameAddr | undefined {
+export const parseNameAddr: (text: string) => NameAddr | undefined = remembering(readNameAddr);
+
+function readNameAddr(text: string): NameAddr | undefined {
   const start = skipBlanks(text, 0);
   let at = start;
   let display: string | undefined;
@@ -598,7 +632,9 @@ export function parseVia(text: string): Via | undefined {
 }
 
 /** All values of one Via line, topmost first. */
-export function parseVias(value: string): Via[] | undefined {
+export const parseVias: (value: string) => readonly Via[] | undefined = remembering(readVias);
+
+function readVias(value: string): readonly Via[] | undefined {
   const parsed: Via[] = [];
   for (const part of splitList(value) ?? [""]) {
     const via = parseVia(part);

@@ -383,7 +383,7 @@ function overfullList({ headers }: SipMessage, limits: MessageLimits): string | 
   return undefined;
 }
 
-function parseAll<T>(values: readonly string[], parse: (value: string) => T[] | undefined): T[] | undefined {
+function parseAll<T>(values: readonly string[], parse: (value: string) => readonly T[] | undefined): T[] | undefined {
   const all: T[] = [];
   for (const value of values) {
     const parsed = parse(value);

@@ -11,8 +11,9 @@ export interface UdpEvents {
 /** What the kernel may hold back for us before further datagrams count as failed. */
 const mostQueuedBytes = 4 * 1024 * 1024;
 
-// Bursts of retransmissions arrive within one turn of the event loop; the kernel may grant less than asked.
-const receiveBufferBytes = 1024 * 1024;
+// A loop that stands still for 35 ms at 800 calls a second overflows the kernel's default, and SIP repairs that half a
+// second later at the earliest. The kernel may grant less than asked (net.core.rmem_max).
+const receiveBufferBytes = 4 * 1024 * 1024;
 
 /** One UDP socket on one address. Requests leave from the port that their responses come back to. */
 export class UdpListener {
