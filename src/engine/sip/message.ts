@@ -274,3 +274,18 @@ export const standardMethods: ReadonlySet<string> = new Set([
   "MESSAGE",
   "UPDATE",
 ]);
+
+const spent = new Map<string, SipRequest>();
+
+/** A request of which only the method is left, for whoever has to remember that there was one. Never to be sent. */
+export function withoutContents({ method }: SipRequest): SipRequest {
+  // Methods of no RFC are any number, so they are not kept.
+  let request = spent.get(method);
+  if (request === undefined) {
+    request = new SipRequest(method, "");
+    if (standardMethods.has(method)) {
+      spent.set(method, request);
+    }
+  }
+  return request;
+}

@@ -1,4 +1,4 @@
-import { Headers, type SipRequest, type SipResponse } from "../sip/message.ts";
+import { Headers, type SipRequest, type SipResponse, withoutContents } from "../sip/message.ts";
 import type { Source, Target, TransportLayer } from "../transport/index.ts";
 import { cancelFor, type ClientEvents, type ClientMachine } from "./client.ts";
 import type { ClientTransaction } from "./index.ts";
@@ -18,7 +18,7 @@ const noTarget: Target = { protocol: "udp", address: "", port: 0 };
 
 /** One request of the user over as many client transactions as targets have to be tried (RFC 3263 §4.3). */
 export class RequestAttempts implements ClientTransaction {
-  readonly #request: SipRequest;
+  #request: SipRequest;
   readonly #on: ClientEvents;
   readonly #parts: AttemptParts;
   readonly #left: Target[];
@@ -151,6 +151,7 @@ export class RequestAttempts implements ClientTransaction {
         return;
       }
       this.#over = true;
+      this.#request = withoutContents(this.#request);
     }
     this.#on.response(response, source);
   }

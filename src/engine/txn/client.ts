@@ -1,5 +1,5 @@
 import { parseCSeq } from "../sip/grammar.ts";
-import { Headers, SipRequest, type SipResponse } from "../sip/message.ts";
+import { Headers, SipRequest, type SipResponse, withoutContents } from "../sip/message.ts";
 import { type Clock, type SipTimers, TimerSet } from "../timers.ts";
 import type { Source, Target, TransportLayer } from "../transport/index.ts";
 import { type InviteClientEvent, type InviteClientState, inviteClientTable } from "./ict.ts";
@@ -29,15 +29,18 @@ export interface ClientParts {
 /** The event of a received response or of the two machines' own timers. */
 type AnyClientEvent = InviteClientEvent & ClientEvent;
 
+const nothing = Buffer.alloc(0);
+
 /** One client transaction of RFC 3261 §17.1: one request, one branch, one target. */
 export class ClientMachine {
   readonly key: string;
-  readonly request: SipRequest;
+  /** As sent; once the final response is there only its method is left, because a call that is over shall cost little. */
+  request: SipRequest;
   readonly target: Target;
   readonly #parts: ClientParts;
   readonly #on: ClientEvents;
   readonly #timers: TimerSet;
-  readonly #bytes: Buffer;
+  #bytes: Buffer;
   #state: InviteClientState | ClientState = "initial";
   #ack: Buffer | undefined;
   #answered = false;
@@ -79,6 +82,10 @@ export class ClientMachine {
       this.#ack ??= ackFor(this.request, response).toBuffer();
     }
     this.#dispatch(responseClass(response.status), { response, source });
+    if (response.status >= 200) {
+      this.request = withoutContents(this.request);
+      this.#bytes = nothing;
+    }
   }
 
   fail(error: Error): void {

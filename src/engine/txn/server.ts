@@ -1,5 +1,5 @@
 import { parseNameAddr, parseVias } from "../sip/grammar.ts";
-import type { SipRequest, SipResponse } from "../sip/message.ts";
+import { type SipRequest, type SipResponse, withoutContents } from "../sip/message.ts";
 import { type Clock, type SipTimers, TimerSet } from "../timers.ts";
 import type { Source, Target, TransportLayer } from "../transport/index.ts";
 import { type InviteServerEvent, type InviteServerState, inviteServerTable } from "./ist.ts";
@@ -28,7 +28,8 @@ const unansweredFactor = 2.1;
 /** One server transaction of RFC 3261 §17.2. */
 export class ServerMachine {
   readonly key: string;
-  readonly request: SipRequest;
+  /** As received; once the final response is out only its method is left, because a call that is over shall cost little. */
+  request: SipRequest;
   readonly source: Source;
   /** For a CANCEL: the INVITE transaction it belongs to, if there is one. */
   readonly cancels: ServerMachine | undefined;
@@ -44,6 +45,7 @@ export class ServerMachine {
   #status = 0;
   /** Of the response sent last. */
   #toTag: string | undefined;
+  readonly #broughtTag: boolean;
 
   constructor(
     key: string,
@@ -59,6 +61,7 @@ export class ServerMachine {
     this.#parts = parts;
     this.#timers = new TimerSet(parts.clock);
     this.#target = parts.transport.responseTarget(parseVias(request.headers.get("Via") ?? "")?.[0], source);
+    this.#broughtTag = parseNameAddr(request.headers.get("To") ?? "")?.tag !== undefined;
     this.#state = request.method === "INVITE" ? "proceeding" : "trying";
     if (request.method !== "INVITE") {
       // RFC 4320 §4.2: what the user never answers gets no late 408; it is only forgotten.
@@ -98,6 +101,9 @@ export class ServerMachine {
       this.#timers.stop("unanswered");
     }
     this.#dispatch(`answer ${responseClass(response.status)}`, {});
+    if (response.status >= 200) {
+      this.request = withoutContents(this.request);
+    }
     return true;
   }
 
@@ -108,8 +114,11 @@ export class ServerMachine {
 
   acknowledge(request: SipRequest, source: Source): void {
     // A tag that the INVITE brought along proves nothing.
-    const ours = this.#toTag !== undefined && parseNameAddr(this.request.headers.get("To") ?? "")?.tag === undefined;
-    if (ours && parseNameAddr(request.headers.get("To") ?? "")?.tag === this.#toTag) {
+    if (
+      this.#toTag !== undefined &&
+      !this.#broughtTag &&
+      parseNameAddr(request.headers.get("To") ?? "")?.tag === this.#toTag
+    ) {
       this.#parts.onProven(this.source);
     }
     this.#dispatch("ACK", { request, source });
