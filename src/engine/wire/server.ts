@@ -169,6 +169,7 @@ export class WireServer implements EngineEvents {
     this.#timers.clear();
     for (const client of this.#clients.values()) {
       client.timers.clear();
+      client.socket.uncork();
       client.socket.destroy();
     }
     if (this.#server.listening) {
@@ -305,7 +306,15 @@ export class WireServer implements EngineEvents {
       return false;
     }
     this.#parts.counters.add("framesOut");
-    client.socket.write(frame);
+    const { socket } = client;
+    if (socket.writableCorked === 0) {
+      // One system call for all that one turn of the event loop has for this application, however many frames it is.
+      socket.cork();
+      setImmediate(() => {
+        socket.uncork();
+      });
+    }
+    socket.write(frame);
     return true;
   }
 
@@ -610,5 +619,13 @@ function startsWith(bytes: Buffer, text: string): boolean {
 
 /** `HH:MM:SS.uuuuuu` in UTC. Informational only, therefore not taken from the injected clock, which has no wall time. */
 function wireTime(): string {
-  return `${new Date().toISOString().slice(11, 23)}000`;
+  const now = Date.now();
+  if (now !== wireTimeAtMs) {
+    wireTimeAtMs = now;
+    wireTimeText = `${new Date(now).toISOString().slice(11, 23)}000`;
+  }
+  return wireTimeText;
 }
+
+let wireTimeAtMs = Number.NaN;
+let wireTimeText = "";
