@@ -25,8 +25,15 @@ export interface LoadResult {
   readonly offered: number;
 }
 
-/** Pins a command to a core, where there is more than one. */
-export function pinned(core: number, command: readonly string[]): { command: string; args: readonly string[] } {
+/** Pins a command to a core, if it is to be on one. */
+export function pinned(
+  core: number | undefined,
+  command: readonly string[],
+): { command: string; args: readonly string[] } {
+  const [program = "", ...ownArgs] = command;
+  if (core === undefined) {
+    return { command: program, args: ownArgs };
+  }
   return { command: "taskset", args: ["-c", String(core), ...command] };
 }
 
@@ -38,7 +45,7 @@ interface Generator {
 
 async function sipp(
   name: string,
-  core: number,
+  core: number | undefined,
   folder: string,
   port: number | undefined,
   args: readonly string[],
@@ -106,7 +113,7 @@ export interface RunningLoad {
   stop(): Promise<void>;
 }
 
-export async function startLoad(options: LoadOptions, core: number): Promise<RunningLoad> {
+export async function startLoad(options: LoadOptions, core: number | undefined): Promise<RunningLoad> {
   const { target, callee, callsPerSecond, calls, holdMs = 0 } = options;
   const folder = await mkdtemp(join(tmpdir(), "bench-"));
   const seconds = calls / callsPerSecond + holdMs / 1_000;
@@ -166,7 +173,7 @@ export async function startLoad(options: LoadOptions, core: number): Promise<Run
   };
 }
 
-export async function runLoad(options: LoadOptions, core: number): Promise<LoadResult> {
+export async function runLoad(options: LoadOptions, core: number | undefined): Promise<LoadResult> {
   const load = await startLoad(options, core);
   return await load.finished();
 }

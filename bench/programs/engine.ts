@@ -1,6 +1,6 @@
 // The engine in a process of its own, with a control port for drachtio-srf.
 import { startEngine } from "../../src/engine/index.ts";
-import { benchLimits } from "./limits.ts";
+import { benchLimits, remains } from "./limits.ts";
 import { setting, witness } from "./witness.ts";
 
 const engine = await startEngine({
@@ -9,7 +9,4 @@ const engine = await startEngine({
   sources: "any",
   limits: benchLimits,
 });
-witness(() => {
-  const { agent, transactions } = engine.stats();
-  return { dialogs: agent.dialogs, transactions: transactions.client + transactions.server };
-});
+witness(() => remains(engine));

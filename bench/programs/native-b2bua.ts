@@ -2,7 +2,7 @@
 // user agent, without drachtio-srf and without the wire protocol.
 import type { ClientId, CommandReply, Delivery, SipCommands } from "../../src/engine/events.ts";
 import { startEngineWith, type ApplicationSide } from "../../src/engine/index.ts";
-import { benchLimits } from "./limits.ts";
+import { benchLimits, remains } from "./limits.ts";
 import { setting, witness } from "./witness.ts";
 
 const callee = `sip:callee@127.0.0.1:${setting("BENCH_CALLEE_PORT")}`;
@@ -163,12 +163,4 @@ const engine = await startEngineWith(
   },
   (_parts, core) => (app = new NullApplication(core)),
 );
-witness(() => {
-  const { agent, transactions } = engine.stats();
-  return {
-    failed: app?.failed ?? 0,
-    left: app?.left ?? 0,
-    dialogs: agent.dialogs,
-    transactions: transactions.client + transactions.server,
-  };
-});
+witness(() => ({ failed: app?.failed ?? 0, "left.calls": app?.left ?? 0, ...remains(engine) }));

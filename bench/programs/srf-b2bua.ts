@@ -4,7 +4,7 @@ import type { EventEmitter } from "node:events";
 import { createRequire } from "node:module";
 
 import { startEngine } from "../../src/engine/index.ts";
-import { benchLimits } from "./limits.ts";
+import { benchLimits, remains } from "./limits.ts";
 import { setting, witness } from "./witness.ts";
 
 interface SrfDialog extends EventEmitter {
@@ -26,6 +26,7 @@ const engine = embedded
       control: { address: "127.0.0.1", port: 0, secret },
       sources: "any",
       limits: benchLimits,
+      t1Ms: Number(process.env["BENCH_T1_MS"] ?? 500),
     })
   : undefined;
 
@@ -51,8 +52,7 @@ srf.once("connect", () => {
     if (engine === undefined) {
       return { failed };
     }
-    const { agent, transactions } = engine.stats();
-    return { failed, dialogs: agent.dialogs, transactions: transactions.client + transactions.server };
+    return { failed, ...remains(engine) };
   });
 });
 srf.connect({ host: "127.0.0.1", port: engine?.controlPort ?? Number(setting("BENCH_CONTROL_PORT")), secret });

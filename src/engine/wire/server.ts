@@ -169,7 +169,6 @@ export class WireServer implements EngineEvents {
     this.#timers.clear();
     for (const client of this.#clients.values()) {
       client.timers.clear();
-      client.socket.uncork();
       client.socket.destroy();
     }
     if (this.#server.listening) {
@@ -306,15 +305,9 @@ export class WireServer implements EngineEvents {
       return false;
     }
     this.#parts.counters.add("framesOut");
-    const { socket } = client;
-    if (socket.writableCorked === 0) {
-      // One system call for all that one turn of the event loop has for this application, however many frames it is.
-      socket.cork();
-      setImmediate(() => {
-        socket.uncork();
-      });
-    }
-    socket.write(frame);
+    // One write per frame, although joined ones would be cheaper: drachtio-srf takes all frames of one read without a turn
+    // between them, and a BYE that came with the answer before it would meet a Dialog that nobody listens to yet.
+    client.socket.write(frame);
     return true;
   }
 
