@@ -48,6 +48,8 @@ async function startNode(
   const { command, args } = pinned(context.core, [
     process.execPath,
     "--expose-gc",
+    // As the service is started: what waits for 64*T1 would else be copied about by every small collection.
+    "--max-semi-space-size=32",
     ...context.nodeOptions,
     join(context.programs, `${program}.js`),
   ]);

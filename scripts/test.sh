@@ -42,7 +42,7 @@ if ! grep -Eq '^(ok|FAIL) ' "$own/static.log"; then problem "the static checks d
 sum_of() { node -p 'JSON.parse(require("fs").readFileSync(process.argv[1], "utf8"))[process.argv[2]]' "$1" "$2"; }
 
 # One project after the other: the pure tests would take the processor from the real servers and phones.
-for project in pure fuzz wire sound; do
+for project in pure fuzz wire sound soak; do
   echo "== $project tests"
   summary="$own/$project.json"
   status=0

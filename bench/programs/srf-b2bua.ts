@@ -1,4 +1,4 @@
-// The base B2BUA: the idiom of drachtio-srf's README and nothing else, so that engines are compared under the same
+// The base B2BUA: the idiom of drachtio-srf's README, so that engines are compared under the same
 // application. BENCH_EMBEDDED=1 runs the engine in the same process, else BENCH_CONTROL_PORT says where one listens.
 import type { EventEmitter } from "node:events";
 import { createRequire } from "node:module";
@@ -8,6 +8,7 @@ import { benchLimits, remains } from "./limits.ts";
 import { setting, witness } from "./witness.ts";
 
 interface SrfDialog extends EventEmitter {
+  readonly connected: boolean;
   destroy(): Promise<unknown>;
 }
 
@@ -36,6 +37,11 @@ const srf = new (createRequire(import.meta.url)("drachtio-srf") as new () => Srf
 async function bridge(req: { body: string }, res: object): Promise<void> {
   try {
     const { uas, uac } = await srf.createB2BUA(req, res, target, { localSdpB: req.body });
+    // Beyond the idiom: a BYE in the same read as the answer before it has been served by now, and nobody was listening.
+    if (!uas.connected || !uac.connected) {
+      await Promise.all([uas, uac].filter(({ connected }) => connected).map((leg) => leg.destroy()));
+      return;
+    }
     uas.on("destroy", () => void uac.destroy().catch(() => (failed += 1)));
     uac.on("destroy", () => void uas.destroy().catch(() => (failed += 1)));
   } catch {
