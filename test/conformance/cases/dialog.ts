@@ -156,7 +156,7 @@ export const dialogCases: readonly Case[] = [
       await world.peer.take("100", (one) => one.status === 100 && one.header("CSeq") === "2 INVITE");
       call.send("INVITE", { body: sdp(4012, 3) });
       const second = call.lastBranch;
-      const answer = await world.seen((one) => one.status >= 200 && one.header("CSeq") === "3 INVITE", 1_500);
+      const answer = await world.seen((one) => one.status >= 200 && one.header("CSeq") === "3 INVITE");
       if (answer !== undefined) call.send("ACK", { branch: second });
       for (const res of replies) res.send(488);
       await world.peer.take("488", (one) => one.status === 488 && one.header("CSeq") === "2 INVITE");
