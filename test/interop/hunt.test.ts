@@ -1,5 +1,6 @@
 // Several operators for one caller: all at once or one after the other, with a key to press, and prompts while it rings.
 import { describe, expect, test } from "vitest";
+import { nowMs } from "../support/clock.ts";
 import { pitches } from "../support/pitch.ts";
 import type { Phone } from "../support/rtp-phone.ts";
 import { header } from "../support/sip-text.ts";
@@ -162,14 +163,25 @@ describe("a key to press", () => {
   const confirm = (): object => ({ prompt: { type: "audio", audioUrl: stage().prompts.second }, timeout: 3 });
 
   test("the operator hears the prompt, the caller ringback; they hear each other when he has pressed it", async () => {
+    stage().operator.answering = { type: "answer", afterMs: 1_000 };
     const { leg, call } = await stage().talk();
     await call.run(hunt("serial", { confirm: confirm() }, [stage().operator]));
     const operator = await stage().incoming();
+    await leg.media.hears(pitches.ringback);
+    const askedAtMs = nowMs();
     await operator.media.hears(pitches.bot);
     await leg.media.hears(pitches.ringback);
+    const ringing = await leg.media.capture(askedAtMs, nowMs());
+    // A machine that is busy with other tests may lose a moment of it; a hole in the ringing is longer.
+    expect(ringing.longestGapMs).toBeLessThan(600);
     expect(call.find("transferProgress", { where: (body) => body["phase"] === "bridged" })).toBeUndefined();
-    operator.media.pressDigits("5");
-    operator.media.pressDigits("1");
+    const [atCaller, atOperator] = await Promise.all(
+      [leg, operator].map(({ media }) => media.capture(nowMs() - 300, nowMs())),
+    );
+    expect(atCaller?.tones().map(({ hz }) => hz)).toEqual([pitches.ringback]);
+    expect(atOperator?.tones().map(({ hz }) => hz)).toEqual([pitches.bot]);
+    // Wrong keys first: each must be told when it is pressed, or the right one would not be told at all.
+    operator.media.pressDigits("24561");
     await leg.media.hears(pitches.operator);
     await operator.media.hears(pitches.caller);
     await operator.hangUp();
@@ -204,7 +216,7 @@ describe("while it rings", () => {
     const operator = await stage().incoming();
     expect((await call.event("playback")).body).toMatchObject({ index: 0, part: 0, result: "completed" });
     await leg.media.hears(pitches.ringback);
-    await call.run({ type: "duringRing", prompts: [{ type: "audio", audioUrl: stage().prompts.long }, short] });
+    await call.run({ type: "duringRing", prompts: [{ ...short, times: 100 }, short] });
     await leg.media.hears(pitches.bot);
     const after = call.seq;
     operator.answer();

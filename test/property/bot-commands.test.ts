@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { CommandDesk } from "../../src/bot/command-desk.ts";
+import type { BotFormat } from "../../src/bot/envelope.ts";
 import { readJson } from "../../src/bot/json.ts";
 import { phoneTarget, uriTarget } from "../../src/bot/target.ts";
 import type { TransferPolicy } from "../../src/bot/translate.ts";
@@ -36,7 +37,9 @@ interface Desk {
 }
 
 /** A desk whose call accepts every command. */
-function deskOf(options: { readonly allow?: () => boolean; readonly holds?: boolean } = {}): Desk {
+function deskOf(
+  options: { readonly allow?: () => boolean; readonly holds?: boolean; readonly format?: BotFormat } = {},
+): Desk {
   const told: BotEvent[] = [];
   const posted: CallEvent[] = [];
   const faults: unknown[] = [];
@@ -47,7 +50,7 @@ function deskOf(options: { readonly allow?: () => boolean; readonly holds?: bool
   const desk: CommandDesk = new CommandDesk({
     call: "call" as CallId,
     policy,
-    format: "patchbay",
+    format: options.format ?? "patchbay",
     mintTransferId: () => "t" as TransferId,
     tell,
     allow: options.allow ?? (() => true),
@@ -97,6 +100,18 @@ const record = (fields: Record<string, fc.Arbitrary<unknown>>, requiredKeys: str
       fc.dictionary(fc.oneof(hostileKey, fc.string({ maxLength: 20 })), anything, { maxKeys: 2 }),
     )
     .map(([known, extra]) => Object.assign(Object.create(null) as object, extra, known));
+const ringPrompt = fc.oneof(
+  record({ type: fc.constant("text"), text: fc.string({ unit: "binary" }) }, ["type", "text"]),
+  record({ type: fc.constant("audio"), audioUrl: fc.webUrl() }, ["type", "audioUrl"]),
+);
+const target = record(
+  {
+    phoneNumber: fc.constant("100"),
+    sipUri: fc.constant("ops@ok.example"),
+    headers: fc.dictionary(fc.oneof(hostileKey, fc.string()), fc.string({ unit: "binary" })),
+  },
+  [],
+);
 const reply = fc.oneof(
   record(
     { type: fc.constant("text"), text: fc.string({ unit: "binary" }), tts: fc.string(), lang: fc.constant("ru") },
@@ -113,9 +128,15 @@ const reply = fc.oneof(
       transferChannel: fc.string(),
       continueCall: fc.constantFrom(true, false, "true", "false", null),
       method: fc.constantFrom("invite", "refer", "transfer"),
+      targets: fc.array(target, { maxLength: 11 }),
+      strategy: fc.constantFrom("serial", "ring"),
+      confirm: record({ prompt: ringPrompt, digit: fc.constant("1"), timeout: fc.integer() }, ["prompt"]),
+      maxTalkSeconds: fc.double(),
+      duringRing: fc.array(ringPrompt, { maxLength: 3 }),
     },
     ["type"],
   ),
+  record({ type: fc.constant("duringRing"), prompts: fc.array(ringPrompt, { maxLength: 3 }) }, ["type"]),
   record({ type: fc.constantFrom("stop", "switchCancel", "hangup", "take", "release", "record", "dtmf", "dance") }, [
     "type",
   ]),
@@ -124,7 +145,9 @@ const command = record(
   { commandId: fc.string({ maxLength: 3 }), worker: fc.string(), replies: fc.array(reply, { maxLength: 5 }) },
   ["replies"],
 );
-const jsonText = fc.oneof(command, anything).map((value) => JSON.stringify(value) ?? "undefined");
+/** The same from a bot of the JAICP platform. */
+const response = record({ data: record({ replies: fc.array(reply, { maxLength: 5 }) }, ["replies"]) }, ["data"]);
+const jsonText = fc.oneof(command, response, anything).map((value) => JSON.stringify(value) ?? "undefined");
 /** Text with a few characters put in, cut out or doubled. */
 const damaged = fc
   .tuple(
@@ -155,8 +178,8 @@ describe("whatever a bot sends", () => {
   it("gets exactly one answer, never throws, and leaves every prototype alone", () => {
     const seen = new Map<string, number>();
     fc.assert(
-      fc.property(wireBytes, (bytes) => {
-        const { desk, told, posted, faults } = deskOf();
+      fc.property(wireBytes, fc.constantFrom("patchbay" as const, "jaicp" as const), (bytes, format) => {
+        const { desk, told, posted, faults } = deskOf({ format });
         desk.receive(bytes);
         expect(answersOf(told)).toHaveLength(1);
         expect(posted.length).toBeLessThanOrEqual(1);

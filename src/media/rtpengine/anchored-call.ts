@@ -74,7 +74,11 @@ interface Operator extends FarEnd {
   readonly formats: AudioFormats;
   /** His latest description; null until he has answered. */
   remote: AudioDescription | null;
+  /** He has, or had, a parking place of his own. */
+  parked: boolean;
 }
+
+const parkingOf = ({ tag }: Operator): string => `${tag}-parking`;
 
 interface CallerEnd {
   remote: AudioDescription;
@@ -315,8 +319,8 @@ export class AnchoredCall {
     }
   }
 
-  #legParameters(tag: string): object {
-    return { "from-tag": callerTag, "to-tag": tag, "via-branch": `z9hG4bK-${tag}`, ...common };
+  #legParameters(tag: string, fromTag = callerTag): object {
+    return { "from-tag": fromTag, "to-tag": tag, "via-branch": `z9hG4bK-${tag}`, ...common };
   }
 
   async #describeByNg(verb: "offer" | "answer", tag: string, parameters: object): Promise<AudioDescription> {
@@ -365,19 +369,17 @@ export class AnchoredCall {
   #descriptionOf(far: FarEnd): string {
     const { remote, formats } = this.#caller();
     const operator = far === this.#bot ? undefined : (far as Operator);
-    if (operator === undefined) {
-      const place = {
-        family: "IP4",
-        address: this.#options.parkingAddress,
-        port: parkingPort,
-        rtcpPort: null,
-        ptimeMs: null,
-      } as const;
-      return describePeer(place, formats, mirrored(remote.direction));
-    }
+    if (operator === undefined) return this.#parkingPlace(formats, remote.direction);
     if (operator.remote === null) throw new MediaError("not_answered", "the operator has not answered");
     const { codecs, eventType, direction } = operator.remote;
     return describePeer(operator.remote, { codecs, eventType }, direction);
+  }
+
+  /** A partner for a party with this direction who hears nobody and says nothing. */
+  #parkingPlace(formats: AudioFormats, direction: Direction): string {
+    const { parkingAddress: address } = this.#options;
+    const place = { family: "IP4", address, port: parkingPort, rtcpPort: null, ptimeMs: null } as const;
+    return describePeer(place, formats, mirrored(direction));
   }
 
   async #setBlocked(verb: "blockMedia" | "unblockMedia", tag: string): Promise<void> {
@@ -426,10 +428,15 @@ export class AnchoredCall {
   }
 
   async #deleteLeg(operator: Operator): Promise<void> {
+    if (operator.parked) await this.#deleteBehind(operator.tag, parkingOf(operator));
+    await this.#deleteBehind(callerTag, operator.tag);
+  }
+
+  async #deleteBehind(fromTag: string, tag: string): Promise<void> {
     await this.#ng("delete", {
-      "from-tag": callerTag,
-      "to-tag": operator.tag,
-      "via-branch": `z9hG4bK-${operator.tag}`,
+      "from-tag": fromTag,
+      "to-tag": tag,
+      "via-branch": `z9hG4bK-${tag}`,
       flags: ["to-tag"],
       "delete-delay": 0,
     });
@@ -513,6 +520,7 @@ export class AnchoredCall {
       end: newEnd(audio),
       formats: { codecs: audio.codecs, eventType: formats.eventType === null ? null : audio.eventType },
       remote: null,
+      parked: false,
     };
     this.#operators.set(leg, operator);
     this.#operatorPlayers.set(leg, this.#newPlayer(tag, false));
@@ -533,20 +541,30 @@ export class AnchoredCall {
     });
   }
 
-  #answeredBy(leg: LegId, answer: Sdp): Operator {
+  #answeredBy(leg: LegId, answer: Sdp): Operator & { readonly remote: AudioDescription } {
     const operator = this.#operators.get(leg);
     if (operator === undefined) throw new MediaError("no_such_leg", "the leg has not been offered");
     const outcome = readAudio(answer);
     if (!outcome.ok) throw new MediaError(outcome.fault, `the operator's answer: ${outcome.fault}`);
-    operator.remote = outcome.audio;
-    return operator;
+    return Object.assign(operator, { remote: outcome.audio });
   }
 
-  /** rtpengine learns where the operator is, and the caller keeps his partner; the operator stays blocked. */
+  /**
+   * The operator gets a parking place of his own as partner, and the caller keeps his. He must not be blocked: from a blocked
+   * stream rtpengine takes only the key presses, misses the packets between them, and tells each press with the next one.
+   */
   async #consult(leg: LegId, answer: Sdp): Promise<void> {
-    await this.#answerFrom(this.#answeredBy(leg, answer));
-    await this.#answerFrom(this.#current);
-    await this.#callerPlayer.restart(false);
+    const operator = this.#answeredBy(leg, answer);
+    const { remote } = operator;
+    const formats = chooseFormats(remote, null);
+    if (formats === undefined) throw new MediaError("no_common_codec", "the operator answers no codec of ours");
+    const parking = this.#legParameters(parkingOf(operator), operator.tag);
+    operator.parked = true;
+    await this.#ng("offer", { ...parking, sdp: describePeer(remote, formats, remote.direction) });
+    await this.#ng("answer", { ...parking, sdp: this.#parkingPlace(formats, remote.direction) });
+    await this.#blockMedia("unblockMedia", operator);
+    // What the caller is offered to next must be offered anew.
+    operator.offered = 0;
   }
 
   async #join(leg: LegId, answer: Sdp): Promise<void> {
