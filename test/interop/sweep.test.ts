@@ -106,6 +106,7 @@ test(
     }
     const targets = operators().map((phone) => ({ sipUri: uriOf(phone) }));
     let losers = 0;
+    const enough = (): boolean => losers >= crossings;
     const hunt = async (call: BotCall): Promise<void> => {
       const after = call.seq;
       await call.run({ type: "switch", targets, strategy: "ring", headers: { "X-Mark": call.id }, continueCall: true });
@@ -123,7 +124,7 @@ test(
       Array.from({ length: calls }, () => async () => {
         const { leg, call } = await stage().talk();
         let hunts = 0;
-        for (; losers < crossings && hunts < 180; hunts += 1) await hunt(call);
+        for (; !enough() && hunts < 180; hunts += 1) await hunt(call);
         await leg.hangUp();
         await call.event("hangup");
         expect(call.all("transfer")).toHaveLength(hunts);
