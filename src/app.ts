@@ -24,14 +24,14 @@ import { SipSide } from "./sip/side.ts";
 import { createTelemetry } from "./telemetry/events.ts";
 import type { Log } from "./telemetry/log.ts";
 import { createMetrics } from "./telemetry/metrics.ts";
-import { Quarantine } from "./trunk/quarantine.ts";
+import { GatewayHealth } from "./trunk/gateway-health.ts";
 import { ReferMemory } from "./trunk/refer-memory.ts";
 import { type Channel, TrunkTable } from "./trunk/table.ts";
 
 /** What the one who builds the service brings along. */
 export interface Surroundings {
   readonly log: Log;
-  /** How long one second of a session timer lasts in the embedded engine; other than 1000 in tests only. */
+  /** How long a second of session timers and registrations lasts; other than 1000 in tests only. */
   readonly sessionSecondMs?: number;
 }
 
@@ -89,15 +89,25 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
   await using disposal = new Disposal();
   const table = new TrunkTable(config);
   const carriesTls = config.sip.listen.some(({ protocol }) => protocol === "tls");
-  const quarantine = new Quarantine(() => systemClock.now());
+  const gateways = table.trunks().flatMap((trunk) => trunk.gateways.map(({ id }) => [id, trunk.health] as const));
+  const health = new GatewayHealth(
+    new Map(gateways),
+    () => systemClock.now(),
+    (gateway, state) => telemetry.gatewayChanged(gateway, state),
+  );
   const referMemory = new ReferMemory(() => systemClock.now());
   const policyOf = (call: PolicyFacts): TransferPolicy =>
-    transferPolicy(table, { quarantine, referMemory }, carriesTls, call);
+    transferPolicy(table, { health, referMemory }, carriesTls, call);
   checkFallbacks(config, policyOf);
-  const metrics = createMetrics(() => registry.phases());
+  const metrics = createMetrics({
+    phases: () => registry.phases(),
+    gateways: () => new Map(gateways.map(([id]) => [id, health.state(id)])),
+    registrations: () => sip.registrations(),
+  });
+  const telemetry = createTelemetry(log, metrics);
   const registry: CallRegistry = new CallRegistry({
     clock: systemClock,
-    telemetry: createTelemetry(log, metrics),
+    telemetry,
     ended: (call) => {
       link.close(call);
       open?.ended(call);
@@ -123,6 +133,7 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
   const admin = new AdminServer({
     ...config.admin,
     ready: () => ({ redis: link.ready(), sip: sip.ready(), media: media.ready() }),
+    trunks: () => trunkStates(table, health, sip.registrations()),
     metrics: () => metrics.render(),
   });
   disposal.defer(() => admin.close());
@@ -171,8 +182,15 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
     log: log.child({ part: "sip" }),
     onRetryAfter: (gateway, ms) => {
       log.info({ gateway, ms }, "a gateway asked for rest");
-      quarantine.put(gateway, ms);
+      health.rest(gateway, ms);
     },
+    onGateway: (gateway, answered) => health.report(gateway, answered),
+    onRegistration: () => {
+      // Registrars known by name only: calls come from the address that took our registration.
+      const listed = table.allowedSources();
+      if (listed !== "any") engine?.setSources([...listed, ...sip.registrars()]);
+    },
+    ...optional("registerSecondMs", sessionSecondMs),
     // Without Redis no bot hears of the call: the caller gets the channel's fallback, or is refused before he is answered.
     takesCalls: (botId) => link.ready() || table.channel(botId)?.fallback !== undefined,
     onCall: (admitted) => {
@@ -252,6 +270,23 @@ function drachtioServer(config: Config, secrets: Secrets): { host: string; port:
   return { host: drachtio.host, port: drachtio.port, secret: secrets.get("sip.drachtio") ?? "" };
 }
 
+/** What `/readyz` says of each trunk; one that is away does not make the service useless for the others. */
+function trunkStates(
+  table: TrunkTable,
+  health: GatewayHealth,
+  registrations: ReturnType<SipSide["registrations"]>,
+): Readonly<Record<string, object>> {
+  return Object.fromEntries(
+    table.trunks().map((trunk) => [
+      trunk.id,
+      {
+        ...optional("registration", registrations.get(trunk.id)),
+        gateways: Object.fromEntries(trunk.gateways.map(({ id }) => [id, health.state(id)])),
+      },
+    ]),
+  );
+}
+
 /** What is done about a silent bot; without Redis the caller waits no longer than for a slow bot's first word. */
 function patienceOf(
   channel: Channel | undefined,
@@ -283,7 +318,7 @@ type PolicyFacts = Pick<CallSetup, "botId" | "callerNumber">;
 /** What the bot of this call may ask for, bound to the call when it starts and never taken from a command. */
 function transferPolicy(
   table: TrunkTable,
-  { quarantine, referMemory }: { readonly quarantine: Quarantine; readonly referMemory: ReferMemory },
+  { health, referMemory }: { readonly health: GatewayHealth; readonly referMemory: ReferMemory },
   carriesTls: boolean,
   { botId, callerNumber }: PolicyFacts,
 ): TransferPolicy {
@@ -295,7 +330,7 @@ function transferPolicy(
       // The schema refuses a channel whose trunk has no gateway.
       if (choice === undefined) throw new Error(`no route for bot ${botId}`);
       const identityHeaders = table.trunk(choice.route.trunk)?.identityHeaders ?? "allow";
-      const route = { ...choice.route, gateways: quarantine.free(choice.route.gateways) };
+      const route = { ...choice.route, gateways: health.order(choice.route.gateways) };
       return { ...choice, route, identityHeaders, referFollowed: referMemory.follows(choice.ownTrunk) };
     },
   };

@@ -8,6 +8,8 @@ export interface AdminOptions {
   readonly port: number;
   /** The state of each part by name; the service is ready when all are true. */
   readonly ready: () => Readonly<Record<string, boolean>>;
+  /** Facts about each trunk; they do not decide whether the service is ready. */
+  readonly trunks?: () => Readonly<Record<string, object>>;
   readonly metrics: () => Promise<{ contentType: string; body: string }>;
 }
 
@@ -47,7 +49,12 @@ export class AdminServer {
       case "/readyz": {
         const parts = this.#options.ready();
         const ready = Object.values(parts).every(Boolean);
-        return send(response, ready ? 200 : 503, "application/json", `${JSON.stringify({ ready, parts })}\n`);
+        return send(
+          response,
+          ready ? 200 : 503,
+          "application/json",
+          `${JSON.stringify({ ready, parts, trunks: this.#options.trunks?.() })}\n`,
+        );
       }
       case "/metrics": {
         const { contentType, body } = await this.#options.metrics();

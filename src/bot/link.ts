@@ -12,7 +12,7 @@ import { encodeEvent } from "./envelope.ts";
 import type { BotFormat, CallAddress, EncodedEvent } from "./envelope.ts";
 import { encodeJaicp, jaicpKnows } from "./jaicp.ts";
 import { Outbox } from "./outbox.ts";
-import { TokenBucket } from "./token-bucket.ts";
+import { TokenBucket } from "../lib/token-bucket.ts";
 import type { TransferPolicy } from "./translate.ts";
 
 /** Where Redis is. A `url` may carry everything but the password, which is a secret and comes apart. */

@@ -136,10 +136,16 @@ function ttsProblems({ media: { tts } }: Config): ConfigProblem[] {
 
 function trunkProblems(trunk: TrunkConfig, path: string): ConfigProblem[] {
   const problems: ConfigProblem[] = [];
-  if (trunk.register) {
+  if (trunk.register && trunk.gateways.length === 0) {
     problems.push({
       path: `${path}.register`,
-      message: "registration is not supported yet: set it to false and let the provider send calls to this address",
+      message: "there is nowhere to register: add the registrar as a gateway",
+    });
+  }
+  if (trunk.register && trunk.outbound === undefined && trunk.number === undefined) {
+    problems.push({
+      path: `${path}.register`,
+      message: "nothing says as whom: add `outbound` credentials, or the `number` of the registration",
     });
   }
   if (trunk.sources.length === 0 && trunk.inbound === undefined && trunk.gateways.length === 0) {
@@ -316,10 +322,11 @@ function channels({ channels: all, trunks }: Config): ConfigProblem[] {
         message: `the bot's transfers go out through trunk ${trunk.id}, which has no gateways: add a gateway to it`,
       });
     }
-    if (channel.numbers.length > 0 && trunk.sources.length === 0 && trunk.inbound === undefined) {
+    const open = trunk.sources.length > 0 || trunk.inbound !== undefined || trunk.register;
+    if (channel.numbers.length > 0 && !open) {
       problems.push({
         path: `${path}.numbers`,
-        message: `trunk ${trunk.id} has neither sources nor inbound credentials, so nobody can call these numbers: add one of them to the trunk`,
+        message: `trunk ${trunk.id} has neither sources nor inbound credentials nor a registration, so nobody can call these numbers: add one of them to the trunk`,
       });
     }
     for (const [position, number] of channel.numbers.entries()) {

@@ -301,6 +301,18 @@ const gatewaySchema = z
       .enum(["udp", "tcp", "tls"])
       .default("udp")
       .describe("Its transport; `tls` needs a `tls` listener. Default udp."),
+    priority: z
+      .int()
+      .min(0)
+      .max(65_535)
+      .optional()
+      .describe("Gateways with a lower one are tried first. Default: its position in the list, from 0."),
+    weight: z
+      .int()
+      .min(0)
+      .max(65_535)
+      .default(1)
+      .describe("Its share of the calls among gateways of the same priority (RFC 2782). Default 1."),
   })
   .describe("One address that calls are sent to.");
 
@@ -337,14 +349,39 @@ export const trunkSchema = z
       .array(gatewaySchema)
       .max(32)
       .default([])
-      .describe("Where calls are sent to, in this order. Default none."),
+      .describe("Where calls are sent to, in this order unless they have priorities. Default none."),
+    qualifyMs: z
+      .union([z.literal(0), milliseconds(1000, 3_600_000)])
+      .default(0)
+      .describe(
+        "Interval of OPTIONS to each gateway in milliseconds, at least 1000; 0 sends none, then calls find out. Default 0.",
+      ),
+    gatewayFailures: z
+      .int()
+      .min(1)
+      .max(100)
+      .default(3)
+      .describe("Calls or OPTIONS without an answer in a row, after which a gateway is tried last (count). Default 3."),
+    gatewayRetryMs: milliseconds(1000, 3_600_000)
+      .default(30_000)
+      .describe(
+        "Without `qualifyMs`: how long until a call tries such a gateway again, in milliseconds. Default 30000.",
+      ),
     sources: z.array(network).max(256).default([]).describe("Addresses and networks calls come from. Default none."),
     inbound: inboundDigestSchema.optional(),
     outbound: outboundDigestSchema.optional(),
     register: z
       .boolean()
       .default(false)
-      .describe("Register with the trunk. Not supported yet: must be false. Default false."),
+      .describe(
+        "Register with the first gateway that takes it (RFC 3261 §10), as the `outbound` user or `number`; calls that come to that registration belong to this trunk. Default false.",
+      ),
+    registerExpiresSeconds: z
+      .int()
+      .min(60)
+      .max(86_400)
+      .default(600)
+      .describe("How long a registration is asked for, in seconds. Default 600."),
     number: phoneNumber
       .optional()
       .describe("The trunk's own number, shown when a bot of another trunk calls through it. No default."),
@@ -417,6 +454,12 @@ export const trunkSchema = z
       .max(100_000)
       .default(1000)
       .describe("Legs at once on this trunk, both directions (count). Default 1000."),
+    callsPerSecond: z
+      .int()
+      .min(1)
+      .max(10_000)
+      .optional()
+      .describe("New calls per second on this trunk, for each direction (count). Default: no limit."),
   })
   .describe("A SIP peer that calls come from and go to.");
 

@@ -276,10 +276,9 @@ export class CallerLeg implements Leg {
   #credentialsFor({ sourceAddress }: Reply): TrunkCredentials | null {
     const { directory, credentials } = this.#context;
     const trunk = directory.trunk(this.trunk);
-    const known = credentials(this.trunk);
     const source = addressBits(sourceAddress)?.prefix;
     const fromGateway = trunk?.gateways.some(({ host }) => addressBits(host)?.prefix === (source ?? "none")) ?? false;
-    return known === undefined || !fromGateway ? null : { ...known, realm: trunk?.outbound?.realm ?? null };
+    return trunk !== undefined && fromGateway ? credentials(trunk) : null;
   }
 
   #ownAddress(): string {

@@ -25,6 +25,12 @@ export interface SipTrunk {
   readonly fromHost: string | null;
   readonly sipUriVia: "direct" | "gateway";
   readonly maxCalls: number;
+  /** New calls per second in each direction; null: no limit. */
+  readonly callsPerSecond: number | null;
+  /** Interval of OPTIONS to each gateway; null: none are sent. */
+  readonly qualifyMs: number | null;
+  /** Null: the trunk does not register. */
+  readonly registration: { readonly user: string; readonly expiresSeconds: number } | null;
   /** The session interval that is offered to this trunk (RFC 4028). Null: none. */
   readonly sessionExpiresSeconds: number | null;
 }
@@ -47,6 +53,7 @@ export interface TrunkDirectory {
   admit(address: string): SipAdmission;
   /** True for a gateway given as this IP address: it may ask whether we are there, but not call. */
   isGateway(address: string): boolean;
+  trunks(): readonly SipTrunk[];
   trunk(id: TrunkId): SipTrunk | undefined;
   gateway(id: GatewayId): SipGateway | undefined;
   channelFor(trunk: TrunkId, called: string): SipChannel | undefined;

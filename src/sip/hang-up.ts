@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 
 import type { CustomHeader } from "../call/transfer.ts";
 import { authorization, chooseChallenge } from "./digest.ts";
-import type { Credentials } from "./digest.ts";
+import type { Challenge, Credentials } from "./digest.ts";
 import type { HeaderLine } from "./message.ts";
 import { formatReason } from "./reason.ts";
 import { SipFault } from "./link/fault.ts";
@@ -53,20 +53,39 @@ export function answerChallenge(
   credentials: TrunkCredentials,
   request: { readonly method: string; readonly uri: string },
 ): HeaderLine | undefined {
-  const [asked, answered] =
-    reply.status === 401
-      ? ["www-authenticate", "Authorization"]
-      : reply.status === 407
-        ? ["proxy-authenticate", "Proxy-Authorization"]
-        : [];
-  if (asked === undefined || answered === undefined) {
-    return undefined;
-  }
-  const challenge = chooseChallenge(reply.headerLines(asked), credentials.realm);
-  if (challenge === undefined) {
-    return undefined;
-  }
+  const asked = challengeOf(reply, credentials.realm);
   // Every request gets a fresh nonce count of 1, because each challenge is answered once with the nonce it brought.
-  const count = { nonceCount: 1, cnonce: randomBytes(16).toString("hex") };
-  return { name: answered, value: authorization(challenge, credentials, request, count) };
+  return asked && credentialsLine(asked, credentials, request, 1);
+}
+
+/** What a 401 or 407 asks for, and the header that answers it. */
+export interface Asked {
+  readonly header: "Authorization" | "Proxy-Authorization";
+  readonly challenge: Challenge;
+}
+
+/** Undefined where nothing is asked, or nothing that we can answer. */
+export function challengeOf(reply: Reply, realm: string | null): Asked | undefined {
+  const [name, header] =
+    reply.status === 401
+      ? (["www-authenticate", "Authorization"] as const)
+      : reply.status === 407
+        ? (["proxy-authenticate", "Proxy-Authorization"] as const)
+        : [];
+  if (name === undefined || header === undefined) {
+    return undefined;
+  }
+  const challenge = chooseChallenge(reply.headerLines(name), realm);
+  return challenge && { header, challenge };
+}
+
+/** `nonceCount`: how often this nonce was used, this time included (RFC 7616 §3.4). */
+export function credentialsLine(
+  { header, challenge }: Asked,
+  credentials: Credentials,
+  request: { readonly method: string; readonly uri: string },
+  nonceCount: number,
+): HeaderLine {
+  const count = { nonceCount, cnonce: randomBytes(16).toString("hex") };
+  return { name: header, value: authorization(challenge, credentials, request, count) };
 }

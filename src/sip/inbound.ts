@@ -14,8 +14,12 @@ export interface DoorOptions {
   readonly gate: DigestGate;
   /** Password that callers of a trunk must know; undefined when the trunk asks for none. */
   readonly inboundPassword: (trunk: SipTrunk) => string | undefined;
+  /** The trunk that is registered with whoever has this address; `user` tells several accounts there apart. */
+  readonly registeredAt: (address: string, user: string) => SipTrunk | undefined;
   /** Legs on a trunk now. */
   readonly legsOf: (trunk: SipTrunk) => number;
+  /** Counts a call of the trunk; false when it is one too many for this second. */
+  readonly withinPace: (trunk: SipTrunk) => boolean;
   /** False when new calls of this bot are refused for now: the service stops, or nobody could talk to the caller. */
   readonly takesCalls: (botId: string) => boolean;
   readonly mintCallId: () => CallId;
@@ -60,13 +64,14 @@ export class Door {
   /** Answers any other request that belongs to no dialog of ours. */
   answer(request: IncomingRequest, place: "outside" | "early" | "inDialog"): void {
     const { directory } = this.#options;
+    const { sourceAddress } = request;
     if (place === "early") {
       // A 481 would end the peer's call that rings here (RFC 5057 §5.1), so he is asked to try again later.
       request.respond(500, undefined, { headers: [{ name: "Retry-After", value: "2" }] });
     } else if (place === "inDialog") {
       // RFC 3261 §12.2.2: a dialog that does not exist here.
       request.respond(481);
-    } else if (directory.admit(request.sourceAddress).type !== "trunk" && !directory.isGateway(request.sourceAddress)) {
+    } else if (this.#admission(sourceAddress, "").type !== "trunk" && !directory.isGateway(sourceAddress)) {
       request.respond(403);
     } else if (request.method === "OPTIONS") {
       answerOptions(request);
@@ -76,8 +81,9 @@ export class Door {
   }
 
   #judge(invite: IncomingInvite): Admitted | Refusal {
-    const { directory, takesCalls, legsOf } = this.#options;
-    const trunk = this.#identify(invite, directory.admit(invite.sourceAddress));
+    const { directory, takesCalls, legsOf, withinPace } = this.#options;
+    const asked = userOf(invite.uri);
+    const trunk = this.#identify(invite, this.#admission(invite.sourceAddress, asked));
     if ("status" in trunk) {
       return trunk;
     }
@@ -85,8 +91,13 @@ export class Door {
     if (refusal !== undefined) {
       return refusal;
     }
-    const called = userOf(invite.uri);
-    const channel = directory.channelFor(trunk.id, called);
+    let called = asked;
+    let channel = directory.channelFor(trunk.id, called);
+    if (channel === undefined && trunk.registration?.user === asked) {
+      // A registrar calls our Contact (RFC 3261 §16.5); the number that was dialled stands in To.
+      called = userOf(parseNameAddr(invite.header("to") ?? "")?.uri ?? "");
+      channel = directory.channelFor(trunk.id, called);
+    }
     if (channel === undefined) {
       return { status: 404 };
     }
@@ -97,7 +108,18 @@ export class Door {
     if (!takesCalls(channel.botId) || legsOf(trunk) >= trunk.maxCalls) {
       return { status: 503, headers: [{ name: "Retry-After", value: "10" }] };
     }
+    if (!withinPace(trunk)) {
+      return { status: 503, headers: [{ name: "Retry-After", value: "1" }] };
+    }
     return this.#setUp(invite, trunk, channel, { called, offer: content as Sdp });
+  }
+
+  /** Whom the source address stands for: a source that is configured goes before one that we have registered with. */
+  #admission(address: string, user: string): SipAdmission {
+    const { directory, registeredAt } = this.#options;
+    const admission = directory.admit(address);
+    const trunk = admission.type === "trunk" ? undefined : registeredAt(address, user);
+    return trunk === undefined ? admission : { type: "trunk", trunk };
   }
 
   /** The trunk whose call this is, after asking for credentials where it wants them. */

@@ -3,8 +3,8 @@ import type { Post } from "../call/ports.ts";
 import type { CustomHeader, TransferRequest } from "../call/transfer.ts";
 import type { Clock } from "../lib/clock.ts";
 import type { Log } from "../telemetry/log.ts";
-import type { Credentials } from "./digest.ts";
-import type { TrunkDirectory } from "./directory.ts";
+import type { SipTrunk, TrunkDirectory } from "./directory.ts";
+import type { TrunkCredentials } from "./hang-up.ts";
 import type { EngineLink } from "./srf.ts";
 
 /** What is known of a call on this side while one of its legs lives. */
@@ -37,12 +37,15 @@ export interface LegTimes {
 export interface LegContext {
   readonly link: EngineLink;
   readonly directory: TrunkDirectory;
-  readonly credentials: (trunk: TrunkId) => Credentials | undefined;
+  /** What the trunk's gateways may be answered; null where we have no password. */
+  readonly credentials: (trunk: SipTrunk) => TrunkCredentials | null;
   readonly post: Post;
   readonly clock: Clock;
   readonly log: Log;
   /** A gateway asked not to be called for this long. */
   readonly onRetryAfter: (gateway: GatewayId, ms: number) => void;
+  /** A gateway has answered an INVITE, or it has not. */
+  readonly onGateway: (gateway: GatewayId, answered: boolean) => void;
   readonly times: LegTimes;
   /** The leg is over: it is forgotten and nothing is posted for it any more. */
   readonly release: (leg: LegId) => void;

@@ -1,4 +1,3 @@
-import { escapeUser, identityHeaders } from "../call/identity.ts";
 import type { InviteOrder } from "../call/effect.ts";
 import type { CallEvent, SipFailure } from "../call/event.ts";
 import type { CallId, ExchangeId, LegId, Sdp, TrunkId } from "../call/ids.ts";
@@ -8,15 +7,16 @@ import type { Cancellable } from "../lib/clock.ts";
 import type { SipGateway, SipTrunk } from "./directory.ts";
 import { answerChallenge, hangUp } from "./hang-up.ts";
 import type { TrunkCredentials } from "./hang-up.ts";
-import { InDialog, allowedMethods } from "./in-dialog.ts";
+import { InDialog } from "./in-dialog.ts";
 import type { CallFacts, Leg, LegContext } from "./leg.ts";
 import type { HeaderLine } from "./message.ts";
+import { operatorHeaders, operatorRoute } from "./operator-invite.ts";
+import type { OperatorRoute } from "./operator-invite.ts";
 import { formatReason, parseReason } from "./reason.ts";
 import { SipFault } from "./link/fault.ts";
 import type { OutgoingInvite, Reply, SentInvite, SipDialog } from "./link/types.ts";
-import { leastAcceptedBy, offerSession } from "./session-expires.ts";
-import { formatNameAddr, formatSipUri, hostText, parseNameAddr, parseSipUri, splitOutsideQuotes } from "./uri.ts";
-import type { SipUri } from "./uri.ts";
+import { leastAcceptedBy } from "./session-expires.ts";
+import { formatSipUri, hostText, parseNameAddr, parseSipUri, splitOutsideQuotes } from "./uri.ts";
 
 /** Challenges that are answered for one INVITE: proxy and peer may both ask, and a nonce may be stale once. */
 const maxChallenges = 3;
@@ -43,6 +43,8 @@ export class OperatorLeg implements Leg {
   readonly #credentials: TrunkCredentials | null;
   #state: State;
   #challenges = 0;
+  /** The gateway has said something: it lives. */
+  #heard = false;
   /** The session interval that a 422 asked for. */
   #leastAccepted: number | undefined;
   /** Answers to challenges so far, by header name: a proxy's and the peer's are sent together. */
@@ -65,10 +67,8 @@ export class OperatorLeg implements Leg {
     this.#gateway = gateway;
     this.#context = context;
     this.#route = route;
-    const known = context.credentials(peer.id);
     // Credentials leave us only towards the trunk's own gateway, never to a URI somewhere else.
-    this.#credentials =
-      known === undefined || !route.viaGateway ? null : { ...known, realm: peer.outbound?.realm ?? null };
+    this.#credentials = route.viaGateway ? context.credentials(peer) : null;
     this.#state = { phase: "inviting", invite: this.#send([]), sent: null };
   }
 
@@ -79,7 +79,7 @@ export class OperatorLeg implements Leg {
     if (peer === undefined || gateway === undefined) {
       return "the trunk or its gateway does not exist";
     }
-    const route = routeOf(order, peer, gateway, context);
+    const route = operatorRoute(order, peer, gateway, context.directory);
     return route === undefined
       ? "the target is no SIP URI"
       : new OperatorLeg(order, facts, peer, gateway, route, context);
@@ -166,14 +166,17 @@ export class OperatorLeg implements Leg {
           }
         },
         provisional: ({ status, body }) => {
+          this.#reached();
           if (this.#state.phase === "inviting") {
             this.#post({ type: "leg.progress", leg: this.id, status, earlyMedia: body !== "" });
           }
         },
         answered: (dialog, reply) => {
+          this.#reached();
           this.#answered(dialog, reply);
         },
         failed: (result) => {
+          this.#judgeGateway(result);
           if (!this.#answeredChallenge(result) && !this.#raisedInterval(result)) {
             this.#failed(this.#failureOf(result));
           }
@@ -183,45 +186,20 @@ export class OperatorLeg implements Leg {
   }
 
   #headers(extra: readonly HeaderLine[]): readonly HeaderLine[] {
-    const { from, headers } = this.#shown();
-    const host = from.host ?? this.#fromHost() ?? "localhost";
+    const { directory, link } = this.#context;
     // A repeated INVITE keeps From and its tag, given in `extra` (RFC 3261 §8.1.3.5).
     const given = new Set(extra.map(({ name }) => name.toLowerCase()));
-    return [
-      { name: "From", value: formatNameAddr(from.display, addressOf(from.user, host)) },
-      { name: "To", value: `<${this.#route.to}>` },
-      { name: "Allow", value: allowedMethods },
-      ...offerSession(this.#peer.sessionExpiresSeconds, this.#credentials !== null, this.#leastAccepted),
-      ...headers,
-    ].filter(({ name }) => !given.has(name.toLowerCase()));
-  }
-
-  #shown(): ReturnType<typeof identityHeaders> {
-    const { directory } = this.#context;
-    const { caller, botId, calledNumber } = this.#facts;
-    return identityHeaders({
-      identity: this.#order.identity,
-      caller,
-      botNumber: directory.botNumber(botId, this.trunk, calledNumber),
-      fixedNumber: this.#peer.fixedNumber,
-      assertedIdentity: this.#peer.assertedIdentity,
-      diversion: this.#peer.diversion,
-      identityHeaders: this.#peer.identityHeaders,
-      host: this.#fromHost() ?? this.#ownHost(),
-      custom: this.#order.headers,
-    });
-  }
-
-  /** Providers with passwords want their own name in From; elsewhere the engine puts our address for `localhost`. */
-  #fromHost(): string | null {
-    return this.#peer.fromHost ?? (this.#peer.outbound === null ? null : hostText(this.#gateway.host));
-  }
-
-  #ownHost(): string {
-    const listening = this.#context.link.listening();
-    return (
-      (listening.find(({ protocol }) => protocol === this.#gateway.transport) ?? listening[0])?.address ?? "localhost"
-    );
+    return operatorHeaders({
+      order: this.#order,
+      facts: this.#facts,
+      trunk: this.#peer,
+      gateway: this.#gateway,
+      route: this.#route,
+      directory,
+      listening: link.listening(),
+      authenticates: this.#credentials !== null,
+      leastAccepted: this.#leastAccepted,
+    }).filter(({ name }) => !given.has(name.toLowerCase()));
   }
 
   #answered(dialog: SipDialog, reply: Reply): void {
@@ -344,6 +322,22 @@ export class OperatorLeg implements Leg {
     return expected === undefined || addressBits(reply.sourceAddress)?.prefix === expected.prefix;
   }
 
+  #reached(): void {
+    if (!this.#heard && this.#route.viaGateway) {
+      this.#heard = true;
+      this.#context.onGateway(this.#gateway.id, true);
+    }
+  }
+
+  /** The engine tells a silence as 408 and a send that failed as 503 (RFC 3261 §8.1.3.1), so these prove no gateway. */
+  #judgeGateway(result: Reply | SipFault): void {
+    if (!(result instanceof SipFault) && result.status !== 408 && result.status !== 503) {
+      this.#reached();
+    } else if (!this.#heard && this.#route.viaGateway && (!(result instanceof SipFault) || result.code === "timeout")) {
+      this.#context.onGateway(this.#gateway.id, false);
+    }
+  }
+
   #failureOf(result: Reply | SipFault): SipFailure {
     if (result instanceof SipFault) {
       const status = result.code === "cancelled" ? 487 : null;
@@ -423,44 +417,6 @@ export class OperatorLeg implements Leg {
   #post(event: CallEvent): boolean {
     return this.#context.post(this.call, event);
   }
-}
-
-interface OperatorRoute {
-  readonly uri: string;
-  /** Whom we call, without the parameters that only say how to get there (RFC 3261 §8.1.1.2). */
-  readonly to: string;
-  readonly proxy: string | null;
-  readonly viaGateway: boolean;
-}
-
-/** Where the INVITE goes: a number to the gateway, a URI to itself or with the gateway as next hop. */
-function routeOf(
-  { target }: InviteOrder,
-  trunk: SipTrunk,
-  gateway: SipGateway,
-  { directory }: LegContext,
-): OperatorRoute | undefined {
-  const uri =
-    target.kind === "phone" ? gatewayUri(gateway, directory.dialled(trunk.id, target.digits)) : parseSipUri(target.uri);
-  if (uri === undefined) {
-    return undefined;
-  }
-  const byGateway = target.kind === "uri" && trunk.sipUriVia === "gateway";
-  return {
-    uri: formatSipUri(uri),
-    to: formatSipUri({ ...uri, params: new Map() }),
-    proxy: byGateway ? formatSipUri(gatewayUri(gateway, null)) : null,
-    viaGateway: byGateway || target.kind === "phone",
-  };
-}
-
-function gatewayUri({ host, port, transport }: SipGateway, user: string | null): SipUri {
-  const params = transport === "udp" ? new Map<string, string>() : new Map([["transport", transport]]);
-  return { scheme: "sip", user, host, port: port ?? null, params };
-}
-
-function addressOf(user: string, host: string): string {
-  return user === "" ? `sip:${host}` : `sip:${escapeUser(user)}@${host}`;
 }
 
 /** RFC 3261 §20.33: seconds, before a comment and parameters that do not matter here. */

@@ -5,16 +5,20 @@ import type { CallSetup } from "../call/setup.ts";
 import type { CustomHeader, TransferRequest } from "../call/transfer.ts";
 import type { Clock } from "../lib/clock.ts";
 import { CountingClock } from "../lib/counting-clock.ts";
+import { TokenBucket } from "../lib/token-bucket.ts";
 import type { Log } from "../telemetry/log.ts";
 import { CallerLeg } from "./caller-leg.ts";
 import { DigestGate } from "./digest-gate.ts";
-import type { TrunkDirectory } from "./directory.ts";
+import type { SipTrunk, TrunkDirectory } from "./directory.ts";
+import type { TrunkCredentials } from "./hang-up.ts";
 import { Door } from "./inbound.ts";
 import type { CallFacts, Leg, LegContext } from "./leg.ts";
 import { OperatorLeg } from "./outbound.ts";
+import type { RegistrationState } from "./registration.ts";
 import { EngineLink } from "./srf.ts";
 import type { IncomingInvite } from "./link/types.ts";
 import type { ListenAddress } from "./srf.ts";
+import { TrunkWatch } from "./trunk-watch.ts";
 
 export interface SipSideOptions {
   /** Control port and secret of the embedded engine or of drachtio-server. */
@@ -40,6 +44,12 @@ export interface SipSideOptions {
   readonly exchangeMs?: number;
   /** A gateway has failed and asked not to be called for this long. */
   readonly onRetryAfter?: (gateway: GatewayId, ms: number) => void;
+  /** A gateway has answered an INVITE or an OPTIONS, or it has not. */
+  readonly onGateway?: (gateway: GatewayId, answered: boolean) => void;
+  /** A trunk's registration is in another state; `registrars()` may have changed. */
+  readonly onRegistration?: (trunk: TrunkId, state: RegistrationState) => void;
+  /** How long a second of a registration lasts; other than 1000 in tests only. */
+  readonly registerSecondMs?: number;
   /** Told of every dialog, by the engine's id, as long as it is open. */
   readonly dialogs?: { opened(id: string): void; ended(id: string): void } | undefined;
   /** The connection to the engine came or went; `ready()` says which. */
@@ -67,6 +77,9 @@ export class SipSide implements Signalling {
   readonly #door: Door;
   readonly #gate: DigestGate;
   readonly #context: LegContext;
+  readonly #watch: TrunkWatch;
+  /** New calls per second, by direction and trunk; trunks without a limit have none. */
+  readonly #paces: Readonly<Record<"in" | "out", ReadonlyMap<TrunkId, TokenBucket>>>;
   readonly #legs = new Map<LegId, Leg>();
   /** With the number of the call's legs here: what is known of it goes with the last one. */
   readonly #calls = new Map<CallId, { readonly facts: CallFacts; legs: number }>();
@@ -97,15 +110,38 @@ export class SipSide implements Signalling {
       onRequest: (request, place) => {
         this.#door.answer(request, place);
       },
-      onState: (ready) => options.onState?.(ready),
+      onState: (ready) => {
+        this.#watch.engine(ready);
+        options.onState?.(ready);
+      },
       dialogs: options.dialogs,
+    });
+    const paces = (): ReadonlyMap<TrunkId, TokenBucket> => {
+      const limited = directory.trunks().filter(({ callsPerSecond }) => callsPerSecond !== null);
+      return new Map(
+        limited.map(({ id, callsPerSecond }) => [id, new TokenBucket(callsPerSecond ?? 1, () => this.#clock.now())]),
+      );
+    };
+    this.#paces = { in: paces(), out: paces() };
+    const onGateway = (gateway: GatewayId, answered: boolean): void => options.onGateway?.(gateway, answered);
+    this.#watch = new TrunkWatch({
+      trunks: directory.trunks(),
+      credentials: (trunk) => this.#credentials(trunk),
+      send: (request) => this.#link.request(request),
+      clock: this.#clock,
+      log,
+      secondMs: options.registerSecondMs ?? 1000,
+      onGateway,
+      onRegistration: (trunk, state) => options.onRegistration?.(trunk, state),
     });
     this.#gate = new DigestGate({ now: () => this.#clock.now() });
     this.#door = new Door({
       directory,
       gate: this.#gate,
       inboundPassword: ({ id }) => password(id, "inbound"),
+      registeredAt: (address, user) => this.#watch.registeredAt(address, user),
       legsOf: ({ id }) => this.#legsByTrunk.get(id) ?? 0,
+      withinPace: ({ id }) => this.#paces.in.get(id)?.take() ?? true,
       takesCalls: (botId) => !this.#draining && (options.takesCalls?.(botId) ?? true),
       mintCallId,
       log,
@@ -113,11 +149,7 @@ export class SipSide implements Signalling {
     this.#context = {
       link: this.#link,
       directory,
-      credentials: (id) => {
-        const username = directory.trunk(id)?.outbound?.username;
-        const secret = password(id, "outbound");
-        return username === undefined || secret === undefined ? undefined : { username, password: secret };
-      },
+      credentials: (trunk) => this.#credentials(trunk),
       // Where the call throws, the leg is told that nobody holds it and releases itself.
       post: (call, event) => {
         try {
@@ -130,6 +162,7 @@ export class SipSide implements Signalling {
       clock: this.#clock,
       log,
       onRetryAfter: (gateway, ms) => options.onRetryAfter?.(gateway, ms),
+      onGateway,
       times: {
         transactionMs,
         cancelMs: transactionMs + spareMs,
@@ -160,6 +193,16 @@ export class SipSide implements Signalling {
   /** Where the engine listens, as peers see it. */
   listening(): readonly ListenAddress[] {
     return this.#link.listening();
+  }
+
+  /** Addresses that calls to our registrations come from. */
+  registrars(): readonly string[] {
+    return this.#watch.registrars();
+  }
+
+  /** Of every trunk that registers. */
+  registrations(): ReadonlyMap<TrunkId, RegistrationState> {
+    return this.#watch.states();
   }
 
   /** New calls are refused with 503 from now on; those that are here stay. */
@@ -210,6 +253,10 @@ export class SipSide implements Signalling {
       this.#inviteFailed(call, order.leg, 503, "the trunk is full");
       return;
     }
+    if (this.#paces.out.get(order.trunk)?.take() === false) {
+      this.#inviteFailed(call, order.leg, 503, "too many calls per second on the trunk");
+      return;
+    }
     try {
       const leg = OperatorLeg.start(order, facts, this.#context);
       if (typeof leg === "string") {
@@ -257,6 +304,11 @@ export class SipSide implements Signalling {
     this.#with(leg, (found) => {
       found.refuse(exchange, status);
     });
+  }
+
+  #credentials({ id, outbound }: SipTrunk): TrunkCredentials | null {
+    const secret = this.#options.password(id, "outbound");
+    return outbound === null || secret === undefined ? null : { ...outbound, password: secret };
   }
 
   #invited(invite: IncomingInvite): void {
@@ -341,8 +393,19 @@ export class SipSide implements Signalling {
     }
   }
 
+  async #within(timeoutMs: number, work: Promise<void>): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const deadline = this.#clock.after(timeoutMs, resolve);
+      void work.finally(() => {
+        deadline.cancel();
+        resolve();
+      });
+    });
+  }
+
   async #close(timeoutMs: number): Promise<void> {
     this.#draining = true;
+    const signedOff = this.#link.ready() ? this.#watch.end() : undefined;
     for (const leg of this.#legs.values()) {
       this.#with(leg.id, () => {
         leg.end();
@@ -359,6 +422,9 @@ export class SipSide implements Signalling {
           resolve();
         };
       });
+    }
+    if (signedOff !== undefined) {
+      await this.#within(timeoutMs, signedOff);
     }
     this.#link.close();
     this.#legs.clear();

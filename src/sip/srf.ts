@@ -9,6 +9,8 @@ import { Incoming } from "./link/incoming.ts";
 import { IncomingCall } from "./link/incoming-call.ts";
 import { Invite } from "./link/invite.ts";
 import type { RawDialog, RawRequest, RawResponse, RawSrf } from "./link/raw.ts";
+import { sendOutside } from "./link/request.ts";
+import type { OutsideReply, OutsideRequest } from "./link/request.ts";
 import type {
   IncomingInvite,
   IncomingRequest,
@@ -167,6 +169,11 @@ export class EngineLink {
     this.#invites.add(invite);
     invite.send();
     return invite;
+  }
+
+  /** Sends a request outside of any dialog. Resolves always: with the final response, or with why there is none. */
+  async request(options: OutsideRequest): Promise<OutsideReply | SipFault> {
+    return sendOutside(this.#srf, options, this.#options, (request) => this.#track(request));
   }
 
   /** What is held; all zero at rest. */
@@ -371,10 +378,7 @@ export class EngineLink {
 
   #adopt(raw: RawDialog): Dialog {
     const dialog = new Dialog(this.#srf, raw, this.#options, {
-      track: (request) => {
-        this.#requests.add(request);
-        return () => this.#requests.delete(request);
-      },
+      track: (request) => this.#track(request),
       waiting: this.#waiting,
       gone: () => {
         this.#dialogs.delete(dialog);
@@ -384,6 +388,11 @@ export class EngineLink {
     this.#dialogs.add(dialog);
     this.#options.dialogs?.opened(raw.id);
     return dialog;
+  }
+
+  #track(request: { lost(): void }): () => void {
+    this.#requests.add(request);
+    return () => this.#requests.delete(request);
   }
 
   /**

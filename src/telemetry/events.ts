@@ -11,6 +11,8 @@ export interface Telemetry {
   botLost(call: string): void;
   commandRejected(call: string, code: string, pointer: string | null): void;
   recordingChanged(call: string, state: string, reason: string | null): void;
+  /** A gateway does not answer any more, or does so again. */
+  gatewayChanged(gateway: string, state: "up" | "down"): void;
   inboxOverflowed(call: string): void;
   effectFailed(call: string, effect: string, error: unknown): void;
   eventFailed(call: string, event: string, error: unknown): void;
@@ -55,6 +57,10 @@ export function createTelemetry(log: Log, metrics: Metrics): Telemetry {
     recordingChanged(call, state, reason) {
       metrics.recordings.inc({ state });
       log[state === "failed" ? "warn" : "info"]({ call, state, reason }, "recording changed");
+    },
+    gatewayChanged(gateway, state) {
+      metrics.gatewayChanges.inc({ gateway, state });
+      log[state === "down" ? "warn" : "info"]({ gateway }, state === "down" ? "a gateway is down" : "a gateway is up");
     },
     inboxOverflowed(call) {
       metrics.inboxOverflows.inc();

@@ -12,16 +12,41 @@ export interface Metrics {
   readonly commandsRejected: Counter<"code">;
   readonly recordings: Counter<"state">;
   readonly inboxOverflows: Counter;
+  readonly gatewayChanges: Counter<"gateway" | "state">;
   /** The page operators scrape, in Prometheus' text format. */
   render(): Promise<{ contentType: string; body: string }>;
 }
 
-/** `phases` is asked at each scrape: the registry of calls is the only one who counts them. */
-export function createMetrics(phases: () => ReadonlyMap<string, number>): Metrics {
+/** What is asked at each scrape, because somebody else counts it. */
+export interface MetricSources {
+  /** Calls by phase. */
+  readonly phases: () => ReadonlyMap<string, number>;
+  /** State by gateway. */
+  readonly gateways: () => ReadonlyMap<string, string>;
+  /** State by trunk that registers. */
+  readonly registrations: () => ReadonlyMap<string, string>;
+}
+
+export function createMetrics({ phases, gateways, registrations }: MetricSources): Metrics {
   const registry = new Registry();
   const registers = [registry];
   collectDefaultMetrics({ register: registry });
   const seconds = [0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800];
+  const states = (name: string, help: string, label: string, read: () => ReadonlyMap<string, string>): void => {
+    const gauge = new Gauge({
+      name,
+      help,
+      labelNames: [label, "state"],
+      registers: [],
+      collect() {
+        this.reset();
+        for (const [one, state] of read()) this.set({ [label]: one, state }, 1);
+      },
+    });
+    registry.registerMetric(gauge);
+  };
+  states("patchbay_gateways", "1 for the state that a gateway is in: up, down, resting.", "gateway", gateways);
+  states("patchbay_registrations", "1 for the state that a trunk's registration is in.", "trunk", registrations);
   return {
     callsStarted: new Counter({ name: "patchbay_calls_started_total", help: "Calls taken in.", registers }),
     callsEnded: new Counter({
@@ -78,6 +103,12 @@ export function createMetrics(phases: () => ReadonlyMap<string, number>): Metric
     inboxOverflows: new Counter({
       name: "patchbay_inbox_overflows_total",
       help: "Calls ended because more events waited than a call may have.",
+      registers,
+    }),
+    gatewayChanges: new Counter({
+      name: "patchbay_gateway_changes_total",
+      help: "Gateways that went down or came up.",
+      labelNames: ["gateway", "state"],
       registers,
     }),
     render: async () => ({ contentType: registry.contentType, body: await registry.metrics() }),

@@ -5,6 +5,8 @@ import type { Route } from "../call/transfer.ts";
 import type { ChannelConfig, Config, TrunkConfig } from "../config/schema.ts";
 import { addressBits } from "../lib/ip-network.ts";
 import { NetworkMatch } from "./network-match.ts";
+import type { HealthRules } from "./gateway-health.ts";
+import { drawnOrder } from "./gateway-order.ts";
 import { dialledNumber } from "./number-rules.ts";
 
 export interface Gateway {
@@ -14,6 +16,8 @@ export interface Gateway {
   /** Undefined: the transport's default port, and for a host name what DNS says. */
   readonly port: number | undefined;
   readonly transport: "udp" | "tcp" | "tls";
+  readonly priority: number;
+  readonly weight: number;
 }
 
 export interface Trunk {
@@ -33,6 +37,13 @@ export interface Trunk {
   readonly referFallback: boolean;
   readonly progressTimeoutMs: number;
   readonly maxCalls: number;
+  /** Null: no limit. */
+  readonly callsPerSecond: number | null;
+  /** Interval of OPTIONS to each gateway; null: none are sent. */
+  readonly qualifyMs: number | null;
+  readonly health: HealthRules;
+  /** Null: the trunk does not register. */
+  readonly registration: { readonly user: string; readonly expiresSeconds: number } | null;
   readonly sessionExpiresSeconds: number | null;
 }
 
@@ -151,6 +162,10 @@ export class TrunkTable {
     );
   }
 
+  trunks(): readonly Trunk[] {
+    return [...this.#trunks.values()];
+  }
+
   trunk(id: TrunkId): Trunk | undefined {
     return this.#trunks.get(id);
   }
@@ -186,13 +201,19 @@ export class TrunkTable {
 
   /**
    * Where a transfer of this bot's call goes: through the trunk of the channel `transferChannel` names, else through the
-   * call's own. `callerWithheld`: the caller asked for privacy or gave no number.
+   * call's own. `callerWithheld`: the caller asked for privacy or gave no number. `random` draws among gateways of the
+   * same priority; its numbers go from 0 to below 1.
    */
-  routeFor(botId: string, transferChannel: string | null, callerWithheld: boolean): RouteChoice | undefined {
+  routeFor(
+    botId: string,
+    transferChannel: string | null,
+    callerWithheld: boolean,
+    random: () => number = Math.random,
+  ): RouteChoice | undefined {
     const own = this.#channels.get(botId);
     const wanted = transferChannel === null ? own : this.#channels.get(transferChannel);
     const trunk = this.#trunks.get((wanted ?? own)?.channel.trunk ?? ("" as TrunkId));
-    const [first, ...others] = trunk?.gateways ?? [];
+    const [first, ...others] = drawnOrder(trunk?.gateways ?? [], random);
     if (trunk === undefined || first === undefined) {
       return undefined;
     }
@@ -254,12 +275,14 @@ function trunkOf(config: TrunkConfig): Trunk {
   const fixed = callerId === "auto" || callerId === "caller" || callerId === "bot" ? null : callerId;
   return {
     id,
-    gateways: config.gateways.map(({ id: name, host, port, transport }, index) => ({
+    gateways: config.gateways.map(({ id: name, host, port, transport, priority, weight }, index) => ({
       id: (name ?? `${config.id}-${index + 1}`) as GatewayId,
       trunk: id,
       host,
       port,
       transport,
+      priority: priority ?? index,
+      weight,
     })),
     inbound: inbound === undefined ? null : { username: inbound.username, realm: inbound.realm },
     outbound: outbound === undefined ? null : { username: outbound.username, realm: outbound.realm ?? null },
@@ -278,6 +301,12 @@ function trunkOf(config: TrunkConfig): Trunk {
     referFallback: config.refer === "fallback",
     progressTimeoutMs: config.progressTimeoutMs,
     maxCalls: config.maxCalls,
+    callsPerSecond: config.callsPerSecond ?? null,
+    qualifyMs: config.qualifyMs === 0 ? null : config.qualifyMs,
+    health: { failures: config.gatewayFailures, retryMs: config.gatewayRetryMs, probed: config.qualifyMs !== 0 },
+    registration: config.register
+      ? { user: outbound?.username ?? config.number ?? "", expiresSeconds: config.registerExpiresSeconds }
+      : null,
     sessionExpiresSeconds: config.sessionExpiresSeconds === 0 ? null : config.sessionExpiresSeconds,
   };
 }

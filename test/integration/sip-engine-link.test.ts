@@ -1,56 +1,14 @@
-import { once } from "node:events";
-import { connect, createServer } from "node:net";
-import type { AddressInfo, Socket } from "node:net";
-
 import { afterEach, describe, expect, test } from "vitest";
 
 import type { Sdp } from "../../src/call/ids.ts";
 import { Closings, RawCall, RawCallee, RawPeer, sdp, secret, startTestEngine, tagOf } from "./engine-support.ts";
-import { fresh, oneTrunk, order, startSide } from "./sip-support.ts";
+import { cuttableLine, fresh, oneTrunk, order, startSide } from "./sip-support.ts";
 
 const closings = new Closings();
 
 afterEach(async () => {
   await closings.closeAll();
 });
-
-/** A line between us and the engine that can be cut. */
-async function cuttableLine(target: () => number): Promise<{ port: number; cut(): void; stall(): void }> {
-  let stalled = false;
-  const pairs = new Set<Socket>();
-  const server = createServer((near) => {
-    const far = connect(target(), "127.0.0.1");
-    for (const [socket, other] of [
-      [near, far],
-      [far, near],
-    ] as const) {
-      pairs.add(socket);
-      socket.on("error", () => undefined);
-      socket.on("data", (bytes) => stalled || other.write(bytes));
-      socket.on("close", () => {
-        pairs.delete(socket);
-        other.destroy();
-      });
-    }
-  });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  closings.add(() => {
-    server.close();
-  });
-  return {
-    port: (server.address() as AddressInfo).port,
-    stall: () => {
-      stalled = true;
-    },
-    cut: () => {
-      stalled = false;
-      for (const socket of pairs) {
-        socket.destroy();
-      }
-    },
-  };
-}
 
 describe("the connection to the engine", () => {
   test("a wrong secret and an engine that is not there are told at once and in time", async () => {
@@ -72,7 +30,7 @@ describe("the connection to the engine", () => {
     const peer = await RawPeer.open(closings);
     const operator = await RawPeer.open(closings);
     let control = 0;
-    const line = await cuttableLine(() => control);
+    const line = await cuttableLine(closings, () => control);
     const states: boolean[] = [];
     const engineOptions = {
       engine: { host: "127.0.0.1", port: line.port, secret },
@@ -134,7 +92,7 @@ describe("the connection to the engine", () => {
     async (end) => {
       const peer = await RawPeer.open(closings);
       let control = 0;
-      const line = await cuttableLine(() => control);
+      const line = await cuttableLine(closings, () => control);
       const side = await startSide(closings, oneTrunk(peer.port), {
         engine: { host: "127.0.0.1", port: line.port, secret },
         onEngine: (port: number) => {
@@ -173,7 +131,7 @@ describe("the connection to the engine", () => {
   test("a dialog that is gone when the connection is back ends its leg", async () => {
     const peer = await RawPeer.open(closings);
     let control = 0;
-    const line = await cuttableLine(() => control);
+    const line = await cuttableLine(closings, () => control);
     const side = await startSide(closings, oneTrunk(peer.port), {
       engine: { host: "127.0.0.1", port: line.port, secret },
       onEngine: (port: number) => {
@@ -198,7 +156,7 @@ describe("the connection to the engine", () => {
   test("a caller who is to be hung up while it is away is hung up when it is back", async () => {
     const peer = await RawPeer.open(closings);
     let control = 0;
-    const line = await cuttableLine(() => control);
+    const line = await cuttableLine(closings, () => control);
     const side = await startSide(closings, oneTrunk(peer.port), {
       engine: { host: "127.0.0.1", port: line.port, secret },
       onEngine: (port: number) => {
@@ -225,7 +183,7 @@ describe("the connection to the engine", () => {
   test("a line that carries nothing any more is noticed and made anew", async () => {
     const peer = await RawPeer.open(closings);
     let control = 0;
-    const line = await cuttableLine(() => control);
+    const line = await cuttableLine(closings, () => control);
     const states: boolean[] = [];
     const side = await startSide(closings, oneTrunk(peer.port), {
       engine: { host: "127.0.0.1", port: line.port, secret },
@@ -255,7 +213,7 @@ describe("the connection to the engine", () => {
   test("while it is away, new attempts fail and closing does not hang", async () => {
     const peer = await RawPeer.open(closings);
     let control = 0;
-    const line = await cuttableLine(() => control);
+    const line = await cuttableLine(closings, () => control);
     const own = new Closings();
     const side = await startSide(own, oneTrunk(peer.port), {
       engine: { host: "127.0.0.1", port: line.port, secret },

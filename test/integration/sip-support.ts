@@ -1,4 +1,6 @@
 import { EventEmitter, once } from "node:events";
+import { connect, createServer } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 
 import { expect } from "vitest";
 
@@ -124,6 +126,47 @@ export async function startSide(
     expect(test.side.stats()).toEqual(nothing);
   });
   return test;
+}
+
+/** A line between us and the engine that can be cut. */
+export async function cuttableLine(
+  closings: Closings,
+  target: () => number,
+): Promise<{ port: number; cut(): void; stall(): void }> {
+  let stalled = false;
+  const pairs = new Set<Socket>();
+  const server = createServer((near) => {
+    const far = connect(target(), "127.0.0.1");
+    for (const [socket, other] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      pairs.add(socket);
+      socket.on("error", () => undefined);
+      socket.on("data", (bytes) => stalled || other.write(bytes));
+      socket.on("close", () => {
+        pairs.delete(socket);
+        other.destroy();
+      });
+    }
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  closings.add(() => {
+    server.close();
+  });
+  return {
+    port: (server.address() as AddressInfo).port,
+    stall: () => {
+      stalled = true;
+    },
+    cut: () => {
+      stalled = false;
+      for (const socket of pairs) {
+        socket.destroy();
+      }
+    },
+  };
 }
 
 const branchesSeen = new WeakMap<RawPeer, Set<string>>();

@@ -3,7 +3,7 @@ import { CommandDesk } from "../../src/bot/command-desk.ts";
 import { encodeEvent } from "../../src/bot/envelope.ts";
 import type { EncodedEvent } from "../../src/bot/envelope.ts";
 import { Outbox } from "../../src/bot/outbox.ts";
-import { TokenBucket } from "../../src/bot/token-bucket.ts";
+import { TokenBucket } from "../../src/lib/token-bucket.ts";
 import type { BotEvent } from "../../src/call/bot-event.ts";
 import type { CallId, CommandId, TransferId } from "../../src/call/ids.ts";
 import type { Clock } from "../../src/lib/clock.ts";

@@ -317,10 +317,16 @@ describe("contradictions name the field and the fix", () => {
       ["{language}", "use one of {text}, {lang}"],
     ],
     [
-      "a trunk that registers",
-      "trunks: [{ id: a, sources: [192.0.2.1], register: true }]",
+      "a trunk that registers nowhere",
+      "trunks: [{ id: a, sources: [192.0.2.1], register: true, number: '7' }]",
       "trunks[0].register",
-      ["not supported yet", "set it to false"],
+      ["add the registrar as a gateway"],
+    ],
+    [
+      "a trunk that registers as nobody",
+      "trunks: [{ id: a, gateways: [{ host: sip.example }], register: true }]",
+      "trunks[0].register",
+      ["as whom", "add `outbound` credentials"],
     ],
     ["a trunk nobody can use", "trunks: [{ id: a }]", "trunks[0]", ["add one of them"]],
     [

@@ -66,7 +66,7 @@ function registryWith(failing = ""): {
   const ended: CallId[] = [];
   const telemetry = createTelemetry(
     silentLog,
-    createMetrics(() => registry.phases()),
+    createMetrics({ phases: () => registry.phases(), gateways: () => new Map(), registrations: () => new Map() }),
   );
   const registry: CallRegistry = new CallRegistry({ clock, telemetry, ended: (call) => ended.push(call) });
   const asked: string[] = [];

@@ -162,6 +162,8 @@ describe("where a transfer goes", () => {
       host: "10.0.0.1",
       port: undefined,
       transport: "udp",
+      priority: 0,
+      weight: 1,
     });
     expect(trunks.gateway("a-2" as GatewayId)).toMatchObject({ host: "gw.example", port: 5070, transport: "tcp" });
     expect(trunks.gateway("x" as GatewayId)).toBeUndefined();
