@@ -99,7 +99,14 @@ export async function withColumns<T>(bench: Bench, work: (suts: ReadonlyMap<Colu
   const suts = new Map<Column, Sut>();
   try {
     for (const column of bench.columns) {
-      const sut = await column.start(bench.context);
+      let sut: Sut;
+      try {
+        sut = await column.start(bench.context);
+      } catch (error) {
+        // The other columns are worth measuring without it; what compares with it is then not run.
+        bench.say(`skipped: ${column.title}: ${reasonOf(error)}`);
+        continue;
+      }
       suts.set(column, sut);
       await runLoad(
         { target: sut.port, callee: bench.context.callee, callsPerSecond: 200, calls: 800 },
@@ -112,6 +119,10 @@ export async function withColumns<T>(bench: Bench, work: (suts: ReadonlyMap<Colu
       await sut.stop();
     }
   }
+}
+
+function reasonOf(error: unknown): string {
+  return (error instanceof Error ? error.message : String(error)).replaceAll(/\s+/g, " ").slice(0, 200);
 }
 
 /** Per column one cell per block; blocks with the same index were measured next to one another. */
@@ -237,7 +248,12 @@ export async function loopDelay(
       { target: sut.port, callee: bench.context.callee, callsPerSecond, calls: callsPerSecond * seconds },
       cores.generator,
     );
-    const loops = (await Promise.all(sut.nodes.map(ask))).map(({ loop }) => loop ?? { p50: 0, p99: 0, max: 0 });
+    const told = await Promise.all(sut.nodes.map(ask)).catch(reasonOf);
+    if (typeof told === "string") {
+      delays.set(column.name, { ok: false, reason: told });
+      continue;
+    }
+    const loops = told.map(({ loop }) => loop ?? { p50: 0, p99: 0, max: 0 });
     const worst = (pick: (loop: { p50: number; p99: number; max: number }) => number): number =>
       Math.max(...loops.map(pick));
     delays.set(column.name, {
@@ -335,11 +351,14 @@ export async function memoryPerCall(
   const cells = await Promise.all(
     bench.columns.map(async (column): Promise<[string, Cell<Memory>]> => {
       await using callee = await claimPort();
-      const sut = await column.start({ ...bench.context, callee: callee.port });
+      let sut: Sut | undefined;
       try {
+        sut = await column.start({ ...bench.context, callee: callee.port });
         return [column.name, await memoryOf(sut, callee.port, calls, callsPerSecond)];
+      } catch (error) {
+        return [column.name, { ok: false, reason: reasonOf(error) }];
       } finally {
-        await sut.stop();
+        await sut?.stop();
       }
     }),
   );
