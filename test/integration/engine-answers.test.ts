@@ -95,8 +95,6 @@ function withRport(bytes: Buffer): Buffer {
 const overTcp: Readonly<Record<string, readonly number[]>> = {
   // The octets behind it are the next message, an INVITE without a Contact, and behind that there is no message.
   "dblreq.dat": [400, 405],
-  // The rest is waited for, and never comes.
-  "clerr.dat": [],
 };
 /** The place of the next message is lost, or what is left of this one never comes: the connection is closed. */
 const closedOverTcp: ReadonlySet<string> = new Set(["clerr.dat", "dblreq.dat", "ncl.dat", "mcl01.dat", "inv2543.dat"]);

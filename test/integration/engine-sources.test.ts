@@ -74,7 +74,7 @@ describe("a source that is not on the list", () => {
     const rig = await startTestEngine(closings, {
       sources: ["192.0.2.1"],
       t1Ms: 5,
-      limits: { tcp: { partialMessageMs: 200 } },
+      limits: { tcp: { strangerMs: 200 } },
     });
     await refuseAll(rig);
     for (const bytes of everything("TCP")) {

@@ -64,6 +64,15 @@ export class StreamFramer {
     return pieces;
   }
 
+  /** What was read of a message that is not waited for any longer, for one answer. Everything else is ignored. */
+  giveUp(reason: string): StreamPiece {
+    const bytes = Buffer.from(this.#buffer.subarray(0, this.#filled));
+    this.#broken = true;
+    this.#buffer = Buffer.alloc(0);
+    this.#filled = 0;
+    return { type: "broken", reason, bytes };
+  }
+
   #append(chunk: Buffer): void {
     const wanted = this.#filled + chunk.length;
     if (wanted > this.#buffer.length) {

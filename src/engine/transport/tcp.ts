@@ -14,6 +14,10 @@ export interface TcpLimits {
   readonly connections: number;
   /** Connections that one address may open to us. */
   readonly connectionsPerAddress: number;
+  /** Of `connections`, those that addresses which are not on the list may hold together. */
+  readonly strangerConnections: number;
+  /** How long such an address may take from its connection to its first message that belongs to a call of ours. */
+  readonly strangerMs: number;
   readonly connectTimeoutMs: number;
   /** A connection that nothing uses is closed after this long without a byte. */
   readonly idleMs: number;
@@ -30,6 +34,8 @@ export interface TcpLimits {
 export const defaultTcpLimits: TcpLimits = {
   connections: 1_024,
   connectionsPerAddress: 64,
+  strangerConnections: 128,
+  strangerMs: 5_000,
   connectTimeoutMs: 5_000,
   idleMs: 120_000,
   partialMessageMs: 10_000,
@@ -98,7 +104,7 @@ export class TcpConnection {
   #answersPings = false;
   #state: "connecting" | "open" | "halfClosed" | "closed";
   #error: Error | undefined;
-  /** A stranger that never sent anything known gets less time and no pong. */
+  /** A stranger that never sent anything known gets little time and no pong. */
   #trusted: boolean;
 
   constructor(parts: ConnectionParts) {
@@ -122,6 +128,12 @@ export class TcpConnection {
       }
     } else {
       this.#watchIdle();
+    }
+    if (!this.#trusted) {
+      // However it drips its bytes.
+      this.#timers.start("stranger", parts.limits.strangerMs, () => {
+        this.destroy();
+      });
     }
   }
 
@@ -240,6 +252,7 @@ export class TcpConnection {
       this.#timers.stop("partial");
       if (this.#parts.events.onPiece(piece, this)) {
         this.#trusted = true;
+        this.#timers.stop("stranger");
       } else if (!this.#trusted) {
         // A stranger gets no answer and no second message. On a connection that a call of ours runs over, what belongs to
         // nothing (a keep-alive by OPTIONS, a late repetition) must not cost the call its connection.
@@ -260,9 +273,21 @@ export class TcpConnection {
       this.#timers.stop("partial");
     } else if (!this.#timers.has("partial")) {
       this.#timers.start("partial", this.#parts.limits.partialMessageMs, () => {
-        this.destroy(new Error("a message was not completed in time"));
+        this.#giveUpMessage();
       });
     }
+  }
+
+  /** A listed peer is told what was wrong, as in a datagram that ends too early; then the connection is broken off. */
+  #giveUpMessage(): void {
+    const error = new Error("a message was not completed in time");
+    if (!this.#parts.events.onPiece(this.#framer.giveUp(error.message), this)) {
+      this.destroy(error);
+      return;
+    }
+    this.#error ??= error;
+    this.#state = "halfClosed";
+    this.end();
   }
 
   #peerEnded(): void {
@@ -311,10 +336,9 @@ export class TcpConnection {
 
   #watchIdle(): void {
     const { limits, clock } = this.#parts;
-    const allowedMs = this.#trusted ? limits.idleMs : Math.min(limits.idleMs, limits.partialMessageMs);
-    const leftMs = this.#lastActivityMs + allowedMs - clock.now();
+    const leftMs = this.#lastActivityMs + limits.idleMs - clock.now();
     this.#timers.start("idle", Math.max(leftMs, 1), () => {
-      const idle = clock.now() - this.#lastActivityMs >= (this.#trusted ? limits.idleMs : allowedMs);
+      const idle = clock.now() - this.#lastActivityMs >= limits.idleMs;
       // What a transaction or a dialog needs stays, and is looked at again after another idle time.
       if (idle && !this.#parts.events.isInUse(this) && !this.#parts.events.isNeeded(this)) {
         this.end();
@@ -373,6 +397,8 @@ export class TcpTransport {
   /** Sockets that peers opened, whether their handshake is done or not. */
   readonly #accepted = new Set<Socket>();
   readonly #openedByAddress = new Map<string, number>();
+  /** Of the accepted ones, those of addresses that were not on the list. */
+  #strangers = 0;
   readonly #contexts = new Map<TlsOptions, SecureContext>();
   /** Open connections of ours. */
   #dialled = 0;
@@ -556,8 +582,15 @@ export class TcpTransport {
   #admit(socket: Socket): boolean {
     const address = plainAddress(socket.remoteAddress ?? "");
     const opened = this.#openedByAddress.get(address) ?? 0;
-    const { connections, connectionsPerAddress } = this.#parts.limits;
-    if (address === "" || opened >= connectionsPerAddress || this.#size >= connections) {
+    const { connections, connectionsPerAddress, strangerConnections } = this.#parts.limits;
+    const isStranger = !this.#events.isListed(address);
+    if (
+      address === "" ||
+      opened >= connectionsPerAddress ||
+      this.#size >= connections ||
+      // Without a share of their own, a few addresses could keep every listed peer out.
+      (isStranger && this.#strangers >= strangerConnections)
+    ) {
       this.#refused += 1;
       socket.on("error", () => undefined);
       socket.destroy();
@@ -565,8 +598,10 @@ export class TcpTransport {
     }
     this.#openedByAddress.set(address, opened + 1);
     this.#accepted.add(socket);
+    this.#strangers += isStranger ? 1 : 0;
     socket.on("close", () => {
       this.#accepted.delete(socket);
+      this.#strangers -= isStranger ? 1 : 0;
       const left = (this.#openedByAddress.get(address) ?? 1) - 1;
       if (left === 0) {
         this.#openedByAddress.delete(address);
