@@ -111,8 +111,8 @@ function watch(socket: Socket): TcpPeer {
   return { socket, got: () => text, ended: () => over };
 }
 
-async function tcpPeer(port: number): Promise<TcpPeer> {
-  const socket = connect({ port, host: "127.0.0.1", allowHalfOpen: true, noDelay: true });
+async function tcpPeer(port: number, localAddress = "127.0.0.1"): Promise<TcpPeer> {
+  const socket = connect({ port, host: "127.0.0.1", localAddress, allowHalfOpen: true, noDelay: true });
   const peer = watch(socket);
   await new Promise<void>((resolve, reject) => {
     socket.once("connect", resolve);
@@ -582,6 +582,55 @@ describe("TCP", () => {
       expect(peer.got()).toBe("");
     }
     expect(rig.transport.stats()).toMatchObject({ unlisted: 2, tcpConnections: 0 });
+  });
+
+  it("leaves connections for listed peers, however many strangers hold", async () => {
+    const limits = { connections: 4, strangerConnections: 2, connectionsPerAddress: 10 };
+    const rig = await open({ sources: ["127.0.0.2"], tcp: limits });
+    await tcpPeer(rig.port);
+    const second = await tcpPeer(rig.port);
+    await waitFor(() => rig.transport.stats().tcpConnections === 2, { what: "two strangers" });
+    const third = await tcpPeer(rig.port);
+    await waitFor(third.ended, { what: "the end of the third" });
+    await tcpPeer(rig.port, "127.0.0.2");
+    await tcpPeer(rig.port, "127.0.0.2");
+    await waitFor(() => rig.transport.stats().tcpConnections === 4, { what: "the listed ones" });
+    const listed = await tcpPeer(rig.port, "127.0.0.2");
+    await waitFor(listed.ended, { what: "the end of one over the limit" });
+    second.socket.destroy();
+    await waitFor(() => rig.transport.stats().tcpConnections === 3, { what: "the end of a stranger" });
+    await tcpPeer(rig.port);
+    await waitFor(() => rig.transport.stats().tcpConnections === 4, { what: "another stranger in its place" });
+    expect(rig.transport.stats().connectionsRefused).toBe(2);
+  });
+
+  it("gives a stranger 5 s for his first message, however he drips it", async () => {
+    const clock = new ManualClock();
+    const rig = await open({ clock, sources: [] });
+    const peer = await tcpPeer(rig.port);
+    await waitFor(() => rig.transport.stats().tcpConnections === 1, { what: "the connection" });
+    peer.socket.write("O");
+    // The limits of an idle connection, of a stranger, and of a message that has begun.
+    await waitFor(() => clock.pending === 3, { what: "the first byte" });
+    await clock.advance(4_900);
+    peer.socket.write("P");
+    expect(rig.transport.stats().tcpConnections).toBe(1);
+    await clock.advance(100);
+    await waitFor(peer.ended, { what: "the end of the connection" });
+    expect(peer.got()).toBe("");
+    expect(clock.pending).toBe(0);
+  });
+
+  it("answers a listed peer whose message is not complete in time, then closes", async () => {
+    const clock = new ManualClock();
+    const rig = await open({ clock });
+    answerAll(rig);
+    const peer = await tcpPeer(rig.port);
+    peer.socket.write(request("OPTIONS", tcpVia).replace("Content-Length: 0", "Content-Length: 5"));
+    await waitFor(() => clock.pending === 2, { what: "the running limit of the message" });
+    await clock.advance(10_000);
+    await waitFor(peer.ended, { what: "the end of the connection" });
+    expect(peer.got()).toMatch(/^SIP\/2\.0 400 Malformed Content-Length\r\n[\s\S]*\r\n\r\n$/);
   });
 
   it("gives a stranger who says nothing no more than the time of one message", async () => {

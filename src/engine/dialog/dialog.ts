@@ -270,7 +270,11 @@ export function uasDialogState(
  * sees a re-INVITE, and a response to that need not have them.
  */
 function routesOf(response: SipResponse, request: SipRequest): readonly string[] {
-  const recorded = response.headers.list("Record-Route").toReversed();
+  // A proxy without a host is nowhere, and a call is not worth losing for it: the way is shorter by that one.
+  const recorded = response.headers
+    .list("Record-Route")
+    .filter((route) => parseNameAddr(route)?.sip !== undefined)
+    .toReversed();
   return recorded.length === 0 ? request.headers.list("Route") : recorded;
 }
 

@@ -99,7 +99,7 @@ export class TargetResolver {
       if (answer !== undefined) {
         // RFC 2782: a single record with the target "." says that the service is not offered.
         const offered = answer.services.filter(({ name }) => name !== "" && name !== ".");
-        const ordered = orderServices(offered, this.#options.random).slice(0, mostServices);
+        const ordered = orderServices(offered, this.#options.random, mostServices);
         const found = await Promise.all(
           ordered.map((record) => this.#addressesOf(record.name, record.port, answer.protocol, lookups)),
         );
@@ -126,15 +126,17 @@ export class TargetResolver {
   #usable(addresses: readonly ResolvedAddress[]): ResolveOutcome {
     const usable: ResolvedAddress[] = [];
     for (const one of addresses) {
+      // Whoever owns a name may give it as many addresses as he likes.
+      if (usable.length === mostAddresses) {
+        break;
+      }
       const family = isIP(one.address);
       const known = usable.some((other) => other.address === one.address && other.port === one.port);
       if ((family === 4 || family === 6) && this.#options.families(one.protocol).includes(family) && !known) {
         usable.push(one);
       }
     }
-    return usable.length === 0
-      ? { ok: false, reason: "not_found" }
-      : { ok: true, addresses: usable.slice(0, mostAddresses) };
+    return usable.length === 0 ? { ok: false, reason: "not_found" } : { ok: true, addresses: usable };
   }
 }
 
@@ -162,11 +164,14 @@ async function attempt<T>(asked: Promise<readonly T[]>): Promise<readonly T[]> {
   }
 }
 
-/** RFC 2782: lowest priority number first; within one priority at random, in proportion to the weights. */
-export function orderServices(records: readonly ServiceRecord[], random: Random): ServiceRecord[] {
+/**
+ * RFC 2782: lowest priority number first; within one priority at random, in proportion to the weights. No more than `most`,
+ * because each takes a look at all the others.
+ */
+export function orderServices(records: readonly ServiceRecord[], random: Random, most = Infinity): ServiceRecord[] {
   const left = [...records].sort((a, b) => a.priority - b.priority || a.weight - b.weight);
   const ordered: ServiceRecord[] = [];
-  while (left.length > 0) {
+  while (left.length > 0 && ordered.length < most) {
     const priority = left[0]?.priority;
     const rivals = left.filter((record) => record.priority === priority);
     let ticket = random.integer(rivals.reduce((sum, record) => sum + record.weight, 0) + 1);
