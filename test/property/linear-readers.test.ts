@@ -116,7 +116,7 @@ describe("the NOTIFY of a REFER", () => {
       // The REFER has no response yet, and a NOTIFY may be earlier.
       const dialog = { send: () => new Promise<never>(() => undefined) } as Partial<SipDialog> as SipDialog;
       const order = { leg: "leg" as LegId, dialog, referTo: "sip:a@b", referredBy: "sip:c@d", timeoutMs: 1 };
-      return new ReferWatch({ ...order, post: () => true }).notified(notify(text));
+      return new ReferWatch({ ...order, post: () => true, credentials: () => null }).notified(notify(text));
     },
   );
 });
