@@ -62,6 +62,12 @@ function legsOf(state: CallState): readonly LegId[] {
   return state.phase === "withOperator" ? [state.attempt.leg] : [operator(1)];
 }
 
+/** A leg that has been invited, or has not, so that transfers get far; another one where there is none. */
+function legWhere(state: CallState, invited: boolean, other: LegId): LegId {
+  if (state.phase !== "dialling") return other;
+  return state.legs.find(({ invitedAtMs }) => (invitedAtMs !== null) === invited)?.leg ?? other;
+}
+
 /** Turns a move into an event that fits the call more often than not, so that the sequences get far. */
 export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms }: Move, n: number): CallEvent {
   const legs = legsOf(state);
@@ -119,13 +125,13 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms 
     case 7:
     case 8:
     case 9:
-      return { type: "media.offered", leg: callee, offer: sdp };
+      return { type: "media.offered", leg: pick < 3 ? legWhere(state, false, callee) : callee, offer: sdp };
     case 10:
       return { type: "leg.progress", leg: callee, status, earlyMedia: flag };
     case 11:
     case 12:
     case 13:
-      return { type: "leg.answered", leg: callee, answer: sdp };
+      return { type: "leg.answered", leg: pick < 3 ? legWhere(state, true, callee) : callee, answer: sdp };
     case 14:
     case 15:
       return { type: "media.joined", leg: callee };
