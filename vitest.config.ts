@@ -4,7 +4,7 @@ import { defineConfig } from "vitest/config";
 const waiting = [
   "test/conformance/*.test.ts",
   "test/integration/{bot,engine,sip}-*.test.ts",
-  "test/integration/job-{bad-input,identity,inbound,raw-redis,tls,truth-table}.test.ts",
+  "test/integration/job-{bad-input,destinations,identity,inbound,raw-redis,tls,truth-table}.test.ts",
 ];
 
 // "pure" needs nothing but Node and runs in `npm run check`, "fuzz" (100,000 random cases) takes longer and runs in `npm test`;

@@ -1,5 +1,6 @@
 // The real parts that the demo and the quick start run: Redis, rtpengine and Patchbay itself as a child process.
 import { mkdir, writeFile } from "node:fs/promises";
+import { isIP } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { stringify } from "yaml";
@@ -77,7 +78,11 @@ export function serviceConfiguration(
       trunk: "loopback",
       numbers: [number],
       recording: { enabled: true },
-      destinations: { sipHosts: options.sipHosts },
+      // Phones on this machine listen on any port; names such as localhost resolve into it.
+      destinations: {
+        sipHosts: options.sipHosts.map((host) => (isIP(host) === 6 ? `[${host}]:*` : `${host}:*`)),
+        privateNetworks: ["127.0.0.0/8", "::1/128"],
+      },
     })),
     admin: { address: "127.0.0.1", port: 0 },
     log: { level: "info" },

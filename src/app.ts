@@ -12,7 +12,8 @@ import type { Post } from "./call/ports.ts";
 import type { CallSetup, Patience } from "./call/setup.ts";
 import type { Config } from "./config/schema.ts";
 import type { Secrets } from "./config/secrets.ts";
-import { type Engine, startEngine } from "./engine/index.ts";
+import { type Engine, startEngine, TargetResolver } from "./engine/index.ts";
+import { systemClock as engineClock, systemRandom } from "./engine/timers.ts";
 import { engineOptions } from "./engine-process.ts";
 import { systemClock } from "./lib/clock.ts";
 import { Disposal } from "./lib/disposal.ts";
@@ -20,10 +21,12 @@ import { defaultMediaLimits, type MediaOptions, type SpeechOptions, systemMediaC
 import { type RtpengineAnchor, startRtpengineAnchor } from "./media/rtpengine/anchor.ts";
 import { CallRegistry } from "./runtime/registry.ts";
 import { openCalls } from "./runtime/open-calls.ts";
+import type { HostResolver } from "./sip/pinning.ts";
 import { SipSide } from "./sip/side.ts";
 import { createTelemetry } from "./telemetry/events.ts";
 import type { Log } from "./telemetry/log.ts";
 import { createMetrics } from "./telemetry/metrics.ts";
+import { Allowance } from "./trunk/allowance.ts";
 import { GatewayHealth } from "./trunk/gateway-health.ts";
 import { ReferMemory } from "./trunk/refer-memory.ts";
 import { type Channel, TrunkTable } from "./trunk/table.ts";
@@ -149,6 +152,13 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
   );
   disposal.defer(() => media[Symbol.asyncDispose]());
 
+  const allowance = new Allowance({
+    limitsOf: (botId) => table.limits(botId),
+    halted: (botId) => link.ledger.halted(botId),
+    talkedMs: (botId) => link.ledger.talkedMs(botId),
+    addTalk: (botId, ms) => link.ledger.addTalk(botId, ms),
+    now: () => systemClock.now(),
+  });
   const control = { address: "127.0.0.1", secret: randomBytes(24).toString("base64url") };
   const engine =
     config.sip.engine === "embedded"
@@ -191,6 +201,8 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
       if (listed !== "any") engine?.setSources([...listed, ...sip.registrars()]);
     },
     ...optional("registerSecondMs", sessionSecondMs),
+    operators: allowance,
+    resolve: hostResolver(),
     // Without Redis no bot hears of the call: the caller gets the channel's fallback, or is refused before he is answered.
     takesCalls: (botId) => link.ready() || table.channel(botId)?.fallback !== undefined,
     onCall: (admitted) => {
@@ -315,6 +327,19 @@ function checkFallbacks(config: Config, policyOf: (call: PolicyFacts) => Transfe
 
 type PolicyFacts = Pick<CallSetup, "botId" | "callerNumber">;
 
+/** By the machine's own DNS servers, whichever engine sends the requests. */
+function hostResolver(): HostResolver {
+  const resolver = new TargetResolver({ families: () => [4, 6], clock: engineClock, random: systemRandom });
+  return async (host, port, transport) => {
+    const outcome = await resolver.resolve({
+      host,
+      port: port ?? undefined,
+      protocols: transport === null ? ["udp", "tcp"] : [transport],
+    });
+    return outcome.ok ? outcome.addresses.map(({ protocol, ...place }) => ({ transport: protocol, ...place })) : [];
+  };
+}
+
 /** What the bot of this call may ask for, bound to the call when it starts and never taken from a command. */
 function transferPolicy(
   table: TrunkTable,
@@ -324,7 +349,8 @@ function transferPolicy(
 ): TransferPolicy {
   return {
     tls: carriesTls,
-    allowsSipHost: (host) => table.hostAllowed(botId, host),
+    allowsSipHost: (host, port) => table.hostRefusal(botId, host, port) === null,
+    numberRefusal: (digits, trunk) => table.numberRefusal(botId, trunk, digits),
     routeFor(transferChannel) {
       const choice = table.routeFor(botId, transferChannel, callerNumber === "");
       // The schema refuses a channel whose trunk has no gateway.

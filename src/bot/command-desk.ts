@@ -29,6 +29,7 @@ export interface CommandDeskOptions {
 // A bot that floods is not worth the reading of large commands: beyond the limit only short ones are looked into for their
 // commandId.
 const floodBytesMax = 4096;
+const internalFault = { code: "internal", message: "the service could not read this command", pointer: null } as const;
 /** Command ids that are remembered per call. */
 const answersMax = 4096;
 
@@ -60,6 +61,7 @@ export class CommandDesk {
       this.#receive(bytes);
     } catch (error) {
       this.#options.onFault(error);
+      this.#reject(null, internalFault);
     }
   }
 
@@ -96,11 +98,7 @@ export class CommandDesk {
     } catch (error) {
       this.#options.onFault(error);
       if (this.#answers.get(commandId) === null) {
-        this.#reject(commandId, {
-          code: "internal",
-          message: "the service could not read this command",
-          pointer: null,
-        });
+        this.#reject(commandId, internalFault);
       }
     }
   }

@@ -449,6 +449,8 @@ export const rejectionCodes = {
   invalid_command: "The frame (`commandId`, `worker`, `replies`) breaks a rule.",
   unknown_reply: "A reply has a type that does not exist.",
   invalid_reply: "A field of a reply breaks a rule. For a `switch`, a `transfer` event with `FAIL` follows.",
+  destination_refused:
+    "The destination policy of the channel does not allow this number. A `transfer` event with `FAIL` follows.",
   unknown_call: "The call is over or was never this bot's.",
   transfer_in_progress: "A `switch` while another transfer is under way.",
   taken: "Another worker has the call.",

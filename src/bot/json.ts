@@ -56,6 +56,14 @@ export function pointerPart(key: string | number): string {
   return short.replaceAll("~", "~0").replaceAll("/", "~1");
 }
 
+/**
+ * Read objects inherit no name that a key could collide with. They can be made a text all the same: zod compares the
+ * `length` of whatever it finds with a number, and an object there that cannot be compared would throw.
+ */
+const bare: object = Object.freeze(
+  Object.create(null, { [Symbol.toPrimitive]: { value: () => "an object" } }) as object,
+);
+
 class JsonFault extends Error {
   readonly code: "bad_json" | "too_large" | "duplicate_key";
   readonly pointer: string | null;
@@ -121,7 +129,7 @@ class Reader {
 
   #object(depth: number): JsonObject {
     this.#descend(depth);
-    const object: Record<string, Json> = Object.create(null) as Record<string, Json>;
+    const object: Record<string, Json> = Object.create(bare) as Record<string, Json>;
     this.#blanks();
     if (this.#skip("}")) return object;
     do {

@@ -11,6 +11,7 @@ import { commandsChannel, contractLimits, eventsChannel, streamField } from "./c
 import { encodeEvent } from "./envelope.ts";
 import type { BotFormat, CallAddress, EncodedEvent } from "./envelope.ts";
 import { encodeJaicp, jaicpKnows } from "./jaicp.ts";
+import { BotLedger } from "./ledger.ts";
 import { Outbox } from "./outbox.ts";
 import { TokenBucket } from "../lib/token-bucket.ts";
 import type { TransferPolicy } from "./translate.ts";
@@ -62,6 +63,8 @@ export interface RedisBotLinkLimits {
   readonly pingEveryMs: number;
   /** Wait before a refused subscription is tried again. */
   readonly refusedRetryMs: number;
+  /** How often Redis is asked whether a bot that has calls is halted. */
+  readonly ledgerEveryMs: number;
   /** How long the stream step recognises a repeat of one event. */
   readonly repeatGuardS: number;
 }
@@ -73,6 +76,7 @@ const standardLimits: RedisBotLinkLimits = {
   answerMs: 5_000,
   pingEveryMs: 10_000,
   refusedRetryMs: 2_000,
+  ledgerEveryMs: 500,
   repeatGuardS: 86_400,
 };
 
@@ -109,6 +113,12 @@ for i = 2, #KEYS do
 end
 return #KEYS - 1`;
 
+// Adding and limiting the life of the key are one step: a crash between them would leave it for ever.
+const addScript = `
+local sum = redis.call('INCRBY', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return sum`;
+
 const resubscribeChunk = 500;
 const refusalsToldEveryMs = 1_000;
 const neverDropped: ReadonlySet<BotEvent["event"]> = new Set(["call", "transfer", "hangup"]);
@@ -140,6 +150,7 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
   readonly #lines = new Map<CallId, Line>();
   readonly #byChannel = new Map<string, Line>();
   readonly #bots = new Map<string, Bot>();
+  readonly #ledger: BotLedger;
   readonly #waiting = new Set<(ready: boolean) => void>();
   #queued = 0;
   #published = 0;
@@ -161,6 +172,19 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
     this.#limits = { ...standardLimits, ...options.limits };
     this.#writer = this.#connection("writer");
     this.#subscriber = this.#connection("subscriber");
+    this.#ledger = new BotLedger({
+      prefix: options.prefix,
+      clock: options.clock,
+      store: () =>
+        this.#writer.status !== "ready"
+          ? null
+          : {
+              get: (keys) => this.#writer.mget(...keys),
+              add: async (key, ms, life) => Number(await this.#writer.eval(addScript, 1, key, ms, life)),
+            },
+      bots: () => this.#bots.keys(),
+      everyMs: this.#limits.ledgerEveryMs,
+    });
     this.#writer.on("ready", () => this.#guarded(() => this.#connectionChanged()));
     this.#writer.on("close", () => this.#guarded(() => this.#connectionChanged()));
     this.#subscriber.on("ready", () => this.#guarded(() => this.#resubscribe()));
@@ -194,8 +218,13 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
     return this.#state === "ready";
   }
 
+  /** What the operators of this installation keep about bots. */
+  get ledger(): Pick<BotLedger, "halted" | "talkedMs" | "addTalk"> {
+    return this.#ledger;
+  }
+
   stats(): RedisBotLinkStats {
-    let timers = (this.#ping === null ? 0 : 1) + (this.#again === null ? 0 : 1);
+    let timers = this.#ledger.timers + (this.#ping === null ? 0 : 1) + (this.#again === null ? 0 : 1);
     for (const line of this.#lines.values()) timers += line.outbox.timers + (line.farewell === null ? 0 : 1);
     return {
       calls: this.#lines.size,
@@ -222,6 +251,7 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
       };
       bot.calls += 1;
       this.#bots.set(call.botId, bot);
+      if (bot.calls === 1) this.#ledger.open(call.botId);
       if (this.#subscriber.status === "ready") this.#subscribe([line]).catch(() => undefined);
     });
   }
@@ -265,6 +295,11 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
         this.#options.clock.after(Math.min(20, deadlineMs), resolve);
       });
     }
+    await Promise.race([
+      this.#ledger.flush(),
+      new Promise<void>((resolve) => this.#options.clock.after(Math.max(1, end - this.#options.clock.now()), resolve)),
+    ]);
+    this.#ledger.stop();
     if (this.#queued > 0)
       this.#options.log.error({ events: this.#queued }, "events were lost: Redis did not take them");
     this.#ping?.cancel();

@@ -3,7 +3,7 @@ import type { z } from "zod";
 import type { Prompt } from "../call/effect.ts";
 import type { CallEvent } from "../call/event.ts";
 import { customHeaders } from "../call/headers.ts";
-import type { CommandId, TransferId } from "../call/ids.ts";
+import type { CommandId, TransferId, TrunkId } from "../call/ids.ts";
 import type { Command, Reply } from "../call/reply.ts";
 import type { CalledParty, Confirmation, CustomHeader, Route, TransferRequest } from "../call/transfer.ts";
 import { commandFrameSchema, contractLimits, foreignKeys, replySchemas } from "./contract.ts";
@@ -28,6 +28,8 @@ export interface RouteChoice {
 export interface TransferPolicy extends SipDestinations {
   /** `transferChannel` is null when the bot named none: the call's own trunk. */
   routeFor(transferChannel: string | null): RouteChoice;
+  /** Why this number may not be called through this trunk, in words without the number; null when it may. */
+  numberRefusal(digits: string, trunk: TrunkId): string | null;
 }
 
 /** What is told to the bot of one field. */
@@ -232,8 +234,8 @@ function switchReply(
   mintTransferId: () => TransferId,
 ): SwitchOutcome {
   const transferId = mintTransferId();
-  const refused = (message: string, field: string): SwitchOutcome => {
-    return { ok: false, transferId, rejection: { code: "invalid_reply", message, pointer: `${pointer}${field}` } };
+  const refused = (message: string, field: string, code: RejectionCode = "invalid_reply"): SwitchOutcome => {
+    return { ok: false, transferId, rejection: { code, message, pointer: `${pointer}${field}` } };
   };
   const method = value.method === "refer" || value.method === "transfer" ? "refer" : "invite";
   const several = (value.targets?.length ?? 0) > 0;
@@ -265,6 +267,9 @@ function switchReply(
     const place = several ? `/targets/${position}` : "";
     const { field, text, outcome } = wantedTarget(target, policy);
     if (!outcome.ok) return refused(outcome.message, field === null ? place : `${place}/${field}`);
+    const { target: wanted } = outcome;
+    const refusal = wanted.kind === "phone" ? policy.numberRefusal(wanted.digits, choice.route.trunk) : null;
+    if (refusal !== null) return refused(refusal, `${place}/phoneNumber`, "destination_refused");
     const own = several ? takenHeaders(target.headers, choice.identityHeaders, `${pointer}${place}`, warnings) : [];
     parties.push({ target: outcome.target, number: text, headers: mergedHeaders(common, own) });
   }

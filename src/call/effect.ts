@@ -12,6 +12,8 @@ export interface InviteOrder {
   readonly identity: ShownIdentity;
   readonly headers: readonly CustomHeader[];
   readonly offer: Sdp;
+  /** Set for the operator of the channel's fallback: what limits the bot does not limit him. */
+  readonly fallback?: true;
 }
 
 /** What is to be played to a leg. `digits` are DTMF tones. */

@@ -79,6 +79,8 @@ export interface SipFailure {
   readonly q850: number | null;
   /** Where a 3xx points, given only when the destination policy lets the call go there. */
   readonly redirect: string | null;
+  /** Set when we ourselves refused to call this destination; no packet went there. */
+  readonly refused?: true;
 }
 
 /**

@@ -65,6 +65,7 @@ const general: ReadonlyMap<number, Verdict> = new Map([
  */
 export function judge(failure: SipFailure, rang: boolean): Verdict {
   const { status, q850 } = failure;
+  if (failure.refused === true) return verdict("rejected", "nothing");
   if (status === null) return verdict("unreachable", "gateway");
   if (status >= 300 && status < 400) return verdict("rejected", "redirect");
   const fixed = decided.get(status);

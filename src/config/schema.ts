@@ -55,6 +55,20 @@ const tlsSchema = z
   })
   .describe("Certificates of a `tls` listener, also used for connections that we open.");
 
+const numberPrefix = text.regex(/^\+?[0-9*#]{1,32}$/, "must be 1 to 32 digits, * or #, with or without a leading +");
+const sipHostPattern = z
+  .string()
+  .max(260)
+  .refine(
+    (pattern) =>
+      isIP(pattern) === 6 ||
+      /^(?:\[[0-9A-Fa-f:.]+\]|(?:\*\.)?[A-Za-z0-9._-]{1,253})(?::(?:[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5]|\*))?$/.test(
+        pattern,
+      ),
+    "must be a host, an IP address or *.domain, alone or with :port or :* behind it, and without `sip:`",
+  )
+  .transform((pattern) => pattern.toLowerCase());
+
 export const listenSchema = z
   .strictObject({
     protocol: z.enum(["udp", "tcp", "tls"]).describe("Transport to listen on."),
@@ -425,6 +439,12 @@ export const trunkSchema = z
           .enum(["keep", "add", "remove"])
           .default("keep")
           .describe("What becomes of a leading +: kept as the bot wrote it, added to digits, removed. Default keep."),
+        country: text
+          .regex(/^[1-9][0-9]{0,2}$/, "must be a calling code of 1 to 3 digits without +")
+          .optional()
+          .describe(
+            "Calling code of the country whose numbers are dialled here without +; the destination policy reads numbers by it. No default.",
+          ),
       })
       .prefault({})
       .describe("How a phone number is dialled on this trunk."),
@@ -530,23 +550,67 @@ export const channelSchema = z
     destinations: z
       .strictObject({
         sipHosts: z
-          .array(
-            z
-              .string()
-              .max(253)
-              .regex(/^(?:\*\.)?[A-Za-z0-9.:_-]+$/, "must be a host, an IP address or *.domain")
-              .refine(
-                (host) => !host.includes(":") || isIP(host) === 6,
-                "must be a host without `sip:` and without a port, an IP address or *.domain",
-              )
-              .transform((host) => host.toLowerCase()),
-          )
+          .array(sipHostPattern)
           .max(1000)
           .default([])
-          .describe("Hosts a `sipUri` may name: a host, an IP address, or *.domain for all below it. Default none."),
+          .describe(
+            "Hosts a `sipUri` may name: a host, an IP address, or *.domain for all below it; ports 5060 to 5090, or the one behind a colon, or :* for any. Default none.",
+          ),
+        deniedSipHosts: z
+          .array(sipHostPattern)
+          .max(1000)
+          .default([])
+          .describe("Hosts a `sipUri` may not name though `sipHosts` holds them. Default none."),
+        privateNetworks: z
+          .array(network)
+          .max(256)
+          .default([])
+          .describe(
+            "Private, loopback and other special networks that the names of `sipHosts` may resolve into. Default none.",
+          ),
+        numbers: z
+          .strictObject({
+            allow: z
+              .array(numberPrefix)
+              .max(1000)
+              .default([])
+              .describe(
+                "Beginnings of the numbers that may be called: with + in international form, without it as they are written. Default: any number.",
+              ),
+            deny: z
+              .array(numberPrefix)
+              .max(1000)
+              .default([])
+              .describe(
+                "Beginnings of numbers that are never called, whatever form they are written in. Default none.",
+              ),
+            emergency: z.boolean().default(false).describe("Allows emergency numbers. Default false."),
+            premium: z.boolean().default(false).describe("Allows premium rate numbers. Default false."),
+            satellite: z.boolean().default(false).describe("Allows satellite numbers. Default false."),
+          })
+          .prefault({})
+          .describe("Which phone numbers may be called."),
+        maxCallsPerSecond: z
+          .int()
+          .min(1)
+          .max(1000)
+          .default(20)
+          .describe("INVITEs to operators in a second, over all calls of the bot. Default 20."),
+        maxOperatorCalls: z
+          .int()
+          .min(1)
+          .max(100_000)
+          .default(1000)
+          .describe("Operators called or talking at once, over all calls of the bot. Default 1000."),
+        maxTalkMinutesPerDay: z
+          .int()
+          .min(1)
+          .max(10_000_000)
+          .optional()
+          .describe("Minutes operators may talk in a day (UTC), over all calls of the bot. Default: no limit."),
       })
       .prefault({})
-      .describe("Where this bot may send callers besides phone numbers."),
+      .describe("Where this bot may send callers, and how often."),
     format: z
       .enum(["patchbay", "jaicp"])
       .default("patchbay")

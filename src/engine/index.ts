@@ -22,6 +22,7 @@ import { WireServer } from "./wire/server.ts";
 import type { WireServerParts, WireStats } from "./wire/server.ts";
 
 export type { EngineLog, EngineOptions } from "./options.ts";
+export { TargetResolver } from "./transport/resolve.ts";
 
 /** Sizes of every map and number of every timer: all zero at rest, but for the sockets and the connected applications. */
 export interface EngineStats {

@@ -58,6 +58,11 @@ export interface TrunkDirectory {
   gateway(id: GatewayId): SipGateway | undefined;
   channelFor(trunk: TrunkId, called: string): SipChannel | undefined;
   dialled(trunk: TrunkId, digits: string): string;
-  hostAllowed(botId: string, host: string): boolean;
+  /** Why a bot may not call this number through this trunk, in words without the number; null when it may. */
+  numberRefusal(botId: string, trunk: TrunkId, digits: string): string | null;
+  /** The same for the host of a SIP URI; `port` is null when the URI names none. */
+  hostRefusal(botId: string, host: string, port: number | null): string | null;
+  /** The same for an address that the host resolves to. */
+  addressRefusal(botId: string, address: string, host: string): string | null;
   botNumber(botId: string, trunk: TrunkId, called: string): string;
 }

@@ -15,8 +15,9 @@ import type { OperatorRoute } from "./operator-invite.ts";
 import { formatReason, parseReason } from "./reason.ts";
 import { SipFault } from "./link/fault.ts";
 import type { OutgoingInvite, Reply, SentInvite, SipDialog } from "./link/types.ts";
+import { destinationRefusal } from "./destination.ts";
 import { leastAcceptedBy } from "./session-expires.ts";
-import { formatSipUri, hostText, parseNameAddr, parseSipUri, splitOutsideQuotes } from "./uri.ts";
+import { formatSipUri, parseNameAddr, parseSipUri, splitOutsideQuotes } from "./uri.ts";
 
 /** Challenges that are answered for one INVITE: proxy and peer may both ask, and a nonce may be stale once. */
 const maxChallenges = 3;
@@ -34,17 +35,24 @@ export class OperatorLeg implements Leg {
   readonly id: LegId;
   readonly call: CallId;
   readonly trunk: TrunkId;
-  readonly #order: InviteOrder;
+  readonly order: InviteOrder;
   readonly #facts: CallFacts;
   readonly #peer: SipTrunk;
   readonly #gateway: SipGateway;
   readonly #context: LegContext;
   readonly #route: OperatorRoute;
   readonly #credentials: TrunkCredentials | null;
+  /** Judged addresses of the target's host, to be tried one after another. */
+  readonly #proxies: readonly string[];
+  #place = 0;
+  /** Somebody has said more than that the INVITE has come. */
+  #progressed = false;
   #state: State;
   #challenges = 0;
   /** The gateway has said something: it lives. */
   #heard = false;
+  /** When the operator answered, on the clock. */
+  #confirmedAtMs: number | null = null;
   /** The session interval that a 422 asked for. */
   #leastAccepted: number | undefined;
   /** Answers to challenges so far, by header name: a proxy's and the peer's are sent together. */
@@ -57,11 +65,13 @@ export class OperatorLeg implements Leg {
     gateway: SipGateway,
     route: OperatorRoute,
     context: LegContext,
+    proxies: readonly string[],
   ) {
+    this.#proxies = proxies;
     this.id = order.leg;
     this.call = facts.call;
     this.trunk = peer.id;
-    this.#order = order;
+    this.order = order;
     this.#facts = facts;
     this.#peer = peer;
     this.#gateway = gateway;
@@ -72,8 +82,13 @@ export class OperatorLeg implements Leg {
     this.#state = { phase: "inviting", invite: this.#send([]), sent: null };
   }
 
-  /** Sends the INVITE. A text is returned when there is nowhere to send it to. */
-  static start(order: InviteOrder, facts: CallFacts, context: LegContext): OperatorLeg | string {
+  /** Sends the INVITE, to the first of `proxies` where there are some. A text is returned when there is nowhere to send it to. */
+  static start(
+    order: InviteOrder,
+    facts: CallFacts,
+    context: LegContext,
+    proxies: readonly string[] = [],
+  ): OperatorLeg | string {
     const peer = context.directory.trunk(order.trunk);
     const gateway = context.directory.gateway(order.gateway);
     if (peer === undefined || gateway === undefined) {
@@ -82,7 +97,7 @@ export class OperatorLeg implements Leg {
     const route = operatorRoute(order, peer, gateway, context.directory);
     return route === undefined
       ? "the target is no SIP URI"
-      : new OperatorLeg(order, facts, peer, gateway, route, context);
+      : new OperatorLeg(order, facts, peer, gateway, route, context, proxies);
   }
 
   ring(): void {
@@ -155,10 +170,16 @@ export class OperatorLeg implements Leg {
     this.bye("service stops", []);
   }
 
+  /** Milliseconds since the operator answered; 0 when he has not. */
+  talkedMs(): number {
+    return this.#confirmedAtMs === null ? 0 : Math.max(0, this.#context.clock.now() - this.#confirmedAtMs);
+  }
+
   #send(extra: readonly HeaderLine[]): OutgoingInvite {
-    const { uri, proxy } = this.#route;
+    const { uri } = this.#route;
+    const proxy = this.#proxies[this.#place] ?? this.#route.proxy;
     return this.#context.link.invite(
-      { uri, proxy, sdp: this.#order.offer, headers: [...this.#headers(extra), ...extra] },
+      { uri, proxy, sdp: this.order.offer, headers: [...this.#headers(extra), ...extra] },
       {
         sent: (sent) => {
           if (this.#state.phase === "inviting") {
@@ -168,6 +189,7 @@ export class OperatorLeg implements Leg {
         provisional: ({ status, body }) => {
           this.#reached();
           if (this.#state.phase === "inviting") {
+            this.#progressed = this.#progressed || status > 100;
             this.#post({ type: "leg.progress", leg: this.id, status, earlyMedia: body !== "" });
           }
         },
@@ -177,7 +199,7 @@ export class OperatorLeg implements Leg {
         },
         failed: (result) => {
           this.#judgeGateway(result);
-          if (!this.#answeredChallenge(result) && !this.#raisedInterval(result)) {
+          if (!this.#answeredChallenge(result) && !this.#raisedInterval(result) && !this.#triedNextPlace(result)) {
             this.#failed(this.#failureOf(result));
           }
         },
@@ -190,7 +212,7 @@ export class OperatorLeg implements Leg {
     // A repeated INVITE keeps From and its tag, given in `extra` (RFC 3261 §8.1.3.5).
     const given = new Set(extra.map(({ name }) => name.toLowerCase()));
     return operatorHeaders({
-      order: this.#order,
+      order: this.order,
       facts: this.#facts,
       trunk: this.#peer,
       gateway: this.#gateway,
@@ -233,6 +255,7 @@ export class OperatorLeg implements Leg {
       onNotify: () => false,
     });
     this.#state = { phase: "confirmed", dialog, inDialog };
+    this.#confirmedAtMs = clock.now();
     dialog.listen({
       acknowledged: () => undefined,
       ended: ({ byPeer, text, headers }) => {
@@ -287,6 +310,20 @@ export class OperatorLeg implements Leg {
     this.#challenges += 1;
     this.#answers.set(answer.name, answer);
     this.#sendAgain(state.sent);
+    return true;
+  }
+
+  /** RFC 3263 §4.3: a host that cannot be reached, or answers 503, is tried at its next address, as a new request. */
+  #triedNextPlace(result: Reply | SipFault): boolean {
+    const unreachable =
+      result instanceof SipFault
+        ? result.code === "engine_refused" || result.code === "timeout"
+        : result.status === 503 || (result.status === 408 && !this.#progressed);
+    if (!unreachable || this.#state.phase !== "inviting" || this.#place + 1 >= this.#proxies.length) {
+      return false;
+    }
+    this.#place += 1;
+    this.#state = { phase: "inviting", invite: this.#send([]), sent: null };
     return true;
   }
 
@@ -357,7 +394,6 @@ export class OperatorLeg implements Leg {
 
   /** RFC 3261 §8.1.3.4: the first Contact of a 3xx that the bot's destinations or the trunk's gateways allow, built anew. */
   #redirectOf(reply: Reply): string | null {
-    const { directory } = this.#context;
     const contacts = reply
       .headerLines("contact")
       .flatMap((line) => splitOutsideQuotes(line, ","))
@@ -367,9 +403,8 @@ export class OperatorLeg implements Leg {
       if (uri === undefined || uri.scheme !== "sip" || uri.user === null) {
         continue;
       }
-      const { host } = uri;
-      const known = this.#peer.gateways.some((gateway) => hostText(gateway.host).toLowerCase() === host);
-      if (known || directory.hostAllowed(this.#facts.botId, host)) {
+      const target = { kind: "uri", uri: formatSipUri(uri) } as const;
+      if (destinationRefusal({ ...this.order, target }, this.#facts.botId, this.#context) === null) {
         const transport = uri.params.get("transport")?.toLowerCase();
         const params =
           transport === "tcp" || transport === "udp" ? new Map([["transport", transport]]) : new Map<string, string>();

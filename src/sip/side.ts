@@ -13,12 +13,16 @@ import type { SipTrunk, TrunkDirectory } from "./directory.ts";
 import type { TrunkCredentials } from "./hang-up.ts";
 import { Door } from "./inbound.ts";
 import type { CallFacts, Leg, LegContext } from "./leg.ts";
+import { destinationRefusal } from "./destination.ts";
+import type { IncomingInvite } from "./link/types.ts";
 import { OperatorLeg } from "./outbound.ts";
+import { PendingLeg, pin, uriToPin } from "./pinning.ts";
+import type { HostResolver, PinOutcome } from "./pinning.ts";
 import type { RegistrationState } from "./registration.ts";
 import { EngineLink } from "./srf.ts";
-import type { IncomingInvite } from "./link/types.ts";
 import type { ListenAddress } from "./srf.ts";
 import { TrunkWatch } from "./trunk-watch.ts";
+import type { SipUri } from "./uri.ts";
 
 export interface SipSideOptions {
   /** Control port and secret of the embedded engine or of drachtio-server. */
@@ -50,10 +54,22 @@ export interface SipSideOptions {
   readonly onRegistration?: (trunk: TrunkId, state: RegistrationState) => void;
   /** How long a second of a registration lasts; other than 1000 in tests only. */
   readonly registerSecondMs?: number;
+  /** Looks up the hosts of SIP URIs, so that their addresses are judged. Default: they are not. */
+  readonly resolve?: HostResolver;
+  /** Counts the operators of each bot and says why there may be no more. Default: no limits. */
+  readonly operators?: OperatorGate;
   /** Told of every dialog, by the engine's id, as long as it is open. */
   readonly dialogs?: { opened(id: string): void; ended(id: string): void } | undefined;
   /** The connection to the engine came or went; `ready()` says which. */
   readonly onState?: (ready: boolean) => void;
+}
+
+/** How many operators a bot may have called. */
+export interface OperatorGate {
+  /** Counts one more operator, or says why there may be none, in words without a number. */
+  enter(botId: string): string | null;
+  /** One that was counted is over; milliseconds of talk. */
+  leave(botId: string, talkedMs: number): void;
 }
 
 export interface SipSideStats {
@@ -257,17 +273,64 @@ export class SipSide implements Signalling {
       this.#inviteFailed(call, order.leg, 503, "too many calls per second on the trunk");
       return;
     }
-    try {
-      const leg = OperatorLeg.start(order, facts, this.#context);
-      if (typeof leg === "string") {
-        this.#inviteFailed(call, order.leg, null, leg);
-      } else {
-        this.#hold(leg, facts);
-      }
-    } catch (error) {
-      this.#options.log.error({ err: error, call }, "an INVITE could not be built");
-      this.#inviteFailed(call, order.leg, null, "the INVITE could not be built");
+    const refusal =
+      destinationRefusal(order, facts.botId, this.#context) ??
+      (order.fallback === true ? null : (this.#options.operators?.enter(facts.botId) ?? null));
+    if (refusal !== null) {
+      this.#options.log.warn({ call, botId: facts.botId, refusal }, "an operator is not called");
+      this.#inviteFailed(call, order.leg, null, refusal, true);
+      return;
     }
+    const uri = this.#options.resolve === undefined ? undefined : uriToPin(order, this.#context);
+    if (uri === undefined) {
+      this.#start(order, facts, []);
+      return;
+    }
+    const pending = new PendingLeg(order, facts, this.#context);
+    this.#hold(pending, facts);
+    void this.#pinned(pending, uri, facts);
+  }
+
+  async #pinned(pending: PendingLeg, uri: SipUri, facts: CallFacts): Promise<void> {
+    const { resolve, log } = this.#options;
+    const { order, call } = pending;
+    let outcome: PinOutcome = { ok: false, refused: false, reason: "the host name cannot be resolved" };
+    try {
+      if (resolve !== undefined) outcome = await pin(uri, facts.botId, resolve, this.#context);
+    } catch (error) {
+      log.error({ err: error, call }, "a host name could not be judged");
+    }
+    if (pending.over) {
+      return;
+    }
+    if (outcome.ok) {
+      this.#start(order, facts, outcome.proxies);
+      return;
+    }
+    if (outcome.refused) {
+      log.warn({ call, botId: facts.botId, refusal: outcome.reason }, "an operator is not called");
+    }
+    this.#release(order.leg);
+    this.#inviteFailed(call, order.leg, null, outcome.reason, outcome.refused);
+  }
+
+  /** Sends the INVITE; a leg that was pending gives its place to the one that is started. */
+  #start(order: InviteOrder, facts: CallFacts, proxies: readonly string[]): void {
+    let failure = "the INVITE could not be built";
+    try {
+      const leg = OperatorLeg.start(order, facts, this.#context, proxies);
+      if (typeof leg !== "string") {
+        if (this.#legs.has(order.leg)) this.#legs.set(order.leg, leg);
+        else this.#hold(leg, facts);
+        return;
+      }
+      failure = leg;
+    } catch (error) {
+      this.#options.log.error({ err: error, call: facts.call }, "an INVITE could not be built");
+    }
+    if (this.#legs.has(order.leg)) this.#release(order.leg);
+    else this.#left(order, facts, 0);
+    this.#inviteFailed(facts.call, order.leg, null, failure);
   }
 
   cancel(_call: CallId, leg: LegId, reason: string, elsewhere = false): void {
@@ -342,8 +405,12 @@ export class SipSide implements Signalling {
     }
   }
 
-  #inviteFailed(call: CallId, leg: LegId, status: number | null, reason: string): void {
-    const failure = { status, reason, q850: null, redirect: null };
+  #left({ fallback }: InviteOrder, { botId }: CallFacts, talkedMs: number): void {
+    if (fallback !== true) this.#options.operators?.leave(botId, talkedMs);
+  }
+
+  #inviteFailed(call: CallId, leg: LegId, status: number | null, reason: string, refused = false): void {
+    const failure = { status, reason, q850: null, redirect: null, ...(refused ? { refused: true as const } : {}) };
     this.#later(() => this.#options.post(call, { type: "leg.failed", leg, ...failure }));
   }
 
@@ -377,6 +444,7 @@ export class SipSide implements Signalling {
     this.#legs.delete(id);
     const entry = this.#calls.get(leg.call);
     if (entry !== undefined) {
+      if (leg instanceof OperatorLeg || leg instanceof PendingLeg) this.#left(leg.order, entry.facts, leg.talkedMs());
       entry.legs -= 1;
       if (entry.legs === 0) {
         this.#calls.delete(leg.call);

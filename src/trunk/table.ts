@@ -4,6 +4,8 @@ import type { GatewayId, TrunkId } from "../call/ids.ts";
 import type { Route } from "../call/transfer.ts";
 import type { ChannelConfig, Config, TrunkConfig } from "../config/schema.ts";
 import { addressBits } from "../lib/ip-network.ts";
+import { Destinations } from "./destinations.ts";
+import type { Refusal } from "./destinations.ts";
 import { NetworkMatch } from "./network-match.ts";
 import type { HealthRules } from "./gateway-health.ts";
 import { drawnOrder } from "./gateway-order.ts";
@@ -84,7 +86,10 @@ export class TrunkTable {
   readonly #trunks = new Map<TrunkId, Trunk>();
   readonly #configs = new Map<TrunkId, TrunkConfig>();
   readonly #gateways = new Map<GatewayId, Gateway>();
-  readonly #channels = new Map<string, { readonly channel: Channel; readonly config: ChannelConfig }>();
+  readonly #channels = new Map<
+    string,
+    { readonly channel: Channel; readonly config: ChannelConfig; readonly destinations: Destinations }
+  >();
   readonly #bySource: NetworkMatch<Trunk>;
   readonly #open: readonly Trunk[];
 
@@ -119,7 +124,7 @@ export class TrunkTable {
         inputTimeoutMs,
         fallback,
       };
-      this.#channels.set(botId, { channel, config: entry });
+      this.#channels.set(botId, { channel, config: entry, destinations: new Destinations(entry.destinations) });
     }
     this.#bySource = new NetworkMatch(sources);
     this.#open = open;
@@ -240,17 +245,28 @@ export class TrunkTable {
     return config === undefined ? digits : dialledNumber(config.rules, digits);
   }
 
-  /** Whether a bot may name this host in a `sipUri`, or a peer redirect its calls there. */
-  hostAllowed(botId: string, host: string): boolean {
-    const wanted = host
-      .toLowerCase()
-      .replace(/^\[|\]$/g, "")
-      .replace(/\.$/, "");
-    return (this.#channels.get(botId)?.config.destinations.sipHosts ?? []).some((pattern) =>
-      pattern.startsWith("*.")
-        ? wanted.endsWith(pattern.slice(1)) && wanted.length > pattern.length - 1
-        : pattern === wanted,
-    );
+  /** How often and how long this bot may have operators called. */
+  limits(botId: string): ChannelConfig["destinations"] | undefined {
+    return this.#channels.get(botId)?.config.destinations;
+  }
+
+  /** Why this bot may not call a number through a trunk; null when it may. */
+  numberRefusal(botId: string, trunk: TrunkId, digits: string): Refusal {
+    const country = this.#configs.get(trunk)?.rules.country ?? "";
+    const destinations = this.#channels.get(botId)?.destinations;
+    return destinations?.number(digits, this.dialled(trunk, digits), country) ?? null;
+  }
+
+  /** Why a bot may not name this host in a `sipUri`, nor a peer redirect its calls there; null when they may. */
+  hostRefusal(botId: string, host: string, port: number | null): Refusal {
+    const destinations = this.#channels.get(botId)?.destinations;
+    return destinations === undefined ? "there is no such channel" : destinations.host(host, port);
+  }
+
+  /** Why a call of this bot may not go to an address that `host` resolves to; null when it may. */
+  addressRefusal(botId: string, address: string, host: string): Refusal {
+    const destinations = this.#channels.get(botId)?.destinations;
+    return destinations === undefined ? "there is no such channel" : destinations.address(address, host);
   }
 
   /**

@@ -10,6 +10,7 @@ import { systemClock } from "../../src/lib/clock.ts";
 
 export const openPolicy: TransferPolicy = {
   tls: false,
+  numberRefusal: () => null,
   allowsSipHost: (host) => host === "123.org" || host === "sip.voximplant.com",
   routeFor: (channel) => ({
     route: {

@@ -507,3 +507,43 @@ describe("Redis goes away", () => {
     fixture.say(call, { event: "accepted", commandId: "z" as CommandId });
   });
 });
+
+describe("what is kept about a bot", () => {
+  const day = (): string => new Date().toISOString().slice(0, 10);
+
+  it("a halt is known soon after it is set, and soon after it is gone", async () => {
+    const fixture = await started({ limits: { ledgerEveryMs: 20 } });
+    await opened(fixture, "c", "bot-1");
+    expect(fixture.link.ledger.halted("bot-1")).toBe(false);
+    await raw.set("pb.halt:{bot-1}", "");
+    await waitFor(() => fixture.link.ledger.halted("bot-1"), { what: "the halt" });
+    expect(fixture.link.ledger.halted("bot-2")).toBe(false);
+    await raw.del("pb.halt:{bot-1}");
+    await waitFor(() => !fixture.link.ledger.halted("bot-1"), { what: "its end" });
+  });
+
+  it("talk of all instances is added up, also what came while Redis was away, and at the shutdown", async () => {
+    const first = await started({ limits: { ledgerEveryMs: 20 } });
+    const second = await started({ limits: { ledgerEveryMs: 20 } });
+    await opened(first, "c1", "bot-1");
+    await opened(second, "c2", "bot-1");
+    first.link.ledger.addTalk("bot-1", 61_000);
+    second.link.ledger.addTalk("bot-1", 1_000);
+    await waitFor(
+      () => first.link.ledger.talkedMs("bot-1") === 62_000 && second.link.ledger.talkedMs("bot-1") === 62_000,
+      { what: "the sum" },
+    );
+    const key = `pb.talk:{bot-1}:${day()}`;
+    expect(await raw.ttl(key)).toBeGreaterThan(86_400);
+    await server.stop();
+    first.link.ledger.addTalk("bot-1", 500);
+    expect(first.link.ledger.talkedMs("bot-1")).toBe(62_500);
+    await server.start();
+    await waitFor(() => first.link.ready() && second.link.ready(), { timeoutMs: 20_000, what: "Redis" });
+    second.link.ledger.addTalk("bot-1", 250);
+    await first.link.shutdown(2_000);
+    await second.link.shutdown(2_000);
+    await waitFor(() => raw.status === "ready", { timeoutMs: 20_000, what: "our own connection" });
+    expect(Number(await raw.get(key))).toBeGreaterThanOrEqual(750);
+  });
+});

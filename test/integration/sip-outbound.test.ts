@@ -228,7 +228,10 @@ describe("a call to an operator", () => {
 
   test("a SIP URI is called as given, or with the gateway as next hop", async () => {
     for (const via of ["direct", "gateway"]) {
-      const { side, setup, operator } = await talk(`sipUriVia: ${via}`);
+      const { side, setup, operator } = await talk(
+        `sipUriVia: ${via}`,
+        'destinations: { sipHosts: ["127.0.0.1:*", sip.elsewhere.example] }',
+      );
       const host = via === "direct" ? `127.0.0.1:${operator.port}` : "sip.elsewhere.example:5070";
       side.side.invite(setup.call, order(setup, { target: { kind: "uri", uri: `sip:ops@${host};x=1` } }));
       const invite = await fresh(operator, "INVITE");
@@ -276,7 +279,7 @@ describe("a call to an operator", () => {
 
   test("Retry-After of a failing gateway is told; of a busy operator, or of a URI called directly, it is not", async () => {
     const rests: (readonly [gateway: string, ms: number])[] = [];
-    const { side, setup, operator } = await talk("", 'destinations: { sipHosts: ["127.0.0.1"] }', {
+    const { side, setup, operator } = await talk("", 'destinations: { sipHosts: ["127.0.0.1:*"] }', {
       onRetryAfter: (gateway, ms) => rests.push([gateway, ms]),
     });
     const uri = { kind: "uri", uri: `sip:x@127.0.0.1:${operator.port}` } as const;
@@ -303,12 +306,16 @@ describe("a call to an operator", () => {
     expect(await side.event("leg.failed")).toMatchObject({ status: null });
     side.side.invite(setup.call, order(setup, { target: { kind: "uri", uri: "tel:123" } }));
     expect(await side.event("leg.failed")).toMatchObject({ status: null });
-    // Our own address: the engine refuses the loop.
+    // Our own address: no packet is sent.
     side.side.invite(
       setup.call,
       order(setup, { target: { kind: "uri", uri: `sip:100@127.0.0.1:${side.engine.port}` } }),
     );
-    expect(await side.event("leg.failed")).toMatchObject({ status: null, reason: "can not send request to myself" });
+    expect(await side.event("leg.failed")).toMatchObject({
+      status: null,
+      reason: "the target is this service itself",
+      refused: true,
+    });
     expect(side.side.stats().legs).toBe(1);
   });
 

@@ -336,7 +336,7 @@ function configFile(parts: Parts, options: StageOptions): ConfigFile {
         trunk: "trunk-a",
         numbers: [botNumber],
         number: botNumber,
-        destinations: { sipHosts: ["127.0.0.1"] },
+        destinations: { sipHosts: ["127.0.0.1:*"] },
         ...options.channel,
       },
       { botId: "bot-b", trunk: "trunk-b", numbers: ["200"] },

@@ -9,7 +9,7 @@ import { waitFor } from "../support/wait.ts";
 import type { BotCall, Reply } from "../integration/raw-bot.ts";
 import { sharedStage } from "../integration/stage.ts";
 
-const stage = sharedStage({ channel: { destinations: { sipHosts: ["127.0.0.1"] } } });
+const stage = sharedStage({ channel: { destinations: { sipHosts: ["127.0.0.1:*"] } } });
 
 const uriOf = (phone: Phone): string => `${phone.user}@${phone.address}:${phone.port}`;
 const target = (phone: Phone, headers?: object): object => ({

@@ -12,6 +12,7 @@ import type { CallId, GatewayId, TransferId, TrunkId } from "../../src/call/ids.
 
 const policy: TransferPolicy = {
   tls: false,
+  numberRefusal: () => null,
   allowsSipHost: (host) => host.length % 2 === 0,
   routeFor: (channel) => ({
     route: {
@@ -195,7 +196,8 @@ describe("whatever a bot sends", () => {
         expect(Object.getPrototypeOf({})).toBe(Object.prototype);
         expect(Reflect.ownKeys(Object.prototype)).toHaveLength(before.length);
       }),
-      { numRuns: 2_000 },
+      // Found once: a text whose place holds something with a length of its own.
+      { numRuns: 2_000, examples: [[Buffer.from('{"worker":{"length":{}},"replies":[]}'), "patchbay"]] },
     );
     // Every way through was really taken.
     for (const kind of [

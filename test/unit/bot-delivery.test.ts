@@ -130,6 +130,7 @@ describe("the command desk", () => {
       call: "c" as CallId,
       policy: {
         tls: false,
+        numberRefusal: () => null,
         allowsSipHost: () => true,
         routeFor: () => {
           throw new Error("a bug");
@@ -149,6 +150,21 @@ describe("the command desk", () => {
     const send = (body: object): void => made.receive(Buffer.from(JSON.stringify(body)));
     return { made, told, faults, send };
   }
+
+  it.each([
+    ['{"commandId":{"length":{}},"replies":[]}', "invalid_command"],
+    ['{"replies":{"length":{}}}', "invalid_command"],
+    ['{"replies":[{"type":"text","text":{"length":{}}}]}', "invalid_reply"],
+    ['{"replies":[{"type":"switch","phoneNumber":{"length":[]}}]}', null],
+  ])("answers %s, whose length is no number", (body, code) => {
+    const posted: unknown[] = [];
+    const { made, told, faults } = desk({ post: (event) => posted.push(event) > 0 });
+    made.receive(Buffer.from(body));
+    expect(faults).toEqual([]);
+    // An invalid switch is answered by the call.
+    if (code === null) expect(posted).toMatchObject([{ type: "bot.invalidSwitch" }]);
+    else expect(told).toMatchObject([{ event: "rejected", code }]);
+  });
 
   it("answers even where judging fails by a bug", () => {
     const { told, faults, send } = desk();

@@ -5,6 +5,7 @@ import { route } from "../scenario/script.ts";
 
 const policy = {
   tls: false,
+  numberRefusal: () => null,
   allowsSipHost: (host: string) => host === "allowed.example.org",
   routeFor: () => ({
     route: route(),

@@ -128,6 +128,7 @@ describe("responses", () => {
     });
   const policy = {
     tls: false,
+    numberRefusal: () => null,
     allowsSipHost: () => true,
     routeFor: () => ({
       route: route(),

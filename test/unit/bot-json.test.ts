@@ -87,7 +87,10 @@ describe("reading a command's JSON", () => {
   it("takes the names of an object's own machinery for keys as any other", () => {
     const outcome = readJson(bytes('{"__proto__":{"polluted":true},"constructor":{"prototype":{"x":1}},"toJSON":"t"}'));
     if (!outcome.ok) throw new Error(outcome.message);
-    expect(Object.getPrototypeOf(outcome.value)).toBeNull();
+    const inherited = Object.getPrototypeOf(outcome.value) as object;
+    expect(Object.getPrototypeOf(inherited)).toBeNull();
+    expect(Object.getOwnPropertyNames(inherited)).toEqual([]);
+    expect(Object.isFrozen(inherited)).toBe(true);
     expect(Object.keys(outcome.value)).toEqual(["__proto__", "constructor", "toJSON"]);
     expect(({} as Record<string, unknown>)["polluted"]).toBeUndefined();
   });

@@ -19,6 +19,7 @@ const knownChannel = "237-test-237-VDQ-28334674";
 
 const policy: TransferPolicy = {
   tls: false,
+  numberRefusal: () => null,
   allowsSipHost: (host) => ["123.org", "sip.voximplant.com", "ok.example"].includes(host),
   routeFor: (channel) => ({
     route: channel === knownChannel ? other : own,

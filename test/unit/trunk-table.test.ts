@@ -181,12 +181,12 @@ describe("where a transfer goes", () => {
     ["[2001:db8::1]", true],
     ["", false],
   ])("host %s is allowed: %s", (host, expected) => {
-    expect(trunks.hostAllowed("bot-a", host)).toBe(expected);
+    expect(trunks.hostRefusal("bot-a", host, null) === null).toBe(expected);
   });
 
   test("another bot's hosts are not ours, and no list allows nothing", () => {
-    expect(trunks.hostAllowed("bot-b", "ok.example")).toBe(false);
-    expect(trunks.hostAllowed("nobody", "ok.example")).toBe(false);
+    expect(trunks.hostRefusal("bot-b", "ok.example", null)).not.toBeNull();
+    expect(trunks.hostRefusal("nobody", "ok.example", null)).not.toBeNull();
   });
 
   test("the bot's number is its own on its trunk, the trunk's elsewhere, else the called one", () => {

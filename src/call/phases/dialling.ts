@@ -2,6 +2,7 @@ import type { TransferCause } from "../bot-event.ts";
 import type { Effect } from "../effect.ts";
 import type { CallEvent, SipFailure, TimerName } from "../event.ts";
 import type { PlayId } from "../ids.ts";
+import { fallbackCommand } from "../patience.ts";
 import { judge } from "../outcome.ts";
 import type { Attempt, In, OpenTransfer } from "../state.ts";
 import { after, type Step } from "../step.ts";
@@ -81,6 +82,7 @@ function sendInvite(
           identity: attempt.identity,
           headers: partyAt(transfer, attempt.party).headers,
           offer,
+          ...(request.commandId === fallbackCommand ? { fallback: true as const } : {}),
         },
       },
       ...(answerMs === null ? [] : ([{ type: "timer.start", timer: "answer", ms: answerMs }] as const)),

@@ -1,0 +1,146 @@
+import type { Cancellable, Clock } from "../lib/clock.ts";
+
+/** What is asked of Redis here. */
+export interface LedgerStore {
+  get(keys: readonly string[]): Promise<readonly (string | null)[]>;
+  /** Adds and sets the time to live in one step, so that no key stays for ever. Resolves to the sum. */
+  add(key: string, ms: number, lifeSeconds: number): Promise<number>;
+}
+
+export interface LedgerOptions {
+  /** First part of every key. */
+  readonly prefix: string;
+  readonly clock: Clock;
+  /** Null while Redis is away. */
+  readonly store: () => LedgerStore | null;
+  /** The bots that have calls. */
+  readonly bots: () => Iterable<string>;
+  /** Redis is asked this often while a bot has a call. */
+  readonly everyMs: number;
+}
+
+interface Page {
+  halted: boolean;
+  day: string;
+  /** Of all instances, as Redis told it last. */
+  sharedMs: number;
+  /** Of this instance, not in Redis yet. */
+  unsentMs: number;
+  asking: boolean;
+}
+
+const keptSeconds = 2 * 86_400;
+/** More bots than a configuration can have. */
+const pagesMax = 10_000;
+
+/**
+ * What the operators of this installation keep in Redis about a bot: whether it is halted, and how long its operators have
+ * talked today (UTC). The keys begin with `<prefix>.` and not with `<prefix>:`, so that no bot's rights reach them.
+ */
+export class BotLedger {
+  readonly #options: LedgerOptions;
+  readonly #pages = new Map<string, Page>();
+  #next: Cancellable | null = null;
+
+  constructor(options: LedgerOptions) {
+    this.#options = options;
+  }
+
+  get timers(): number {
+    return this.#next === null ? 0 : 1;
+  }
+
+  /** A bot has a call: Redis is asked about it now and again and again until it has none. */
+  open(botId: string): void {
+    void this.#refresh(botId);
+    this.#schedule();
+  }
+
+  stop(): void {
+    this.#next?.cancel();
+    this.#next = null;
+    this.#pages.clear();
+  }
+
+  halted(botId: string): boolean {
+    return this.#pages.get(botId)?.halted ?? false;
+  }
+
+  /** Milliseconds of talk today, with what Redis has not been told yet. */
+  talkedMs(botId: string): number {
+    const page = this.#pages.get(botId);
+    return page === undefined || page.day !== this.#today() ? 0 : page.sharedMs + page.unsentMs;
+  }
+
+  /** Counts talk for the day it ended on. It is kept here until Redis was told. */
+  addTalk(botId: string, ms: number): void {
+    const page = this.#page(botId);
+    if (page === undefined) return;
+    page.unsentMs += Math.round(ms);
+    this.#schedule();
+  }
+
+  /** Brings to Redis what it was not told yet. Never rejects. */
+  async flush(): Promise<void> {
+    const unsent = [...this.#pages].filter(([, page]) => page.unsentMs > 0);
+    await Promise.all(unsent.map(([botId]) => this.#refresh(botId)));
+  }
+
+  #schedule(): void {
+    this.#next ??= this.#options.clock.after(this.#options.everyMs, () => {
+      this.#next = null;
+      const wanted = new Set(this.#options.bots());
+      for (const [botId, page] of this.#pages) {
+        if (wanted.has(botId)) continue;
+        if (page.unsentMs > 0) wanted.add(botId);
+        else if (!page.asking) this.#pages.delete(botId);
+      }
+      for (const botId of wanted) void this.#refresh(botId);
+      if (wanted.size > 0) this.#schedule();
+    });
+  }
+
+  /** Where Redis fails, what was known stays valid and what was not told is told the next time. */
+  async #refresh(botId: string): Promise<void> {
+    const store = this.#options.store();
+    const page = this.#page(botId);
+    if (store === null || page === undefined || page.asking) return;
+    page.asking = true;
+    const { prefix } = this.#options;
+    const talk = `${prefix}.talk:{${botId}}:${page.day}`;
+    try {
+      const ms = page.unsentMs;
+      if (ms > 0) {
+        page.sharedMs = await store.add(talk, ms, keptSeconds);
+        page.unsentMs -= ms;
+      }
+      const [halt, shared] = await store.get([`${prefix}.halt:{${botId}}`, talk]);
+      page.halted = typeof halt === "string";
+      page.sharedMs = Number(shared ?? 0) || 0;
+    } catch {
+      // The connection tells of itself.
+    } finally {
+      page.asking = false;
+    }
+  }
+
+  #today(): string {
+    return new Date(this.#options.clock.wallMs()).toISOString().slice(0, 10);
+  }
+
+  #page(botId: string): Page | undefined {
+    const day = this.#today();
+    const known = this.#pages.get(botId);
+    if (known !== undefined) {
+      if (known.day !== day && !known.asking) {
+        known.day = day;
+        known.sharedMs = 0;
+      }
+      return known;
+    }
+    if (this.#pages.size >= pagesMax) return undefined;
+    const page: Page = { halted: false, day, sharedMs: 0, unsentMs: 0, asking: false };
+    this.#pages.set(botId, page);
+    return page;
+  }
+}
