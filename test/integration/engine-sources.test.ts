@@ -108,4 +108,25 @@ describe("a source that nobody vouches for", () => {
     expect(one.packets()).toBeLessThanOrEqual(sent);
     expect(rig.engine.stats().transport.messagesOut).toBeLessThanOrEqual(sent + 1);
   });
+
+  it("gets at most 1.2 bytes for each of its own, for every kind of message by itself", async () => {
+    const rig = await startTestEngine(closings, { sources: "any", t1Ms: 5 });
+    await refuseAll(rig);
+    const senders: { readonly one: Prober; readonly bytes: Buffer }[] = [];
+    for (const bytes of everything("UDP")) {
+      const one = await Prober.open("udp", rig.port);
+      senders.push({ one, bytes });
+      one.send(bytes);
+    }
+    await waitFor(() => rig.engine.stats().transport.messagesIn >= senders.length - 1, {
+      what: "all of them taken in",
+    });
+    await waitFor(() => rig.engine.isIdle(), { what: "an idle engine" });
+    for (const { one, bytes } of senders) {
+      expect(one.bytes(), bytes.toString("latin1", 0, 200)).toBeLessThanOrEqual(1.2 * bytes.length);
+      await one[Symbol.asyncDispose]();
+    }
+    // The others name another port in their Via.
+    expect(senders.filter(({ one }) => one.bytes() > 0).length).toBeGreaterThan(methods.length / 2);
+  });
 });

@@ -243,6 +243,7 @@ describe("UDP", () => {
       address: "127.0.0.1",
       port: peer.port,
       local: { address: "127.0.0.1", port: rig.port },
+      bytes: request().length,
     });
   });
 
@@ -313,7 +314,7 @@ describe("UDP", () => {
   });
 
   it("ignores keep-alives, answers what is malformed once, and goes on after junk", async () => {
-    const rig = await open();
+    const rig = await open({ sources: ["127.0.0.1"] });
     answerAll(rig);
     const peer = await udpPeer();
     for (const text of ["\r\n\r\n", "\r\n", "\0", "junk", "", "ACK  x SIP/2.0\r\nVia: SIP/2.0/UDP h\r\n\r\n"]) {

@@ -28,6 +28,8 @@ export interface Source {
   readonly port: number;
   /** Our own address and port that it reached. */
   readonly local: { readonly address: string; readonly port: number };
+  /** UDP: length of the datagram, which limits what may go back to an address that may be forged. */
+  readonly bytes?: number;
   /** The TCP or TLS connection; opaque outside of the transport. */
   readonly connection?: object;
   /** TLS: the domain that the other end of a connection of ours has shown to be. */
@@ -519,7 +521,7 @@ export class TransportLayer {
       return;
     }
     const local = { address: socket.address, port: socket.port };
-    this.#onBytes(bytes, { protocol: "udp", ...from, local }, "datagram");
+    this.#onBytes(bytes, { protocol: "udp", ...from, local, bytes: bytes.length }, "datagram");
   }
 
   #onPiece(piece: StreamPiece, connection: TcpConnection): boolean {

@@ -7,7 +7,7 @@ import type { Clock, Random, SipTimers } from "../timers.ts";
 import type { Peer, Source, Target, TransportLayer } from "../transport/index.ts";
 import { largestDatagram, RequestAttempts } from "./attempts.ts";
 import { type ClientEvents, ClientMachine, type ClientParts } from "./client.ts";
-import { ProvenAddresses } from "./proven.ts";
+import { mostAmplification, ProvenAddresses } from "./proven.ts";
 import { ServerMachine, type ServerParts } from "./server.ts";
 
 export type { ClientEvents } from "./client.ts";
@@ -351,6 +351,7 @@ export class TransactionLayer {
     }
     if (known !== undefined) {
       this.#counts.retransmissionsIn += 1;
+      known.count(source.bytes);
       if (request.method === "INVITE" && known.status === 0) {
         // The 100 that was held back at first.
         known.respond(responseTo(request, 100));
@@ -451,7 +452,16 @@ export class TransactionLayer {
 
   #sendStateless(response: SipResponse, via: Via | undefined, source: Source): void {
     const { transport } = this.#options;
-    transport.send(response.toBuffer(), transport.responseTarget(via, source));
+    let bytes = response.toBuffer();
+    const most = this.#isProven(source) ? Infinity : (source.bytes ?? Infinity) * mostAmplification;
+    if (bytes.length > most) {
+      // RFC 3261 §25.1: a reason phrase may be empty, and the status says enough.
+      response.reason = "";
+      bytes = response.toBuffer();
+    }
+    if (bytes.length <= most) {
+      transport.send(bytes, transport.responseTarget(via, source));
+    }
   }
 
   // Connections

@@ -5,6 +5,12 @@ const provenMs = 600_000;
 const mostProven = 10_000;
 
 /**
+ * How many bytes may go to an address that may be forged for each that came from it: an answer is hardly longer than its
+ * request, so that whoever wants to flood somebody gains nothing by sending to us.
+ */
+export const mostAmplification = 1.2;
+
+/**
  * Addresses that have shown to get what is sent to them: whoever forges the source of his datagrams cannot know the To tag
  * that we gave. Until then an address gets one packet for each of its own, so that nobody can use us to flood another.
  */

@@ -4,6 +4,7 @@ import { type Clock, type SipTimers, TimerSet } from "../timers.ts";
 import type { Source, Target, TransportLayer } from "../transport/index.ts";
 import { type InviteServerEvent, type InviteServerState, inviteServerTable } from "./ist.ts";
 import { type Effect, responseClass, step, type TimerName } from "./machine.ts";
+import { mostAmplification } from "./proven.ts";
 import { type ServerEvent, type ServerState, serverTable } from "./nist.ts";
 
 export interface ServerParts {
@@ -43,6 +44,9 @@ export class ServerMachine {
   #state: InviteServerState | ServerState;
   #response: Buffer | undefined;
   #status = 0;
+  /** Bytes of the request with its repetitions, and of what went back. */
+  #bytesIn: number;
+  #bytesOut = 0;
   /** Of the response sent last. */
   #toTag: string | undefined;
   readonly #broughtTag: boolean;
@@ -59,6 +63,7 @@ export class ServerMachine {
     this.source = source;
     this.cancels = cancels;
     this.#parts = parts;
+    this.#bytesIn = source.bytes ?? Infinity;
     this.#timers = new TimerSet(parts.clock);
     this.#target = parts.transport.responseTarget(parseVias(request.headers.get("Via") ?? "")?.[0], source);
     this.#broughtTag = parseNameAddr(request.headers.get("To") ?? "")?.tag !== undefined;
@@ -107,7 +112,12 @@ export class ServerMachine {
     return true;
   }
 
-  /** The same request again. */
+  /** The same request again: it may be answered with so much more. */
+  count(bytes = Infinity): void {
+    this.#bytesIn += bytes;
+  }
+
+  /** Sends the last response once more, as the same request asks for. */
   repeat(): void {
     this.#dispatch("request", {});
   }
@@ -202,12 +212,24 @@ export class ServerMachine {
   }
 
   #send(): void {
-    if (this.#response === undefined) {
+    if (this.#response === undefined || this.#isTooMuch(this.#response.length)) {
       return;
     }
+    this.#bytesOut += this.#response.length;
     this.#parts.transport.send(this.#response, this.#target, (error) => {
       this.#dispatch("transport error", { error });
     });
+  }
+
+  /**
+   * Whether the answer would multiply what somebody may have sent in another's name. Then it waits for the request to come
+   * again, as it does where an answer was lost. A call that the application takes is let through.
+   */
+  #isTooMuch(bytes: number): boolean {
+    const takesCall = this.request.method === "INVITE" && this.#status < 300;
+    return (
+      !takesCall && this.#bytesOut + bytes > this.#bytesIn * mostAmplification && !this.#parts.isProven(this.source)
+    );
   }
 
   #terminated(): void {
