@@ -1,3 +1,4 @@
+import { isIP } from "node:net";
 import type { Sdp } from "../../call/ids.ts";
 import type { G711Law } from "../audio/g711.ts";
 
@@ -122,8 +123,11 @@ export function readAudio(text: string): AudioOutcome {
       continue;
     }
     const connection = section.connection ?? sessionLines.find((line) => line.startsWith("c="))?.slice(2);
-    const [, family, address] = /^IN +(IP4|IP6) +([0-9A-Za-z.:-]{1,255})/.exec(connection ?? "") ?? [];
-    if (address === undefined || (family !== "IP4" && family !== "IP6")) return { ok: false, fault: "malformed" };
+    const [, family, address = ""] = /^IN +(IP4|IP6) +([0-9A-Fa-f.:]{2,45}) *$/.exec(connection ?? "") ?? [];
+    // RFC 8866 §5.7 allows a name too, but the media server takes addresses only, and nobody is asked to find out one.
+    if ((family !== "IP4" && family !== "IP6") || isIP(address) !== (family === "IP4" ? 4 : 6)) {
+      return { ok: false, fault: "malformed" };
+    }
     const all = [
       ...sessionLines.filter((line) => line.startsWith("a=")).map((line) => line.slice(2)),
       ...section.attributes,
