@@ -17,7 +17,8 @@ export default defineConfig({
         test: {
           name: "pure",
           include: ["test/{unit,scenario,property,torture}/**/*.test.ts"],
-          testTimeout: 20_000,
+          // Property tests take seconds of pure computing, several times that on a loaded machine.
+          testTimeout: 60_000,
           // Pure tests share no state, so the files of a worker share its modules: a third of the time.
           isolate: false,
           // On two cores vitest would take a single worker. More than the cores would make the tests of linear time noisy.

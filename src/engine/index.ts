@@ -130,7 +130,7 @@ export async function startEngineWith(
     clock,
     random,
   });
-  const network = new EngineNetwork(transport, transactions, resolver);
+  const network = new EngineNetwork(transport, transactions, resolver, log);
 
   const agent: UserAgent = new UserAgent({
     clock,

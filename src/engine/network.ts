@@ -1,5 +1,6 @@
 import { isIP } from "node:net";
 
+import type { EngineLog } from "./options.ts";
 import { param } from "./sip/grammar.ts";
 import type { SipUri } from "./sip/grammar.ts";
 import type { SipRequest } from "./sip/message.ts";
@@ -15,11 +16,13 @@ export class EngineNetwork implements Network {
   readonly #transport: TransportLayer;
   readonly #transactions: TransactionLayer;
   readonly #resolver: TargetResolver;
+  readonly #log: EngineLog;
 
-  constructor(transport: TransportLayer, transactions: TransactionLayer, resolver: TargetResolver) {
+  constructor(transport: TransportLayer, transactions: TransactionLayer, resolver: TargetResolver, log: EngineLog) {
     this.#transport = transport;
     this.#transactions = transactions;
     this.#resolver = resolver;
+    this.#log = log;
   }
 
   localFor(hop: NextHop): LocalHost {
@@ -45,15 +48,15 @@ export class EngineNetwork implements Network {
       done(this.#transport.listenerFor(hop) === undefined ? { type: "noTransport" } : { type: "hops", hops: [hop] });
       return;
     }
-    this.#resolver.resolve({ host, port, protocols: [preferred, ...others] }).then(
+    const found = this.#resolver.resolve({ host, port, protocols: [preferred, ...others] }).then(
       (outcome) => {
         if (!outcome.ok) {
           done({ type: "failed", reason: outcome.reason === "timeout" ? "name lookup timed out" : "name not found" });
           return;
         }
         // RFC 5922 §4: the certificate has to name the domain that was asked for, not what DNS made of it.
-        const [first, ...rest] = outcome.addresses.map((found): NextHop =>
-          found.protocol === "tls" ? { ...found, domain: host } : found,
+        const [first, ...rest] = outcome.addresses.map((one): NextHop =>
+          one.protocol === "tls" ? { ...one, domain: host } : one,
         );
         done(
           first === undefined ? { type: "failed", reason: "name not found" } : { type: "hops", hops: [first, ...rest] },
@@ -63,6 +66,10 @@ export class EngineNetwork implements Network {
         done({ type: "failed", reason: "name lookup failed" });
       },
     );
+    // A rejection that nobody handles would end the process.
+    found.catch((error: unknown) => {
+      this.#log.error("a request could not be sent behind a name lookup", { error });
+    });
   }
 
   /**

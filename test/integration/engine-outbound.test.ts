@@ -143,6 +143,24 @@ describe("outbound mode", () => {
     await call.bye();
   });
 
+  it("an application that breaks off before it answers: the call goes to the next one", async () => {
+    const broken = await listeningApp();
+    const calls: string[] = [];
+    broken.srf.invite((req) => {
+      calls.push(req.get("Call-ID"));
+      (req as unknown as { socket: Socket }).socket.destroy();
+    });
+    const good = await listeningApp();
+    answering(good);
+    const sip = await start([broken.address, good.address]);
+    const call = new RawCall(peer, sip.port);
+    await call.establish();
+    expect(calls).toEqual([call.callId]);
+    expect(good.calls).toEqual([call.callId]);
+    await call.bye();
+    await expect.poll(() => connections(sip)).toEqual({ clients: 0, outbound: 0, routes: 0 });
+  });
+
   it("480 when none can be reached", async () => {
     const closed = await openServer();
     const sip = await start([addressOf(closed)]);

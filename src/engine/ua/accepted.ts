@@ -274,13 +274,22 @@ export class Accepted {
     }
   }
 
+  /** A dialog that ends before the application's ACK: without one the peer would repeat its 2xx for 64*T1. */
+  acknowledgeFor(dialog: Dialog): void {
+    const outgoing = this.#requests.get(dialog.unacknowledged);
+    dialog.unacknowledged = undefined;
+    if (outgoing !== undefined) {
+      outgoing.timers.stop("ack");
+      this.#acknowledgeAlone(outgoing, dialog);
+    }
+  }
+
   lostBeforeAck(outgoing: OutgoingRequest): void {
     const { dialog } = outgoing;
     if (dialog?.unacknowledged !== outgoing.txnId) {
       return;
     }
-    dialog.unacknowledged = undefined;
-    this.#acknowledgeAlone(outgoing, dialog);
+    this.acknowledgeFor(dialog);
     if (!outgoing.inDialog) {
       this.#byes.byeFromEngine(dialog, noApplication);
     }

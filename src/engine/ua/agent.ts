@@ -116,6 +116,8 @@ export class UserAgent implements SipCommands {
     this.#core.ownership.clientGone(lost);
     this.#uas.clientGone(lost);
     this.#uac.clientGone(lost.client);
+    // What came while the connection was breaking waits for the heir.
+    this.#uas.serveWaiting();
   }
 
   busyClients(): ReadonlySet<ClientId> {

@@ -393,6 +393,7 @@ export class Uac {
    * peer's BYE the peer answers it itself (RFC 3261 §15.1.2).
    */
   interruptInvite(dialog: Dialog, cancel = false): void {
+    this.#accepted.acknowledgeFor(dialog);
     const outgoing = this.#requests.get(dialog.localInvite);
     dialog.localInvite = undefined;
     if (outgoing === undefined || !this.#requests.isOpen(outgoing) || outgoing.detached) {

@@ -327,7 +327,8 @@ export class Uas {
 
   respond(command: SipCommand, txnId: string): void {
     const incoming = this.#incoming.get(txnId);
-    if (incoming === undefined) {
+    // What waited for a PRACK is tried again later, and was said by one who cannot be in the call if he is gone by then.
+    if (incoming === undefined || !this.#core.parts.events.isConnected(command.client)) {
       this.#core.refuse(command, unknownTransaction);
       return;
     }
@@ -408,6 +409,7 @@ export class Uas {
         incoming.owner = undefined;
       } else if (!this.#core.imitates("pending")) {
         incoming.owner = undefined;
+        releasePrack(incoming);
         if (incoming.request.method === "BYE") {
           this.#keepBye(incoming, tags);
         } else {
@@ -463,7 +465,14 @@ export class Uas {
       this.#answerAlone(incoming);
       return;
     }
-    const { orphanGraceMs, waitMs } = this.#core.parts.settings;
+    const { events, settings } = this.#core.parts;
+    if (!incoming.inDialog && events.dial !== undefined) {
+      // Nobody connects by himself: another application is called.
+      this.#limitAnswer(incoming);
+      events.dial((client) => this.#offered(incoming, client));
+      return;
+    }
+    const { orphanGraceMs, waitMs } = settings;
     this.#waiting.add(incoming);
     // The peer of an INVITE has its 100 and waits as long as we like; others give up after 64*T1.
     const limitMs = incoming.inDialog && incoming.request.method === "INVITE" ? orphanGraceMs : waitMs;
@@ -496,15 +505,18 @@ export class Uas {
   }
 
   #give(incoming: IncomingRequest, owner: ClientId): boolean {
+    if (!this.#core.parts.events.deliver(owner, this.#delivery(incoming))) {
+      return false;
+    }
     incoming.owner = owner;
     incoming.deliveries += 1;
     this.#waiting.delete(incoming);
     this.#limitAnswer(incoming);
-    if (this.#core.parts.events.deliver(owner, this.#delivery(incoming))) {
-      return true;
+    if (incoming.dialog !== undefined && !incoming.inDialog) {
+      // It rings already, and the application that made it ring is gone: the PRACK is for this one.
+      this.#core.ownership.adopt(incoming.dialog, owner);
     }
-    incoming.owner = undefined;
-    return false;
+    return true;
   }
 
   /** Outbound mode: the connection made for a request, or none. False when it has no use for it. */
