@@ -26,6 +26,7 @@ import { SipSide } from "./sip/side.ts";
 import { createTelemetry } from "./telemetry/events.ts";
 import type { Log } from "./telemetry/log.ts";
 import { createMetrics } from "./telemetry/metrics.ts";
+import { type PolicyFacts, transferPolicy } from "./transfer-policy.ts";
 import { Allowance } from "./trunk/allowance.ts";
 import { GatewayHealth } from "./trunk/gateway-health.ts";
 import { ReferMemory } from "./trunk/refer-memory.ts";
@@ -325,8 +326,6 @@ function checkFallbacks(config: Config, policyOf: (call: PolicyFacts) => Transfe
   }
 }
 
-type PolicyFacts = Pick<CallSetup, "botId" | "callerNumber">;
-
 /** By the machine's own DNS servers, whichever engine sends the requests. */
 function hostResolver(): HostResolver {
   const resolver = new TargetResolver({ families: () => [4, 6], clock: engineClock, random: systemRandom });
@@ -337,28 +336,6 @@ function hostResolver(): HostResolver {
       protocols: transport === null ? ["udp", "tcp"] : [transport],
     });
     return outcome.ok ? outcome.addresses.map(({ protocol, ...place }) => ({ transport: protocol, ...place })) : [];
-  };
-}
-
-/** What the bot of this call may ask for, bound to the call when it starts and never taken from a command. */
-function transferPolicy(
-  table: TrunkTable,
-  { health, referMemory }: { readonly health: GatewayHealth; readonly referMemory: ReferMemory },
-  carriesTls: boolean,
-  { botId, callerNumber }: PolicyFacts,
-): TransferPolicy {
-  return {
-    tls: carriesTls,
-    allowsSipHost: (host, port) => table.hostRefusal(botId, host, port) === null,
-    numberRefusal: (digits, trunk) => table.numberRefusal(botId, trunk, digits),
-    routeFor(transferChannel) {
-      const choice = table.routeFor(botId, transferChannel, callerNumber === "");
-      // The schema refuses a channel whose trunk has no gateway.
-      if (choice === undefined) throw new Error(`no route for bot ${botId}`);
-      const identityHeaders = table.trunk(choice.route.trunk)?.identityHeaders ?? "allow";
-      const route = { ...choice.route, gateways: health.order(choice.route.gateways) };
-      return { ...choice, route, identityHeaders, referFollowed: referMemory.follows(choice.ownTrunk) };
-    },
   };
 }
 

@@ -1,17 +1,22 @@
 import { readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
+import { parseArgs } from "node:util";
 import { type App, createApp } from "./app.ts";
 import { certificateProblems } from "./config/certificates.ts";
 import { checkConfig, loadConfig } from "./config/load.ts";
 import { ConfigError } from "./config/problem.ts";
 import { loadSecrets } from "./config/secrets.ts";
 import { createEngineProcess } from "./engine-process.ts";
+import { explain } from "./explain.ts";
 import { createLog, type Log } from "./telemetry/log.ts";
 
 const usage = `Usage:
   patchbay --config FILE         run the service on that configuration
   patchbay engine --config FILE  run the SIP engine alone, for \`sip.engine: separate\` in that configuration
   patchbay check-config FILE     say what is wrong with a configuration, or that nothing is
+  patchbay explain --channel BOT SWITCH.json [--caller NUMBER] [--called NUMBER] [--config FILE]
+                                 print the INVITEs that this \`switch\` of the bot would send, and send nothing;
+                                 without --caller he withholds his number, without --config it is patchbay.yaml
   patchbay --help | --version
 
 Without a configuration, \`npm start\` starts everything on this machine with a sample bot.
@@ -20,12 +25,13 @@ Without a configuration, \`npm start\` starts everything on this machine with a 
 /** How long calls may go on after SIGTERM before they are ended. */
 const drainMs = 900_000;
 
-/** Exit status: 0 done, 1 a fault, 2 wrong arguments or configuration. */
+/** Exit status: 0 done, 1 a fault, or a switch that would be refused, 2 wrong arguments or configuration. */
 async function main(args: readonly string[]): Promise<number> {
   const [first, second, third, ...rest] = args;
   if (first === "--help" || first === "-h") return print(usage);
   if (first === "--version") return print(`${version()}\n`);
   if (first === "engine" && second === "--config" && third !== undefined && rest.length === 0) return runEngine(third);
+  if (first === "explain") return explainSwitch(args.slice(1));
   if (third !== undefined) return wrong();
   if (first === "check-config" && second !== undefined) return check(second);
   if (first === "--config" && second !== undefined) return run(second);
@@ -74,6 +80,37 @@ function missingSecrets(file: string): string {
     const lines = error.problems.map(({ path, message }) => `  ${path}: ${message}\n`);
     return `The service cannot start here, because secrets are missing:\n${lines.join("")}`;
   }
+}
+
+function explainSwitch(args: readonly string[]): number {
+  const text = { type: "string" } as const;
+  const options = { channel: text, caller: text, called: text, config: text };
+  let parsed: ReturnType<typeof parseArgs<{ options: typeof options; allowPositionals: true }>>;
+  try {
+    parsed = parseArgs({ args: [...args], options, allowPositionals: true });
+  } catch (error) {
+    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+    return wrong();
+  }
+  const { values, positionals } = parsed;
+  const [file, ...more] = positionals;
+  if (values.channel === undefined || file === undefined || more.length > 0) return wrong();
+  const config = loadConfig(values.config ?? "patchbay.yaml", process.env);
+  let json: Uint8Array;
+  try {
+    json = readFileSync(file);
+  } catch (error) {
+    process.stderr.write(`${file}: cannot be read: ${error instanceof Error ? error.message : String(error)}\n`);
+    return 2;
+  }
+  const { text: said, refused } = explain(config, {
+    botId: values.channel,
+    json,
+    caller: values.caller ?? "",
+    called: values.called,
+  });
+  print(said);
+  return refused ? 1 : 0;
 }
 
 async function run(file: string): Promise<number> {

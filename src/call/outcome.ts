@@ -59,6 +59,9 @@ const general: ReadonlyMap<number, Verdict> = new Map([
   [480, verdict("unavailable", "nothing")],
 ]);
 
+/** Statuses that mean something of their own, 3xx and 5xx apart. */
+export const judgedStatuses: readonly number[] = [...decided.keys(), ...general.keys(), 408].toSorted((a, b) => a - b);
+
 /**
  * From a SIP result to the cause the bot is told and to what is tried next (bot-contract §5).
  * `rang`: a 18x of this attempt was seen.

@@ -213,7 +213,7 @@ export class TrunkTable {
     botId: string,
     transferChannel: string | null,
     callerWithheld: boolean,
-    random: () => number = Math.random,
+    random: () => number,
   ): RouteChoice | undefined {
     const own = this.#channels.get(botId);
     const wanted = transferChannel === null ? own : this.#channels.get(transferChannel);

@@ -111,7 +111,7 @@ describe("where a transfer goes", () => {
   const trunks = table(two);
 
   test("by default through the call's own trunk, all gateways in their order", () => {
-    expect(trunks.routeFor("bot-a", null, false)).toEqual({
+    expect(trunks.routeFor("bot-a", null, false, Math.random)).toEqual({
       known: true,
       ownTrunk: "a",
       referFallback: true,
@@ -127,7 +127,7 @@ describe("where a transfer goes", () => {
   });
 
   test("through the trunk of the channel that is named, with all its settings", () => {
-    expect(trunks.routeFor("bot-a", "bot-b", false)).toEqual({
+    expect(trunks.routeFor("bot-a", "bot-b", false, Math.random)).toEqual({
       known: true,
       // A REFER goes to the caller's side, whatever trunk the INVITE takes.
       ownTrunk: "a",
@@ -144,11 +144,14 @@ describe("where a transfer goes", () => {
   });
 
   test("an unknown name means the own trunk, and says so", () => {
-    expect(trunks.routeFor("bot-a", "nobody", false)).toMatchObject({ known: false, route: { trunk: "a" } });
+    expect(trunks.routeFor("bot-a", "nobody", false, Math.random)).toMatchObject({
+      known: false,
+      route: { trunk: "a" },
+    });
   });
 
   test("a caller who withheld his number is anonymous and is not tried again with another", () => {
-    expect(trunks.routeFor("bot-a", null, true)?.route).toMatchObject({
+    expect(trunks.routeFor("bot-a", null, true, Math.random)?.route).toMatchObject({
       identity: "anonymous",
       sipUriVia: "direct",
       retryWithBotNumber: false,
