@@ -2,7 +2,7 @@
 // and `patchbay explain` says the same bytes.
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 
-import type { GatewayId, LegId, Sdp, TrunkId } from "../../src/call/ids.ts";
+import type { LegId, Sdp, TrunkId } from "../../src/call/ids.ts";
 import { parseConfig } from "../../src/config/load.ts";
 import type { Config } from "../../src/config/schema.ts";
 import { explain } from "../../src/explain.ts";
@@ -139,7 +139,7 @@ describe.each(callers)("a caller with $privacy", ({ from, headers, withheld }) =
       order(setup, {
         leg: `${setup.call}/operator-${leg + 1}` as LegId,
         trunk: id as TrunkId,
-        gateway: choice.route.gateways[0] as GatewayId,
+        gateway: choice.route.gateways[0],
         identity: choice.route.identity,
       }),
     );
