@@ -9,7 +9,7 @@ import type { TransferPolicy } from "./bot/translate.ts";
 import type { BotEvent } from "./call/bot-event.ts";
 import type { CallId, TransferId } from "./call/ids.ts";
 import type { Post } from "./call/ports.ts";
-import type { CallSetup, Patience } from "./call/setup.ts";
+import { type CallSetup, type Patience, usualSounds } from "./call/setup.ts";
 import type { Config } from "./config/schema.ts";
 import type { Secrets } from "./config/secrets.ts";
 import { type Engine, startEngine, TargetResolver } from "./engine/index.ts";
@@ -208,8 +208,10 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
     takesCalls: (botId) => link.ready() || table.channel(botId)?.fallback !== undefined,
     onCall: (admitted) => {
       const policy = policyOf(admitted);
-      const patience = patienceOf(table.channel(admitted.botId), policy, link.ready());
-      const setup: CallSetup = { ...admitted, policy: { ...admitted.policy, ...patience } };
+      const channel = table.channel(admitted.botId);
+      const patience = patienceOf(channel, policy, link.ready());
+      const sounds = channel?.sounds ?? usualSounds;
+      const setup: CallSetup = { ...admitted, policy: { ...admitted.policy, sounds, ...patience } };
       const address = { call: setup.call, botId: setup.botId, caller: setup.callerNumber, called: setup.calledNumber };
       open?.begun(address);
       link.open({ ...address, policy, format: formatOf(setup.botId) });
@@ -348,7 +350,8 @@ function mediaOptions(config: Config, secrets: Secrets, log: Log, post: Post): M
     instances: [first, ...others],
     commandTimeoutMs: 1_000,
     pingMs: 2_000,
-    watchMs: 5_000,
+    watchMs: Math.min(5_000, media.callerTimeoutMs),
+    callerTimeoutMs: media.callerTimeoutMs,
     lostAfterMs: 10_000,
     dtmf: media.dtmf,
     // A parked caller's packets end on this host: a port where nobody listens.

@@ -118,6 +118,8 @@ function live(state: Live, event: CallEvent, atMs: number): Step {
     case "media.updateFailed":
       // RFC 3261 §14.2: an offer we cannot take is refused and the talk goes on as it was.
       return [state, [{ type: "leg.refuse", leg: event.leg, exchange: event.exchange, status: 488 }]];
+    case "leg.reanswered":
+      return [state, [{ type: "media.renew", leg: event.leg, answer: event.answer }]];
     default:
       break;
   }

@@ -43,18 +43,23 @@ export type Effect =
   /** The trunk's side did not follow a REFER: it is not asked again for a while. */
   | { readonly type: "trunk.withoutRefer"; readonly trunk: TrunkId }
   | { readonly type: "leg.reanswer"; readonly leg: LegId; readonly exchange: ExchangeId; readonly answer: Sdp }
+  | { readonly type: "leg.reinvite"; readonly leg: LegId; readonly offer: Sdp }
   | { readonly type: "leg.refuse"; readonly leg: LegId; readonly exchange: ExchangeId; readonly status: number }
   | { readonly type: "media.open"; readonly leg: LegId; readonly offer: Sdp }
   | { readonly type: "media.play"; readonly play: PlayId; readonly leg: LegId; readonly prompt: Prompt }
   | { readonly type: "media.stop"; readonly leg: LegId }
   | { readonly type: "media.ringback"; readonly on: boolean }
   | { readonly type: "media.offer"; readonly leg: LegId }
+  /** What the operator sends before his answer may be heard in place of the ringback, while it really comes. */
+  | { readonly type: "media.early"; readonly leg: LegId; readonly answer: Sdp }
   /** The operator can hear prompts and press keys; caller and operator do not hear each other. */
   | { readonly type: "media.consult"; readonly leg: LegId; readonly answer: Sdp }
   | { readonly type: "media.join"; readonly leg: LegId; readonly answer: Sdp }
   /** The operator's side goes, the caller is with the bot's side again. */
   | { readonly type: "media.drop"; readonly leg: LegId }
   | { readonly type: "media.update"; readonly leg: LegId; readonly exchange: ExchangeId; readonly offer: Sdp | null }
+  /** The peer's answer to an offer of ours inside the dialog. */
+  | { readonly type: "media.renew"; readonly leg: LegId; readonly answer: Sdp }
   | { readonly type: "media.phase"; readonly phase: TalkPhase }
   | { readonly type: "media.close" }
   | { readonly type: "recording.set"; readonly to: "start" | "pause" | "resume" | "stop" }

@@ -18,6 +18,8 @@ export type CallEvent =
   | { readonly type: "media.digit"; readonly leg: LegId; readonly digit: string; readonly durationMs: number }
   | { readonly type: "media.offered"; readonly leg: LegId; readonly offer: Sdp }
   | { readonly type: "media.joined"; readonly leg: LegId }
+  /** A joined operator has sent nothing at all, though he should; `offer` describes our end for a re-INVITE to him. */
+  | { readonly type: "media.unheard"; readonly leg: LegId; readonly offer: Sdp }
   /** The operator's side of the anchor could not be made or joined. */
   | { readonly type: "media.legFailed"; readonly leg: LegId; readonly reason: string }
   | { readonly type: "media.updated"; readonly leg: LegId; readonly exchange: ExchangeId; readonly answer: Sdp }
@@ -35,7 +37,8 @@ export type CallEvent =
     }
   // Signalling.
   | { readonly type: "leg.confirmed"; readonly leg: LegId }
-  | { readonly type: "leg.progress"; readonly leg: LegId; readonly status: number; readonly earlyMedia: boolean }
+  /** `early`: what the response says of sound before the answer. */
+  | { readonly type: "leg.progress"; readonly leg: LegId; readonly status: number; readonly early: Sdp | null }
   | { readonly type: "leg.answered"; readonly leg: LegId; readonly answer: Sdp }
   | ({ readonly type: "leg.failed"; readonly leg: LegId } & SipFailure)
   /** BYE or CANCEL from the peer, or the dialog is gone; also the answer to our own BYE is not needed for it. */
@@ -48,6 +51,9 @@ export type CallEvent =
     }
   /** The peer offers again inside the dialog (re-INVITE, UPDATE); `offer` is null when it asks us to offer. */
   | { readonly type: "leg.offered"; readonly leg: LegId; readonly exchange: ExchangeId; readonly offer: Sdp | null }
+  /** The peer's answer to an offer of ours inside the dialog: in the 200 to our re-INVITE, or in the ACK to his own. */
+  | { readonly type: "leg.reanswered"; readonly leg: LegId; readonly answer: Sdp }
+  | { readonly type: "leg.reinviteFailed"; readonly leg: LegId }
   /** Progress and end of a REFER we sent, from its response or a NOTIFY's sipfrag (RFC 3515 §2.4.4). */
   | { readonly type: "refer.progress"; readonly leg: LegId; readonly status: number }
   | ({ readonly type: "refer.done"; readonly leg: LegId } & SipFailure)

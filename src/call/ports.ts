@@ -2,6 +2,7 @@ import type { BotEvent } from "./bot-event.ts";
 import type { InviteOrder, Prompt, TalkPhase } from "./effect.ts";
 import type { CallEvent, TimerName } from "./event.ts";
 import type { CallId, ExchangeId, LegId, PlayId, Sdp, TrunkId } from "./ids.ts";
+import type { CallerSounds } from "./setup.ts";
 import type { CustomHeader, TransferRequest } from "./transfer.ts";
 
 /**
@@ -22,20 +23,23 @@ export interface Signalling {
   bye(call: CallId, leg: LegId, reason: string, headers: readonly CustomHeader[]): void;
   refer(call: CallId, leg: LegId, request: TransferRequest): void;
   reanswer(call: CallId, leg: LegId, exchange: ExchangeId, answer: Sdp): void;
+  reinvite(call: CallId, leg: LegId, offer: Sdp): void;
   refuse(call: CallId, leg: LegId, exchange: ExchangeId, status: number): void;
 }
 
 /** The media server, seen from one call: its caller's leg is offered once, everybody else is switched behind it. */
 export interface MediaAnchor {
-  open(call: CallId, leg: LegId, offer: Sdp, recording: RecordingOrder): void;
+  open(call: CallId, leg: LegId, offer: Sdp, recording: RecordingOrder, sounds: CallerSounds): void;
   play(call: CallId, play: PlayId, leg: LegId, prompt: Prompt): void;
   stop(call: CallId, leg: LegId): void;
   ringback(call: CallId, on: boolean): void;
   offer(call: CallId, leg: LegId): void;
+  early(call: CallId, leg: LegId, answer: Sdp): void;
   consult(call: CallId, leg: LegId, answer: Sdp): void;
   join(call: CallId, leg: LegId, answer: Sdp): void;
   drop(call: CallId, leg: LegId): void;
   update(call: CallId, leg: LegId, exchange: ExchangeId, offer: Sdp | null): void;
+  renew(call: CallId, leg: LegId, answer: Sdp): void;
   phase(call: CallId, phase: TalkPhase): void;
   recording(call: CallId, to: "start" | "pause" | "resume" | "stop"): void;
   /** Always answered by `media.closed`, also when nothing was open. */

@@ -21,8 +21,20 @@ export interface ChannelPolicy {
   /** `on-command`: the caller hears ringing until the bot's first command. */
   readonly answer: "immediately" | "on-command";
   readonly recording: { readonly enabled: boolean; readonly resumeOnReturn: boolean };
+  /** Left out: the service's own ringing tone and melody, and early media. */
+  readonly sounds?: CallerSounds;
   /** Left out: the bot is waited for without end. */
   readonly patience?: Patience;
+}
+
+/** What a caller hears while he waits for an operator. */
+export interface CallerSounds {
+  /** In place of the ringing tone, repeated; null for the tone. */
+  readonly ringbackUrl: string | null;
+  /** While the operator holds him, repeated; null for a melody of our own. */
+  readonly holdUrl: string | null;
+  /** Whether sound that comes from the operator's side before his answer takes the place of the ringback. */
+  readonly earlyMedia: boolean;
 }
 
 /** How long a silent bot is waited for, and what the caller gets when it stays silent. */
@@ -36,3 +48,5 @@ export interface Patience {
   /** Run in the bot's place. They end the call: the last one is a `hangup`, or a `switch` that brings nobody back. */
   readonly fallback: readonly QueuedReply[];
 }
+
+export const usualSounds: CallerSounds = { ringbackUrl: null, holdUrl: null, earlyMedia: true };

@@ -117,6 +117,8 @@ export type CallState =
       readonly attempt: Attempt;
       readonly answeredAtMs: number;
       readonly joinedAtMs: number | null;
+      /** He was silent, so that his sound has been asked for anew. */
+      readonly reinvited: boolean;
       readonly recordingPaused: boolean;
     }
   /** REFER sent on the caller's dialog; `accepted` once a 2xx or a NOTIFY was seen. */

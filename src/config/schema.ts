@@ -279,6 +279,11 @@ const mediaSchema = z
       .prefault({})
       .describe("Limits of fetching http and https prompts."),
     tts: ttsSchema,
+    callerTimeoutMs: milliseconds(1000, 3_600_000)
+      .default(60_000)
+      .describe(
+        "A caller whose phone has sent no packet for this long is gone and the call ends, in milliseconds; not while he holds the call. Default 60000.",
+      ),
     ringback: z
       .strictObject({
         frequenciesHz: z
@@ -508,6 +513,8 @@ const fallbackSchema = z
     "What the caller gets when no bot takes his call in time, when the bot goes silent, or when Redis is away. Without it he is hung up on, and refused while Redis is away.",
   );
 
+const soundUrl = z.string().min(1).max(2048);
+
 export const channelSchema = z
   .strictObject({
     botId: z
@@ -547,6 +554,25 @@ export const channelSchema = z
       })
       .prefault({})
       .describe("Recording policy."),
+    sounds: z
+      .strictObject({
+        ringbackUrl: soundUrl
+          .optional()
+          .describe(
+            "What the caller hears, repeated, while an operator is called: http, https, or `file:` under `media.promptFolder`. Default: the tone of `media.ringback`.",
+          ),
+        holdUrl: soundUrl
+          .optional()
+          .describe("What he hears, repeated, while the operator holds him. Default: a melody."),
+        earlyMedia: z
+          .boolean()
+          .default(true)
+          .describe(
+            "Sound that comes from the operator's side before he answers takes the place of the ringback, as long as it comes. Default true.",
+          ),
+      })
+      .prefault({})
+      .describe("What a caller hears while he waits for an operator."),
     destinations: z
       .strictObject({
         sipHosts: z

@@ -132,6 +132,10 @@ export interface MediaOptions {
   readonly pingMs: number;
   /** Between two checks that rtpengine still holds a call. */
   readonly watchMs: number;
+  /**
+   * A caller who has sent neither RTP nor RTCP for so long is gone; not while he holds the call. Looked at every `watchMs`.
+   */
+  readonly callerTimeoutMs: number;
   /** An instance that answers nothing for so long has lost its calls. */
   readonly lostAfterMs: number;
   /** Where rtpengine's `--dtmf-log-dest` points; port 0 takes a free one. */

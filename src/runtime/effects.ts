@@ -1,7 +1,7 @@
 import type { BotEvent } from "../call/bot-event.ts";
 import type { Effect } from "../call/effect.ts";
 import type { BotLink, MediaAnchor, Signalling, Timers, TrunkMemory } from "../call/ports.ts";
-import type { CallSetup } from "../call/setup.ts";
+import { type CallSetup, usualSounds } from "../call/setup.ts";
 import type { Telemetry } from "../telemetry/events.ts";
 
 /** Everything a call's effects reach. */
@@ -36,11 +36,14 @@ export function runEffect(ports: Ports, setup: CallSetup, effect: Effect): void 
       return trunks.withoutRefer(effect.trunk);
     case "leg.reanswer":
       return signalling.reanswer(call, effect.leg, effect.exchange, effect.answer);
+    case "leg.reinvite":
+      return signalling.reinvite(call, effect.leg, effect.offer);
     case "leg.refuse":
       return signalling.refuse(call, effect.leg, effect.exchange, effect.status);
     case "media.open": {
       const { botId, callerNumber, calledNumber } = setup;
-      return media.open(call, effect.leg, effect.offer, { botId, caller: callerNumber, called: calledNumber });
+      const order = { botId, caller: callerNumber, called: calledNumber };
+      return media.open(call, effect.leg, effect.offer, order, setup.policy.sounds ?? usualSounds);
     }
     case "media.play":
       return media.play(call, effect.play, effect.leg, effect.prompt);
@@ -50,6 +53,8 @@ export function runEffect(ports: Ports, setup: CallSetup, effect: Effect): void 
       return media.ringback(call, effect.on);
     case "media.offer":
       return media.offer(call, effect.leg);
+    case "media.early":
+      return media.early(call, effect.leg, effect.answer);
     case "media.consult":
       return media.consult(call, effect.leg, effect.answer);
     case "media.join":
@@ -58,6 +63,8 @@ export function runEffect(ports: Ports, setup: CallSetup, effect: Effect): void 
       return media.drop(call, effect.leg);
     case "media.update":
       return media.update(call, effect.leg, effect.exchange, effect.offer);
+    case "media.renew":
+      return media.renew(call, effect.leg, effect.answer);
     case "media.phase":
       return media.phase(call, effect.phase);
     case "media.close":

@@ -145,6 +145,10 @@ export class CallerLeg implements Leg {
     this.#state = { ...state, refer };
   }
 
+  reinvite(): void {
+    // The caller's phone is asked nothing.
+  }
+
   reanswer(exchange: ExchangeId, answer: Sdp): void {
     this.#inDialog()?.reanswer(exchange, answer);
   }
@@ -181,8 +185,9 @@ export class CallerLeg implements Leg {
     });
     this.#state = { phase: "answered", dialog, inDialog, goodbye, ackDeadline };
     dialog.listen({
-      acknowledged: () => {
+      acknowledged: (body) => {
         this.#acknowledged();
+        inDialog.acknowledged(body);
       },
       ended: ({ byPeer, text, headers }) => {
         const { q850, sip, text: reason } = parseReason(headers.headerLines("reason"));

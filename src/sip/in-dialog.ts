@@ -25,6 +25,8 @@ export interface InDialogOptions {
 export class InDialog {
   readonly #options: InDialogOptions;
   #exchange: { readonly id: ExchangeId; readonly request: IncomingRequest; readonly deadline: Cancellable } | undefined;
+  /** Our offer is in a 200, and its answer comes in the ACK. */
+  #answerInAck = false;
   #exchanges = 0;
   #second = 0;
   #inSecond = 0;
@@ -65,7 +67,20 @@ export class InDialog {
     // RFC 3261 §12.2.2: a 2xx to a target refresh request carries our Contact.
     const contact = { name: "Contact", value: this.#options.dialog.localContact };
     const type = { name: "Content-Type", value: "application/sdp" };
+    // RFC 3261 §14.2: a re-INVITE without SDP asks for our offer.
+    this.#answerInAck = this.#exchange?.id === exchange && this.#exchange.request.body === "";
     this.#take(exchange)?.respond(200, undefined, { headers: [contact, type], body: answer });
+  }
+
+  /** The ACK of our 200 to a re-INVITE, or of the first one. */
+  acknowledged(body: string): void {
+    if (!this.#answerInAck || this.#closed) {
+      return;
+    }
+    this.#answerInAck = false;
+    if (body !== "") {
+      this.#options.post({ type: "leg.reanswered", leg: this.#options.leg, answer: body as Sdp });
+    }
   }
 
   refuse(exchange: ExchangeId, status: number): void {

@@ -64,6 +64,8 @@ export interface Leg {
   bye(reason: string, headers: readonly CustomHeader[]): void;
   refer(request: TransferRequest): void;
   reanswer(exchange: ExchangeId, answer: Sdp): void;
+  /** Offers our end anew to an operator who has answered. */
+  reinvite(offer: Sdp): void;
   refuse(exchange: ExchangeId, status: number): void;
   /** Ends the leg in whatever state it is, without a word to the call: the service stops. */
   end(): void;

@@ -154,6 +154,26 @@ export class OperatorLeg implements Leg {
     }
   }
 
+  reinvite(offer: Sdp): void {
+    const state = this.#state;
+    if (state.phase !== "confirmed") {
+      return;
+    }
+    const headers = [{ name: "Content-Type", value: "application/sdp" }];
+    const { requestMs: timeoutMs } = this.#context.times;
+    void state.dialog.send("INVITE", { headers, body: offer, timeoutMs }).then((result) => {
+      if (this.#state.phase !== "confirmed") {
+        return;
+      }
+      const taken = !(result instanceof SipFault) && result.status < 300 && result.body !== "";
+      this.#post(
+        taken
+          ? { type: "leg.reanswered", leg: this.id, answer: result.body as Sdp }
+          : { type: "leg.reinviteFailed", leg: this.id },
+      );
+    });
+  }
+
   reanswer(exchange: ExchangeId, answer: Sdp): void {
     if (this.#state.phase === "confirmed") {
       this.#state.inDialog.reanswer(exchange, answer);
@@ -190,7 +210,7 @@ export class OperatorLeg implements Leg {
           this.#reached();
           if (this.#state.phase === "inviting") {
             this.#progressed = this.#progressed || status > 100;
-            this.#post({ type: "leg.progress", leg: this.id, status, earlyMedia: body !== "" });
+            this.#post({ type: "leg.progress", leg: this.id, status, early: body === "" ? null : (body as Sdp) });
           }
         },
         answered: (dialog, reply) => {
@@ -257,7 +277,9 @@ export class OperatorLeg implements Leg {
     this.#state = { phase: "confirmed", dialog, inDialog };
     this.#confirmedAtMs = clock.now();
     dialog.listen({
-      acknowledged: () => undefined,
+      acknowledged: (body) => {
+        inDialog.acknowledged(body);
+      },
       ended: ({ byPeer, text, headers }) => {
         if (this.#state.phase === "over") {
           // Crossing BYEs: ours has ended the leg already.

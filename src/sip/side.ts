@@ -357,6 +357,12 @@ export class SipSide implements Signalling {
     }
   }
 
+  reinvite(_call: CallId, leg: LegId, offer: Sdp): void {
+    this.#with(leg, (found) => {
+      found.reinvite(offer);
+    });
+  }
+
   reanswer(_call: CallId, leg: LegId, exchange: ExchangeId, answer: Sdp): void {
     this.#with(leg, (found) => {
       found.reanswer(exchange, answer);

@@ -1,6 +1,7 @@
 import { chooseIdentity } from "../call/identity.ts";
 import type { CallerIdPolicy } from "../call/identity.ts";
 import type { GatewayId, TrunkId } from "../call/ids.ts";
+import type { CallerSounds } from "../call/setup.ts";
 import type { Route } from "../call/transfer.ts";
 import type { ChannelConfig, Config, TrunkConfig } from "../config/schema.ts";
 import { addressBits } from "../lib/ip-network.ts";
@@ -55,6 +56,7 @@ export interface Channel {
   readonly answer: "immediately" | "on-command";
   readonly passHeaders: readonly string[];
   readonly recording: { readonly enabled: boolean; readonly resumeOnReturn: boolean };
+  readonly sounds: CallerSounds;
   readonly format: ChannelConfig["format"];
   readonly botTimeoutMs: number;
   readonly botSilenceMs: number;
@@ -118,6 +120,11 @@ export class TrunkTable {
         answer,
         passHeaders,
         recording,
+        sounds: {
+          ringbackUrl: entry.sounds.ringbackUrl ?? null,
+          holdUrl: entry.sounds.holdUrl ?? null,
+          earlyMedia: entry.sounds.earlyMedia,
+        },
         format,
         botTimeoutMs,
         botSilenceMs,

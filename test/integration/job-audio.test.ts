@@ -330,23 +330,6 @@ describe("what phones do during a talk", () => {
     await call.event("hangup");
   });
 
-  test("early media of the operator is not heard; the caller hears ringing until the answer", async () => {
-    stage().operator.answering = { type: "answer", ring: [{ status: 183, sdp: true }], afterMs: 900 };
-    const { leg, call } = await stage().talk();
-    await call.run(switchTo({ continueCall: true }));
-    const operator = await stage().incoming();
-    await call.progress("earlyMedia");
-    const fromMs = await leg.media.hears(pitches.ringback);
-    const answeredMs = await operator.established;
-    const heard = await leg.media.capture(fromMs, answeredMs);
-    expect(pitchesOf(heard)).toEqual([pitches.ringback]);
-    await leg.media.hears(pitches.operator);
-    await operator.hangUp();
-    await call.transfer();
-    await leg.hangUp();
-    await call.event("hangup");
-  });
-
   test("two operators one after the other: each is heard alone, in one stream from one port", async () => {
     const { secondOperator } = stage();
     const { leg, call } = await stage().talk();

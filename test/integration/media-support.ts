@@ -200,6 +200,7 @@ export async function startStage(
     commandTimeoutMs: 500,
     pingMs: 500,
     watchMs: 500,
+    callerTimeoutMs: 60_000,
     lostAfterMs: 3_000,
     dtmf,
     parkingAddress: "127.0.0.1",

@@ -72,10 +72,10 @@ describe("a call to an operator", () => {
       type: "leg.progress",
       leg: sent.leg,
       status: 180,
-      earlyMedia: false,
+      early: null,
     });
     callee.reply(183, "Session Progress", { body: sdp(5000) });
-    expect(await side.event("leg.progress")).toMatchObject({ status: 183, earlyMedia: true });
+    expect(await side.event("leg.progress")).toMatchObject({ status: 183, early: expect.stringContaining("m=audio") });
     callee.reply(200, "OK", { body: sdp(5000) });
     expect(await side.event("leg.answered")).toEqual({ type: "leg.answered", leg: sent.leg, answer: sdp(5000) });
     await fresh(operator, "ACK");

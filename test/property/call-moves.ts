@@ -21,7 +21,7 @@ export const fallbackTransfer = "t-fallback" as TransferId;
 
 const statuses = [180, 183, 200, 302, 401, 403, 404, 408, 480, 486, 487, 488, 500, 503, 600, 603] as const;
 export const move: fc.Arbitrary<Move> = fc.record({
-  kind: fc.nat({ max: 36 }),
+  kind: fc.nat({ max: 37 }),
   pick: fc.nat({ max: 5 }),
   status: fc.constantFrom(...statuses),
   flag: fc.boolean(),
@@ -127,7 +127,7 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms 
     case 9:
       return { type: "media.offered", leg: pick < 3 ? legWhere(state, false, callee) : callee, offer: sdp };
     case 10:
-      return { type: "leg.progress", leg: callee, status, earlyMedia: flag };
+      return { type: "leg.progress", leg: callee, status, early: flag ? sdp : null };
     case 11:
     case 12:
     case 13:
@@ -165,7 +165,10 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms 
         : command({ type: "dtmf", digits: "1", to: flag2 ? "caller" : "operator" });
     case 27:
       return flag ? { type: "refer.progress", leg: caller, status } : { type: "refer.done", leg: caller, ...failure };
+    case 37:
+      return flag ? { type: "media.unheard", leg: callee, offer: sdp } : { type: "leg.reinviteFailed", leg: callee };
     case 28:
+      if (pick === 4) return { type: "leg.reanswered", leg, answer: sdp };
       return { type: "leg.offered", leg, exchange: `x${n}` as ExchangeId, offer: flag ? sdp : null };
     case 29:
       return { type: "media.digit", leg, digit: flag ? "1" : "5", durationMs: 100 };

@@ -115,7 +115,7 @@ export class CallScript {
   }
 
   rings(n = 1, status = 180): this {
-    return this.happens({ type: "leg.progress", leg: operator(n), status, earlyMedia: status === 183 });
+    return this.happens({ type: "leg.progress", leg: operator(n), status, early: status === 183 ? sdp : null });
   }
 
   answers(n = 1): this {

@@ -23,6 +23,8 @@ export interface HeardDigit {
   readonly ended: boolean;
 }
 
+/** Root mean square on the 16-bit scale; the tones of the tests have thousands. */
+const audibleLevel = 200;
 const digitNames = "0123456789*#ABCD";
 
 /** The distance from one 16-bit or 32-bit counter value to another, with wrap-around, signed. */
@@ -99,6 +101,16 @@ export class Capture {
   /** The longest time without sound, the edges of the stretch included; its whole length when nothing came. */
   get longestGapMs(): number {
     return this.gaps()[0]?.ms ?? this.toMs - this.fromMs;
+  }
+
+  /** The longest time in which no packet had anything to hear in it, the edges of the stretch included. */
+  get longestSilenceMs(): number {
+    const audible = this.audio.filter(({ payloadType, payload }) => {
+      const codec = codecOf(payloadType);
+      return codec !== undefined && rms(decode(codec, payload)) >= audibleLevel;
+    });
+    const times = [this.fromMs, ...audible.map(({ atMs }) => atMs), this.toMs];
+    return Math.max(...times.slice(1).map((time, index) => time - (times[index] ?? time)));
   }
 
   /** The times without sound, the longest first, with where they began. */

@@ -312,7 +312,7 @@ describe("player", () => {
 
   test("ringback goes on after a prompt, and silence ends both", async () => {
     const stage = new Stage();
-    stage.player.ringback(stage.ringback);
+    stage.player.background(stage.ringback);
     await stage.expect("start ringback x3600", "sound ringback");
     stage.player.play(play("p1"), prompt("a"));
     await stage.expect("start a", "sound a");
@@ -366,7 +366,7 @@ describe("player", () => {
 
   test("failures are told with their reason and the ringback goes on", async () => {
     const stage = new Stage();
-    stage.player.ringback(stage.ringback);
+    stage.player.background(stage.ringback);
     await stage.expect("start ringback x3600", "sound ringback");
     stage.player.play(play("p1"), prompt("slow"));
     stage.gates.get("slow")?.fail(new MediaError("http_404", "gone"));
@@ -382,7 +382,7 @@ describe("player", () => {
 
   test("a restart plays the ringback anew, and prompts only when they were silenced for certain", async () => {
     const stage = new Stage();
-    stage.player.ringback(stage.ringback);
+    stage.player.background(stage.ringback);
     await stage.expect("start ringback x3600", "sound ringback");
     await stage.player.restart(false);
     await stage.expect("start ringback x3600", "sound ringback");
@@ -406,7 +406,7 @@ describe("player", () => {
     stage.player.close();
     await stage.expect("p1 stopped", "idle", "sound none");
     stage.player.play(play("p2"), prompt("b"));
-    stage.player.ringback(stage.ringback);
+    stage.player.background(stage.ringback);
     await stage.expect("p2 stopped");
     expect([stage.clock.timers, stage.held.get("a")]).toEqual([0, 0]);
   });

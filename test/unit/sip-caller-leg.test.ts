@@ -70,7 +70,7 @@ test("the engine passes on a CANCEL and takes our 200 all the same: the caller i
   expect(posted).toEqual(["leg.ended"]);
   accepting?.accepted(dialog);
   expect(sent).toEqual([]);
-  inDialog?.acknowledged();
+  inDialog?.acknowledged("");
   await expect.poll(() => sent).toEqual(["BYE"]);
   expect(posted).toEqual(["leg.ended"]);
   expect(running).toBe(0);

@@ -4,6 +4,7 @@ import type { CallEvent, SipFailure, TimerName } from "../event.ts";
 import type { PlayId } from "../ids.ts";
 import { fallbackCommand } from "../patience.ts";
 import { judge } from "../outcome.ts";
+import { usualSounds } from "../setup.ts";
 import type { Attempt, In, OpenTransfer } from "../state.ts";
 import { after, type Step } from "../step.ts";
 import {
@@ -95,7 +96,7 @@ function sendInvite(
 function provisional(
   state: Dialling,
   attempt: Attempt,
-  { status, earlyMedia }: Extract<CallEvent, { type: "leg.progress" }>,
+  { status, early }: Extract<CallEvent, { type: "leg.progress" }>,
   atMs: number,
 ): Step {
   // RFC 3261 §21.1: 100 says only that the next hop lives, 18x that the operator is being reached.
@@ -103,9 +104,11 @@ function provisional(
   const rings: Attempt = { ...attempt, ringingAtMs: attempt.ringingAtMs ?? atMs, lastStatus: status };
   const stop: Effect[] =
     attempt.ringingAtMs === null ? [{ type: "timer.stop", timer: progressTimer(attempt.leg) }] : [];
-  if (attempt.lastStatus === status) return [withLeg(state, rings), stop];
-  const phase = earlyMedia ? "earlyMedia" : "ringing";
-  return [withLeg(state, rings), [...stop, progress(state.transfer, rings, phase, status, atMs)]];
+  const heard = early !== null && attempt.answer === null && (state.core.setup.policy.sounds ?? usualSounds).earlyMedia;
+  const sound: Effect[] = heard ? [{ type: "media.early", leg: attempt.leg, answer: early }] : [];
+  if (attempt.lastStatus === status) return [withLeg(state, rings), [...stop, ...sound]];
+  const phase = early === null ? "ringing" : "earlyMedia";
+  return [withLeg(state, rings), [...stop, ...sound, progress(state.transfer, rings, phase, status, atMs)]];
 }
 
 // ------------------------------------------------------------------------------------------------------- somebody answers
@@ -171,6 +174,7 @@ function join(
     attempt: { ...attempt, answer: null },
     answeredAtMs: answer.atMs,
     joinedAtMs: null,
+    reinvited: false,
     recordingPaused: paused,
   };
   return [

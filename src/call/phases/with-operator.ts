@@ -34,6 +34,13 @@ export function withOperator(state: In<"withOperator">, event: CallEvent, atMs: 
         ? finishTransfer(state, { ...answered, status: "FAIL", cause: "media_failure" }, atMs)
         : finishTransfer(state, { ...answered, status: "SUCCESS", cause: "completed" }, atMs);
     }
+    case "media.unheard": {
+      if (event.leg !== attempt.leg || state.joinedAtMs === null) return [state, []];
+      if (state.reinvited) return neverHeard(state, atMs);
+      return [{ ...state, reinvited: true }, [{ type: "leg.reinvite", leg: attempt.leg, offer: event.offer }]];
+    }
+    case "leg.reinviteFailed":
+      return event.leg === attempt.leg && state.reinvited ? neverHeard(state, atMs) : [state, []];
     case "leg.ended":
       if (event.leg !== attempt.leg) return [state, []];
       return finishTransfer(
@@ -51,4 +58,11 @@ export function withOperator(state: In<"withOperator">, event: CallEvent, atMs: 
     default:
       return [state, []];
   }
+}
+
+/** He answered and not one packet of his has come, whatever was tried: this was no talk. */
+function neverHeard(state: In<"withOperator">, atMs: number): Step {
+  const first = [{ type: "leg.bye", leg: state.attempt.leg, reason: "no sound", headers: [] }] as const;
+  const answered = { sipCode: 200, sipReason: "OK", endedBy: "service", first } as const;
+  return finishTransfer(state, { ...answered, status: "FAIL", cause: "media_failure" }, atMs);
 }

@@ -2,7 +2,9 @@ import type { Prompt, TalkPhase } from "../../call/effect.ts";
 import type { CallEvent } from "../../call/event.ts";
 import type { CallId, ExchangeId, LegId, PlayId, Sdp } from "../../call/ids.ts";
 import type { MediaAnchor, RecordingOrder } from "../../call/ports.ts";
+import { type CallerSounds, usualSounds } from "../../call/setup.ts";
 import { CountingClock } from "../../lib/counting-clock.ts";
+import type { Tone } from "../audio/tones.ts";
 import { messageOf } from "../media-error.ts";
 import type { MediaOptions } from "../options.ts";
 import { PromptLibrary } from "../prompts/library.ts";
@@ -12,10 +14,17 @@ import type { RecoveredRecording } from "../recording/recorder.ts";
 import { createSpeech } from "../tts/speech.ts";
 import { WorkerPool } from "../worker/pool.ts";
 import { AnchoredCall } from "./anchored-call.ts";
+import type { Waiting } from "./backdrop.ts";
 import { DtmfReceiver } from "./dtmf.ts";
 import { InstancePool } from "./instances.ts";
 import type { Instance } from "./instances.ts";
 import { NgClient, NgError } from "./ng.ts";
+
+/** What a caller on hold hears where the channel has no music of its own: a slow broken chord. */
+const melody: readonly Tone[] = [
+  ...[392, 494, 587, 784, 587, 494].map((hz): Tone => ({ frequenciesHz: [hz], ms: 400 })),
+  ...[349, 440, 523, 698, 523, 440].map((hz): Tone => ({ frequenciesHz: [hz], ms: 400 })),
+];
 
 const conversionWorkers = 2;
 const mostWaitingConversions = 256;
@@ -54,7 +63,7 @@ export class RtpengineAnchor implements MediaAnchor, AsyncDisposable {
   /** The same calls by their name in rtpengine. */
   readonly #byNgCall = new Map<string, AnchoredCall>();
   readonly #waitingForEnd = new Set<() => void>();
-  #ringback: ReadyPrompt | null = null;
+  #usual: Readonly<Record<Waiting, ReadyPrompt>> | null = null;
   /** Ends the waiting of a recovery. */
   readonly #closing = new AbortController();
   #nextLook: { cancel(): void } | undefined;
@@ -96,14 +105,18 @@ export class RtpengineAnchor implements MediaAnchor, AsyncDisposable {
     const { dtmf, ringback } = this.#options;
     await this.#recorder?.start();
     await this.#library.start();
-    this.#ringback = await this.#library.prepareTones(ringback);
+    const [ringing, held] = await Promise.all([
+      this.#library.prepareTones(ringback),
+      this.#library.prepareTones(melody),
+    ]);
+    this.#usual = { ringing, held };
     await this.#dtmf.start(dtmf.address, dtmf.port);
     await this.#instances.start();
   }
 
   /** True when a new call can be anchored. */
   ready(): boolean {
-    return !this.#closed && this.#ringback !== null && this.#instances.anyHealthy;
+    return !this.#closed && this.#usual !== null && this.#instances.anyHealthy;
   }
 
   /** The port that key presses are expected on, for rtpengine's `--dtmf-log-dest`. */
@@ -121,7 +134,7 @@ export class RtpengineAnchor implements MediaAnchor, AsyncDisposable {
       timers: this.#clock.running,
       strayReplies: this.#ng.strays,
       preparingPrompts: prompts.preparing,
-      promptsInUse: prompts.inUse - (this.#ringback === null ? 0 : 1),
+      promptsInUse: prompts.inUse - (this.#usual === null ? 0 : 2),
       recordings: recordings.active,
       rendering: recordings.rendering,
       waitingForRendering: recordings.waiting,
@@ -212,14 +225,14 @@ export class RtpengineAnchor implements MediaAnchor, AsyncDisposable {
     }
   }
 
-  open(call: CallId, leg: LegId, offer: Sdp, recording: RecordingOrder): void {
-    const { limits, parkingAddress, watchMs, log } = this.#options;
-    const ringback = this.#ringback;
+  open(call: CallId, leg: LegId, offer: Sdp, recording: RecordingOrder, sounds: CallerSounds = usualSounds): void {
+    const { limits, parkingAddress, watchMs, callerTimeoutMs, log } = this.#options;
+    const usual = this.#usual;
     if (this.#calls.has(call)) {
       log.error({ call }, "a call was opened twice");
       return;
     }
-    if (ringback === null || this.#closed || this.#calls.size >= limits.mostCalls) {
+    if (usual === null || this.#closed || this.#calls.size >= limits.mostCalls) {
       const reason = this.#calls.size >= limits.mostCalls ? "overloaded" : "not ready";
       this.#postSoon(call, { type: "media.openFailed", incompatible: false, reason });
       return;
@@ -239,7 +252,9 @@ export class RtpengineAnchor implements MediaAnchor, AsyncDisposable {
       clock: this.#clock,
       log,
       prepare: (prompt) => this.#library.prepare(prompt),
-      ringback,
+      sounds,
+      usualSounds: usual,
+      callerTimeoutMs,
       post: (event) => this.#post(call, event),
       onClosed: () => {
         this.#calls.delete(call);
@@ -270,6 +285,14 @@ export class RtpengineAnchor implements MediaAnchor, AsyncDisposable {
     const anchored = this.#calls.get(call);
     if (anchored !== undefined) anchored.offer(leg);
     else this.#postSoon(call, { type: "media.legFailed", leg, reason: "not_open" });
+  }
+
+  early(call: CallId, leg: LegId, answer: Sdp): void {
+    this.#calls.get(call)?.early(leg, answer);
+  }
+
+  renew(call: CallId, leg: LegId, answer: Sdp): void {
+    this.#calls.get(call)?.renew(leg, answer);
   }
 
   consult(call: CallId, leg: LegId, answer: Sdp): void {
@@ -320,7 +343,7 @@ export class RtpengineAnchor implements MediaAnchor, AsyncDisposable {
     for (const call of this.#calls.values()) call.close();
     if (this.#calls.size > 0) await this.#end();
     this.#instances.close();
-    this.#ringback?.release();
+    if (this.#usual !== null) for (const ready of Object.values(this.#usual)) ready.release();
     await this.#dtmf.close();
     await this.#recorder?.close();
     await this.#converters.close();

@@ -3,6 +3,7 @@ import type { Prompt } from "../../call/effect.ts";
 import type { CallEvent } from "../../call/event.ts";
 import type { CallId, ExchangeId, LegId, PlayId, Sdp } from "../../call/ids.ts";
 import type { RecordingOrder } from "../../call/ports.ts";
+import type { CallerSounds } from "../../call/setup.ts";
 import type { G711Law } from "../audio/g711.ts";
 import { MediaError, messageOf } from "../media-error.ts";
 import type { MediaClock, MediaLog } from "../options.ts";
@@ -10,14 +11,17 @@ import type { ReadyPrompt } from "../prompts/library.ts";
 import { safeName } from "../recording/recorder.ts";
 import type { Recorder } from "../recording/recorder.ts";
 import { callerLeg } from "../recording/timeline.ts";
+import { Backdrop, type Waiting } from "./backdrop.ts";
+import { BridgeWatch } from "./bridge-watch.ts";
 import { RecordingControl } from "./call-recording.ts";
 import type { Instance } from "./instances.ts";
 import { NgError } from "./ng.ts";
 import type { NgClient, NgReply, NgVerb } from "./ng.ts";
-import { Player } from "./player.ts";
-import { describeEnd, describePeer, mirrored, readAudio } from "./sdp.ts";
+import { Player, type SoundKind } from "./player.ts";
+import { describeEnd, describePeer, isNowhere, mirrored, readAudio } from "./sdp.ts";
 import type { AudioCodec, AudioDescription, AudioFormats, Direction, LocalEnd } from "./sdp.ts";
 import { SerialQueue } from "./serial-queue.ts";
+import { receivedFrom } from "./streams.ts";
 
 export interface AnchoredCallOptions {
   readonly call: CallId;
@@ -36,7 +40,11 @@ export interface AnchoredCallOptions {
   readonly clock: MediaClock;
   readonly log: MediaLog;
   readonly prepare: (prompt: Prompt) => Promise<ReadyPrompt>;
-  readonly ringback: ReadyPrompt;
+  readonly sounds: CallerSounds;
+  /** What is heard where the channel has no sound of its own. */
+  readonly usualSounds: Readonly<Record<Waiting, ReadyPrompt>>;
+  /** A caller who sends nothing for so long is gone. */
+  readonly callerTimeoutMs: number;
   /** False when the call is not held any more. */
   readonly post: (event: CallEvent) => boolean;
   /** The call has ended and everything of it is released. */
@@ -72,10 +80,12 @@ interface Operator extends FarEnd {
   readonly leg: LegId;
   readonly end: LocalEnd;
   readonly formats: AudioFormats;
-  /** His latest description; null until he has answered. */
+  /** His latest description; null until he has sent one. */
   remote: AudioDescription | null;
   /** He has, or had, a parking place of his own. */
   parked: boolean;
+  /** The text of his latest description before his answer: it is repeated with every 18x. */
+  early: string;
 }
 
 const parkingOf = ({ tag }: Operator): string => `${tag}-parking`;
@@ -122,6 +132,13 @@ export class AnchoredCall {
   readonly #hearAlone = new Map<string, number>();
   /** Legs, by tag, whose sound is blocked for the sake of such tones. */
   readonly #hushed = new Set<string>();
+  /** The operator who holds the caller and is not heard meanwhile. */
+  #heldBack: string | null = null;
+  readonly #backdrop: Backdrop;
+  readonly #bridgeWatch: BridgeWatch;
+  /** SSRC of each side as it came at the last look: a new one may come from somewhere else. */
+  readonly #ssrcs = new Map<string, number>();
+  #callerHeard = { packets: -1, atMs: 0 };
   #instance: Instance | undefined;
   #callerEnd: CallerEnd | undefined;
   /** Counts the caller's descriptions. */
@@ -139,7 +156,30 @@ export class AnchoredCall {
       options.log.warn({ call: options.call, error: messageOf(error) }, "a media command failed");
     });
     this.#callerPlayer = this.#newPlayer(callerTag, true);
-    const { call, order, recorder, clock, log } = options;
+    const { call, order, recorder, clock, log, sounds, usualSounds, prepare } = options;
+    const enqueue = (step: () => Promise<void>): boolean => this.#queue.push(() => this.#unlessEnding(step));
+    this.#backdrop = new Backdrop({
+      sounds,
+      usual: usualSounds,
+      clock,
+      log,
+      prepare,
+      enqueue,
+      packetsOf: async (tag) => receivedFrom(await this.#query(tag), tag)?.rtpPackets ?? 0,
+      prompting: () => this.#callerPlayer.busy,
+      show: (sound) => this.#callerPlayer.background(sound),
+      letThrough: (tag) => this.#letThrough(tag),
+      shutOut: (tag) => this.#shutOut(tag),
+    });
+    this.#bridgeWatch = new BridgeWatch({
+      clock,
+      log,
+      enqueue,
+      received: () => this.#receivedOnBridge(),
+      callerSends: () => this.#callerEnd?.remote.direction === "sendrecv",
+      relatch: async () => void (await this.#answerFrom(this.#partner)),
+      unheard: () => this.#unheard(),
+    });
     // The instance is chosen when the call opens, and recordings only begin after that.
     const spoolFolder = (): string => this.#instance?.spoolFolder ?? options.spoolFolder;
     this.#recording = new RecordingControl({
@@ -187,7 +227,7 @@ export class AnchoredCall {
   }
 
   ringback(on: boolean): void {
-    this.#callerPlayer.ringback(on ? this.#options.ringback : null);
+    this.#backdrop.set(on ? "ringing" : null);
   }
 
   offer(leg: LegId): void {
@@ -201,6 +241,24 @@ export class AnchoredCall {
       run,
       () => failed("overloaded"),
       (error) => failed(messageOf(error)),
+    );
+  }
+
+  early(leg: LegId, answer: Sdp): void {
+    this.#step(
+      () => this.#early(leg, answer),
+      () => {},
+    );
+  }
+
+  renew(leg: LegId, answer: Sdp): void {
+    if (leg !== this.#options.caller) {
+      this.#withOperator(leg, () => this.#renew(leg, answer));
+      return;
+    }
+    this.#step(
+      async () => void (await this.#updateCaller(answer)),
+      () => {},
     );
   }
 
@@ -253,6 +311,8 @@ export class AnchoredCall {
   close(): void {
     if (this.#closing) return;
     this.#watch?.cancel();
+    this.#bridgeWatch.stop();
+    this.#backdrop.close();
     this.#callerPlayer.close();
     for (const player of this.#operatorPlayers.values()) player.close();
     this.#closing = true;
@@ -272,7 +332,7 @@ export class AnchoredCall {
   verify(): void {
     this.#step(
       async () => {
-        await this.#query();
+        await this.#query(this.#current.tag);
         await this.#callerPlayer.restart(true);
       },
       () => {},
@@ -406,6 +466,7 @@ export class AnchoredCall {
     const wanted = new Set<string>();
     if (operator !== undefined && this.#hearAlone.has(operator)) wanted.add(callerTag);
     if (operator !== undefined && this.#hearAlone.has(callerTag)) wanted.add(operator);
+    if (operator !== undefined && this.#heldBack === operator) wanted.add(operator);
     for (const tag of this.#hushed) {
       if (wanted.has(tag)) continue;
       // An operator who does not talk to the caller any more is gone, or blocked for good.
@@ -491,6 +552,7 @@ export class AnchoredCall {
     const end = this.#endOfCaller();
     this.#recording.setLeg(callerLeg, end.port, lawsOf(formats.codecs));
     this.#startWatch();
+    this.#backdrop.prepare();
     const answer = describeEnd(end, formats, mirrored(remote.direction), remote);
     if (!this.#closing && !this.#options.post({ type: "media.opened", answer })) this.close();
   }
@@ -499,6 +561,7 @@ export class AnchoredCall {
   #openFailed(incompatible: boolean, reason: string): void {
     if (this.#closing) return;
     this.#closing = true;
+    this.#backdrop.close();
     this.#callerPlayer.close();
     // First forgotten, then told: the call closes its anchor while it hears of the failure, and must be answered.
     this.#options.onClosed();
@@ -521,12 +584,13 @@ export class AnchoredCall {
       formats: { codecs: audio.codecs, eventType: formats.eventType === null ? null : audio.eventType },
       remote: null,
       parked: false,
+      early: "",
     };
     this.#operators.set(leg, operator);
     this.#operatorPlayers.set(leg, this.#newPlayer(tag, false));
     try {
       // rtpengine 10.5 cuts the caller off from his partner with the offer: the partner is answered once more at once.
-      await this.#answerFrom(this.#current);
+      await this.#answerFrom(this.#partner);
       // Early media would be mixed into what the caller hears, ringback above all.
       await this.#blockMedia("blockMedia", operator);
     } catch (error) {
@@ -544,6 +608,8 @@ export class AnchoredCall {
   #answeredBy(leg: LegId, answer: Sdp): Operator & { readonly remote: AudioDescription } {
     const operator = this.#operators.get(leg);
     if (operator === undefined) throw new MediaError("no_such_leg", "the leg has not been offered");
+    // RFC 3261 §13.2.1 wants the answer in the 200 again; some leave it out when it stood in a 183.
+    if (answer === "" && operator.remote !== null) return operator;
     const outcome = readAudio(answer);
     if (!outcome.ok) throw new MediaError(outcome.fault, `the operator's answer: ${outcome.fault}`);
     return Object.assign(operator, { remote: outcome.audio });
@@ -555,6 +621,7 @@ export class AnchoredCall {
    */
   async #consult(leg: LegId, answer: Sdp): Promise<void> {
     const operator = this.#answeredBy(leg, answer);
+    await this.#backdrop.withdraw(operator.tag);
     const { remote } = operator;
     const formats = chooseFormats(remote, null);
     if (formats === undefined) throw new MediaError("no_common_codec", "the operator answers no codec of ours");
@@ -567,15 +634,99 @@ export class AnchoredCall {
     operator.offered = 0;
   }
 
+  /** The same, and the caller hears him as soon as he sends. An INVITE goes on whatever comes of it. */
+  async #early(leg: LegId, answer: Sdp): Promise<void> {
+    const known = this.#operators.get(leg);
+    if (known === undefined || known === this.#current || known.early === answer) return;
+    known.early = answer;
+    const operator = this.#answeredBy(leg, answer);
+    // RFC 3264 §5.1: nothing comes from a side that says so, and from a held one nothing is wanted.
+    if (operator.remote?.direction !== "sendrecv" && operator.remote?.direction !== "sendonly") return;
+    await this.#answerFrom(operator);
+    await this.#answerFrom(this.#partner);
+    await this.#callerPlayer.restart(false);
+    this.#backdrop.admit(operator.tag, false);
+  }
+
   async #join(leg: LegId, answer: Sdp): Promise<void> {
     const operator = this.#answeredBy(leg, answer);
+    await this.#backdrop.clear(operator.tag);
     await this.#callerPlayer.silence();
-    await this.#answerFrom(operator);
     this.#current = operator;
+    this.#bridgeWatch.reset();
+    await this.#connect(operator);
+    this.#post({ type: "media.joined", leg });
+  }
+
+  /** Caller and operator hear each other; or the caller is parked, with music, because the operator holds him. */
+  async #connect(operator: Operator): Promise<void> {
+    const { remote } = operator;
+    if (holds(operator)) {
+      const flows = remote?.direction === "sendonly" && !isNowhere(remote);
+      this.#bridgeWatch.stop();
+      if (flows) await this.#answerFrom(operator);
+      await this.#answerFrom(this.#bot);
+      this.#heldBack = flows ? null : operator.tag;
+      await this.#settleHush();
+      if (flows) this.#backdrop.admit(operator.tag, true);
+      else await this.#backdrop.withdraw(operator.tag);
+      if (!flows) this.#recording.leave();
+      this.#backdrop.set("held");
+      return;
+    }
+    await this.#backdrop.clear(operator.tag);
+    await this.#answerFrom(operator);
+    this.#heldBack = null;
     await this.#blockMedia("unblockMedia", operator);
     this.#recording.join(operator.tag);
     await this.#settleHush();
-    this.#post({ type: "media.joined", leg });
+    if (remote?.direction === "sendrecv") await this.#bridgeWatch.start();
+  }
+
+  /** Whom the caller's sound goes to: an operator who holds him wants none. */
+  get #partner(): FarEnd {
+    const current = this.#current;
+    return current !== this.#bot && holds(current as Operator) ? this.#bot : current;
+  }
+
+  #operatorOf(tag: string): Operator | undefined {
+    return [...this.#operators.values()].find((operator) => operator.tag === tag);
+  }
+
+  async #letThrough(tag: string): Promise<void> {
+    const operator = this.#operatorOf(tag);
+    if (operator === undefined) return;
+    if (operator === this.#current) {
+      this.#heldBack = null;
+      await this.#settleHush();
+    } else await this.#blockMedia("unblockMedia", operator);
+    this.#recording.join(tag);
+  }
+
+  async #shutOut(tag: string): Promise<void> {
+    const operator = this.#operatorOf(tag);
+    if (operator === undefined) return;
+    this.#recording.leave();
+    if (operator === this.#current) {
+      this.#heldBack = tag;
+      await this.#settleHush();
+    } else await this.#blockMedia("blockMedia", operator);
+  }
+
+  async #receivedOnBridge(): ReturnType<ConstructorParameters<typeof BridgeWatch>[0]["received"]> {
+    if (this.#current === this.#bot) return undefined;
+    const { tag } = this.#current;
+    const reply = await this.#query(tag);
+    const [caller, operator] = [receivedFrom(reply, callerTag), receivedFrom(reply, tag)];
+    return caller === undefined || operator === undefined ? undefined : { caller, operator };
+  }
+
+  #unheard(): void {
+    const operator = this.#operatorOf(this.#current.tag);
+    if (operator === undefined) return;
+    operator.end.version += 1;
+    const offer = describeEnd(operator.end, operator.formats, "sendrecv", null);
+    this.#post({ type: "media.unheard", leg: operator.leg, offer });
   }
 
   async #drop(leg: LegId): Promise<void> {
@@ -584,18 +735,22 @@ export class AnchoredCall {
     const joined = this.#current === operator;
     this.#operatorPlayers.get(leg)?.close();
     this.#operatorPlayers.delete(leg);
+    await this.#backdrop.withdraw(operator.tag);
     if (joined) {
+      this.#bridgeWatch.reset();
+      this.#heldBack = null;
+      await this.#backdrop.clear(null);
       this.#recording.leave();
       this.#current = this.#bot;
     }
     try {
       // The new partner before the old one goes: rtpengine closes the caller's port with his last far leg.
-      await this.#answerFrom(this.#current);
+      await this.#answerFrom(this.#partner);
     } finally {
       if (this.#callerPlayer.busy) await this.#removeLater(operator);
       else await this.#remove(operator);
     }
-    if (!joined) await this.#answerFrom(this.#current);
+    if (!joined) await this.#answerFrom(this.#partner);
     await this.#callerPlayer.restart(false);
   }
 
@@ -638,7 +793,7 @@ export class AnchoredCall {
     Object.assign(caller, { remote: outcome.audio, formats });
     this.#callerVersion += 1;
     try {
-      await this.#answerFrom(this.#current);
+      await this.#answerFrom(this.#partner);
     } catch (error) {
       // The exchange is refused, so that what was agreed before still holds (RFC 3264 §8).
       Object.assign(caller, before);
@@ -658,24 +813,36 @@ export class AnchoredCall {
     if (offer === null) return describeEnd(end, formats, "sendrecv", operator.remote);
     const outcome = readAudio(offer);
     if (!outcome.ok) throw new MediaError(outcome.fault, `the operator's offer: ${outcome.fault}`);
-    operator.remote = outcome.audio;
-    if (this.#current === operator) {
-      // An answer alone does not take a new codec over: the caller is offered again behind the scenes.
-      await this.#offerTo(operator);
-      await this.#answerFrom(operator);
-    }
-    this.#recording.setLeg(operator.tag, end.port, lawsOf(outcome.audio.codecs));
+    await this.#follow(operator, outcome.audio);
     const { codecs, eventType, direction } = outcome.audio;
     const events = formats.eventType === null ? null : eventType;
     return describeEnd(end, { codecs, eventType: events }, mirrored(direction), outcome.audio);
+  }
+
+  /** The operator's answer to our re-INVITE, or to the offer he asked us for. */
+  async #renew(leg: LegId, answer: Sdp): Promise<void> {
+    const operator = this.#operators.get(leg);
+    if (operator === undefined) return;
+    const outcome = readAudio(answer);
+    if (!outcome.ok) throw new MediaError(outcome.fault, `the operator's answer: ${outcome.fault}`);
+    await this.#follow(operator, outcome.audio);
+  }
+
+  async #follow(operator: Operator, audio: AudioDescription): Promise<void> {
+    operator.remote = audio;
+    this.#recording.setLeg(operator.tag, operator.end.port, lawsOf(audio.codecs));
+    if (this.#current !== operator) return;
+    // An answer alone does not take a new codec over: the caller is offered again behind the scenes.
+    if (!isNowhere(audio)) await this.#offerTo(operator);
+    await this.#connect(operator);
   }
 
   async #startCapture(): Promise<string | undefined> {
     await this.#ng("startRecording", {});
     // The path stands in no reply to `start recording`, but in that of every offer and answer after it.
     const reply = await this.#ng("answer", {
-      ...this.#legParameters(this.#current.tag),
-      sdp: this.#descriptionOf(this.#current),
+      ...this.#legParameters(this.#partner.tag),
+      sdp: this.#descriptionOf(this.#partner),
     });
     const paths = reply["recordings"];
     const path: unknown = Array.isArray(paths) ? paths[0] : undefined;
@@ -688,9 +855,10 @@ export class AnchoredCall {
       clock,
       prepare,
       enqueue: (step) => this.#queue.push(() => this.#unlessEnding(step)),
-      start: async (file, times, alone) => {
+      start: async (file, times, kind: SoundKind) => {
         if (isCaller) await this.#removeLeaving();
-        if (alone) return this.#playAlone(tag, file, times);
+        if (isCaller && kind !== "background") await this.#backdrop.interrupt();
+        if (kind === "tones") return this.#playAlone(tag, file, times);
         const duration = await this.#playFile(tag, file, times);
         if (this.#hearAlone.delete(tag)) this.#settleHushSoon();
         return duration;
@@ -745,7 +913,7 @@ export class AnchoredCall {
     this.#watch = clock.after(watchMs, () => {
       this.#step(
         async () => {
-          await this.#query().finally(() => {
+          await this.#lookAtStreams().finally(() => {
             if (!this.#lost) this.#startWatch();
           });
           // When a command that should have ended it was lost.
@@ -756,8 +924,40 @@ export class AnchoredCall {
     });
   }
 
-  async #query(): Promise<void> {
-    await this.#ng("query", { "from-tag": callerTag, "to-tag": this.#current.tag });
+  async #query(tag: string): Promise<NgReply> {
+    return this.#ng("query", { "from-tag": callerTag, "to-tag": tag });
+  }
+
+  async #lookAtStreams(): Promise<void> {
+    const far = this.#partner;
+    const reply = await this.#query(far.tag);
+    let moved = false;
+    for (const tag of [callerTag, far.tag]) {
+      const ssrc = receivedFrom(reply, tag)?.ssrc ?? null;
+      const before = this.#ssrcs.get(tag);
+      if (ssrc !== null) this.#ssrcs.set(tag, ssrc);
+      moved ||= ssrc !== null && before !== undefined && before !== ssrc;
+    }
+    // A new stream may come from another port, which rtpengine hears and never answers: an answer makes it learn anew.
+    if (moved) await this.#answerFrom(far);
+    const { packets } = receivedFrom(reply, callerTag) ?? {};
+    if (packets !== undefined) this.#checkCaller(packets);
+  }
+
+  /** rtpengine itself counts the streams of operators who have gone, and so keeps a call whose caller has vanished for an hour. */
+  #checkCaller(packets: number): void {
+    const { clock, callerTimeoutMs, log, call } = this.#options;
+    const nowMs = clock.now();
+    // Who has put us on hold need not send anything.
+    const may = this.#caller().remote.direction !== "sendrecv";
+    if (may || packets !== this.#callerHeard.packets) {
+      this.#callerHeard = { packets, atMs: nowMs };
+    } else if (nowMs - this.#callerHeard.atMs >= callerTimeoutMs) {
+      const reason = "nothing comes from the caller any more";
+      log.warn({ call }, reason);
+      this.#callerHeard = { packets, atMs: nowMs };
+      this.#post({ type: "media.lost", reason });
+    }
   }
 
   async #close(): Promise<void> {
@@ -784,4 +984,9 @@ export class AnchoredCall {
 /** Whether a side with this direction takes sound from us. */
 function mayHear(direction: Direction | undefined): boolean {
   return direction === "sendrecv" || direction === "recvonly";
+}
+
+/** RFC 3264 §8.4: he sends only, or nothing at all, and wants nothing of ours. */
+function holds({ remote }: Operator): boolean {
+  return remote?.direction === "sendonly" || remote?.direction === "inactive";
 }

@@ -6,22 +6,22 @@ import type { ReadyPrompt } from "../prompts/library.ts";
 
 /** The last packets of a prompt are still on their way when its length is over. */
 const tailMs = 40;
-/** rtpengine wants a number of repetitions: this many cycles of a ringback last for hours. */
-const ringbackCycles = 3_600;
+/** rtpengine wants a number of repetitions: this many cycles of a ringing tone last for hours. */
+const backgroundCycles = 3_600;
 
 /** More repetitions of one prompt are cut to this. */
 const mostTimes = 1_000;
+
+/** `tones`: nothing else may be heard with them. `background`: what is heard while there is no prompt. */
+export type SoundKind = "prompt" | "tones" | "background";
 
 export interface PlayerOptions {
   readonly clock: MediaClock;
   prepare(prompt: Prompt): Promise<ReadyPrompt>;
   /** Runs a step in the call's queue; false when it will not run. */
   enqueue(step: () => Promise<void>): boolean;
-  /**
-   * Starts playing in place of what plays; resolves with the length of one cycle in milliseconds. `alone`: nothing else may
-   * be heard with it.
-   */
-  start(file: string, times: number, alone: boolean): Promise<number>;
+  /** Starts playing in place of what plays; resolves with the length of one cycle in milliseconds. */
+  start(file: string, times: number, kind: SoundKind): Promise<number>;
   stop(): Promise<void>;
   /** What the leg hears from now on is this file, or nothing: for the recording. */
   onSound(prompt: ReadyPrompt | null, times: number): void;
@@ -34,7 +34,7 @@ interface Playing {
   readonly play: PlayId;
   readonly times: number;
   /** Detectors of tones fail when they hear a voice with them. */
-  readonly alone: boolean;
+  readonly kind: "prompt" | "tones";
   ready: ReadyPrompt | null;
   /** Set when rtpengine has begun to play it. */
   started: boolean;
@@ -42,14 +42,15 @@ interface Playing {
 }
 
 /**
- * What one leg hears from us: at most one prompt, and ringback while there is none. rtpengine tells neither when a prompt
+ * What one leg hears from us: at most one prompt, and a background (ringback, music) while there is none. rtpengine tells neither when a prompt
  * ends nor what it plays, so this keeps what should be heard and what is, and brings the second to the first.
  */
 export class Player {
   readonly #options: PlayerOptions;
   #current: Playing | null = null;
-  #ringback: ReadyPrompt | null = null;
-  #sounding: "nothing" | "prompt" | "ringback" = "nothing";
+  #background: ReadyPrompt | null = null;
+  /** What rtpengine plays: a prompt's mark, or the background itself. */
+  #sounding: "nothing" | "prompt" | ReadyPrompt = "nothing";
   #syncing = false;
   #closed = false;
 
@@ -69,7 +70,8 @@ export class Player {
       return;
     }
     const times = prompt.kind === "audio" ? Math.min(mostTimes, Math.max(1, Math.floor(prompt.times))) : 1;
-    const playing: Playing = { play, times, alone: prompt.kind === "digits", ready: null, started: false, timer: null };
+    const kind = prompt.kind === "digits" ? "tones" : "prompt";
+    const playing: Playing = { play, times, kind, ready: null, started: false, timer: null };
     this.#current = playing;
     // What played before must not sound on while a slow URL is fetched.
     if (this.#sounding === "prompt") this.#sync();
@@ -94,16 +96,16 @@ export class Player {
     this.#sync();
   }
 
-  /** `prompt` is repeated while no prompt plays; null ends it. */
-  ringback(prompt: ReadyPrompt | null): void {
-    this.#ringback = prompt;
+  /** `sound` is repeated while no prompt plays; null ends it. */
+  background(sound: ReadyPrompt | null): void {
+    this.#background = sound;
     this.#sync();
   }
 
   /** Ends everything within a step of the queue. */
   async silence(): Promise<void> {
     this.#end("stopped", null);
-    this.#ringback = null;
+    this.#background = null;
     await this.#reconcile();
   }
 
@@ -126,7 +128,7 @@ export class Player {
   close(): void {
     if (this.#closed) return;
     this.#end("stopped", null);
-    this.#ringback = null;
+    this.#background = null;
     this.#closed = true;
     if (this.#sounding !== "nothing") this.#options.onSound(null, 0);
     this.#sounding = "nothing";
@@ -160,15 +162,15 @@ export class Player {
     const current = this.#current;
     if (current?.started) return;
     if (current !== null && current.ready !== null) await this.#startPrompt(current, current.ready);
-    // A prompt that is still being fetched does not silence the ringback before it can be heard.
-    else if (this.#ringback !== null) await this.#startRingback(this.#ringback);
+    // A prompt that is still being fetched does not silence the background before it can be heard.
+    else if (this.#background !== null) await this.#startBackground(this.#background);
     else await this.#stopSound();
   }
 
   async #startPrompt(playing: Playing, ready: ReadyPrompt): Promise<void> {
     let durationMs: number;
     try {
-      durationMs = await this.#options.start(ready.playableFile, playing.times, playing.alone);
+      durationMs = await this.#options.start(ready.playableFile, playing.times, playing.kind);
     } catch (error) {
       if (this.#current === playing) this.#end("failed", codeOf(error, "play_failed"));
       this.#sync();
@@ -187,15 +189,15 @@ export class Player {
       this.#sounding = "nothing";
       this.#options.onSound(null, 0);
       this.#end("completed", null);
-      if (this.#ringback !== null) this.#sync();
+      if (this.#background !== null) this.#sync();
     });
   }
 
-  async #startRingback(ready: ReadyPrompt): Promise<void> {
-    if (this.#sounding === "ringback") return;
-    await this.#options.start(ready.playableFile, ringbackCycles, false);
-    this.#sounding = "ringback";
-    this.#options.onSound(ready, ringbackCycles);
+  async #startBackground(ready: ReadyPrompt): Promise<void> {
+    if (this.#sounding === ready) return;
+    await this.#options.start(ready.playableFile, backgroundCycles, "background");
+    this.#sounding = ready;
+    this.#options.onSound(ready, backgroundCycles);
   }
 
   async #stopSound(): Promise<void> {

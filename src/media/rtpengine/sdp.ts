@@ -144,8 +144,8 @@ export function readAudio(text: string): AudioOutcome {
         address,
         port: section.port,
         rtcpPort: number(/^rtcp:(\d{1,5})(?: |$)/),
-        // RFC 3264 §8.4: the old form of hold, a connection to nowhere, asks us to send nothing.
-        direction: address === "0.0.0.0" && direction === "sendrecv" ? "sendonly" : direction,
+        // A connection to nowhere asks us to send nothing.
+        direction: isNowhere({ address }) && direction === "sendrecv" ? "sendonly" : direction,
         codecs,
         eventType,
         ptimeMs: number(/^ptime:(\d{1,3})$/),
@@ -155,6 +155,11 @@ export function readAudio(text: string): AudioOutcome {
     };
   }
   return { ok: false, fault };
+}
+
+/** RFC 3264 §8.4: the old form of hold, a connection to nowhere. */
+export function isNowhere({ address }: Pick<AudioDescription, "address">): boolean {
+  return address === "0.0.0.0" || address === "::";
 }
 
 /** The direction an answer gives to the direction it was offered (RFC 3264 §6.1). */

@@ -42,9 +42,9 @@ export class Dialog implements SipDialog {
         this.#asked(req, res);
       });
     }
-    raw.on("ack", () => {
+    raw.on("ack", (ack: RawRequest | undefined) => {
       guard(options.log, () => {
-        this.#events?.acknowledged();
+        this.#events?.acknowledged(ack?.body ?? "");
       });
     });
     raw.on("destroy", (bye: RawRequest | undefined, text: unknown) => {
@@ -74,7 +74,7 @@ export class Dialog implements SipDialog {
   }
 
   async send(
-    method: "BYE" | "INFO" | "NOTIFY" | "OPTIONS" | "REFER",
+    method: "BYE" | "INFO" | "INVITE" | "NOTIFY" | "OPTIONS" | "REFER",
     { headers = [], body, timeoutMs }: ReplyOptions & { readonly timeoutMs: number },
   ): Promise<Reply | SipFault> {
     return new Promise((resolve) => {
@@ -111,8 +111,12 @@ export class Dialog implements SipDialog {
                 this.#update(req, res);
               });
             });
-            request.on("response", (response: RawResponse) => {
+            request.on("response", (response: RawResponse, acknowledge?: () => void) => {
               guard(this.#options.log, () => {
+                // RFC 3261 §14.1: the ACK to a 2xx is the user agent's own; the engine sends those to refusals.
+                if (method === "INVITE" && response.status >= 200 && response.status < 300) {
+                  acknowledge?.();
+                }
                 if (response.status >= 200) {
                   finish(replyOf(response));
                 }

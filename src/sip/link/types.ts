@@ -48,8 +48,8 @@ export interface AcceptEvents {
 export interface DialogEvents {
   /** The dialog is over; `byPeer` is false when the engine ended it (no ACK came, the session timer ran out). */
   ended(end: { readonly byPeer: boolean; readonly text: string; readonly headers: ReceivedHeaders }): void;
-  /** The ACK of the initial INVITE or of a re-INVITE. */
-  acknowledged(): void;
+  /** The ACK of the initial INVITE or of a re-INVITE, with its SDP where we had offered. */
+  acknowledged(body: string): void;
   /** re-INVITE or UPDATE with an offer, or a re-INVITE that asks for one. */
   offered(request: IncomingRequest): void;
   /** Everything else: INFO, NOTIFY, MESSAGE, OPTIONS, REFER, UPDATE without an offer. */
@@ -66,9 +66,9 @@ export interface SipDialog {
   readonly localContact: string;
   /** From now on events go here; called in the tick in which the dialog is made. */
   listen(events: DialogEvents): void;
-  /** Sends a request inside the dialog. Resolves always: with the final response, or with why there is none. */
+  /** Sends a request inside the dialog; the ACK to a 2xx is sent here. Resolves always: with the final response, or with why there is none. */
   send(
-    method: "BYE" | "INFO" | "NOTIFY" | "OPTIONS" | "REFER",
+    method: "BYE" | "INFO" | "INVITE" | "NOTIFY" | "OPTIONS" | "REFER",
     options: ReplyOptions & { readonly timeoutMs: number },
   ): Promise<Reply | SipFault>;
   /** The dialog is of no more interest: no event comes from it any more. Sends nothing. */

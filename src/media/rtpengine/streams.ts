@@ -1,0 +1,36 @@
+import type { NgReply } from "./ng.ts";
+
+/** What rtpengine has received from one leg. */
+export interface Received {
+  readonly rtpPackets: number;
+  /** RTCP too: a side that sends nothing but reports is there. */
+  readonly packets: number;
+  /** Of the RTP that comes now; null when rtpengine does not say. */
+  readonly ssrc: number | null;
+}
+
+/** Reads the reply to `query`; undefined for a leg that it does not have, or without numbers. */
+export function receivedFrom(reply: NgReply, tag: string): Received | undefined {
+  const streams = at(at(at(at(reply, "tags"), tag), "medias"), 0);
+  const list = at(streams, "streams");
+  if (!Array.isArray(list)) return undefined;
+  let rtpPackets = 0;
+  let packets = 0;
+  let ssrc: number | null = null;
+  for (const stream of list as readonly unknown[]) {
+    const count = Number(at(at(stream, "stats"), "packets") ?? 0);
+    if (!Number.isFinite(count)) return undefined;
+    const flags = at(stream, "flags");
+    packets += count;
+    if (!Array.isArray(flags) || !flags.includes("RTP")) continue;
+    rtpPackets += count;
+    const number = at(stream, "SSRC");
+    if (typeof number === "number") ssrc = number;
+  }
+  return { rtpPackets, packets, ssrc };
+}
+
+function at(value: unknown, key: string | number): unknown {
+  if (typeof value !== "object" || value === null || !Object.hasOwn(value, key)) return undefined;
+  return (value as Record<string | number, unknown>)[key];
+}
