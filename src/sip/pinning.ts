@@ -134,6 +134,10 @@ export class PendingLeg implements Leg {
     // A REFER goes to the caller's side only.
   }
 
+  reinvite(): void {
+    // There is no dialog yet.
+  }
+
   reanswer(): void {
     // There is no dialog yet.
   }

@@ -251,7 +251,7 @@ describe.each([
 
       const { sound, sidecar } = await stage.recording(call);
       expect(call.all("recording").map(({ body }) => body["state"])).toEqual(states);
-      const everywhere = [...hzIn(sound.left), ...hzIn(sound.right)];
+      const everywhere = [...sound.left.everyPitch(), ...sound.right.everyPitch()];
       expect(everywhere).not.toContain(pitches.operator);
       expect(everywhere).not.toContain(pitches.operator2);
       expect(left(sound, inFile(sidecar, middle(first)))).toEqual([pitches.caller]);
@@ -271,16 +271,6 @@ describe.each([
     await noChildren();
   });
 });
-
-/** Every pitch that is heard anywhere in a channel, looked for in steps so short that nothing hides in an average. */
-function hzIn(channel: Recording["left"]): readonly number[] {
-  const found = new Set<number>();
-  const stepS = 0.1;
-  for (let fromS = 0; fromS < channel.samples.length / channel.rateHz; fromS += stepS) {
-    for (const hz of channel.between(fromS, fromS + stepS).pitches()) found.add(hz);
-  }
-  return [...found];
-}
 
 describe("what phones do during a talk", () => {
   const stage = sharedStage();

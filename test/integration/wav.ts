@@ -41,6 +41,16 @@ export class ChannelSound {
     return tonesIn([this.samples], { rateHz: this.rateHz });
   }
 
+  /** Every pitch that is heard anywhere, looked for in steps so short that nothing hides in an average. */
+  everyPitch(): readonly number[] {
+    const found = new Set<number>();
+    const stepS = 0.1;
+    for (let fromS = 0; fromS < this.samples.length / this.rateHz; fromS += stepS) {
+      for (const hz of this.between(fromS, fromS + stepS).pitches()) found.add(hz);
+    }
+    return [...found];
+  }
+
   pitches(): readonly number[] {
     return this.tones().map(({ hz }) => hz);
   }

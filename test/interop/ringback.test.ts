@@ -108,7 +108,7 @@ test("early media is heard while it flows, and only then; a 180 changes nothing;
   await call.transfer();
   await leg.hangUp();
   const { sound } = await stage().recording(call);
-  expect(sound.right.pitches()).toEqual(
+  expect(sound.right.everyPitch()).toEqual(
     expect.arrayContaining([pitches.ringback, pitches.operator, pitches.operator3]),
   );
 });

@@ -21,7 +21,7 @@ export const fallbackTransfer = "t-fallback" as TransferId;
 
 const statuses = [180, 183, 200, 302, 401, 403, 404, 408, 480, 486, 487, 488, 500, 503, 600, 603] as const;
 export const move: fc.Arbitrary<Move> = fc.record({
-  kind: fc.nat({ max: 37 }),
+  kind: fc.nat({ max: 36 }),
   pick: fc.nat({ max: 5 }),
   status: fc.constantFrom(...statuses),
   flag: fc.boolean(),
@@ -111,6 +111,11 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms 
     command: { commandId, worker: pick === 1 ? "w1" : pick === 2 ? "w2" : null, replies },
   });
   const playing = state.phase === "ended" ? null : state.core.playing;
+  // Once he is joined, what makes a bridge leads nowhere: rather nothing is heard of him, or the talk is too long.
+  if (state.phase === "withOperator" && state.joinedAtMs !== null && kind >= 7 && kind <= 17 && pick < 2) {
+    if (kind === 17) return { type: "timer.fired", timer: "talk" };
+    return flag ? { type: "media.unheard", leg: callee, offer: sdp } : { type: "leg.reinviteFailed", leg: callee };
+  }
   switch (kind) {
     case 0:
     case 1:
@@ -165,8 +170,6 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms 
         : command({ type: "dtmf", digits: "1", to: flag2 ? "caller" : "operator" });
     case 27:
       return flag ? { type: "refer.progress", leg: caller, status } : { type: "refer.done", leg: caller, ...failure };
-    case 37:
-      return flag ? { type: "media.unheard", leg: callee, offer: sdp } : { type: "leg.reinviteFailed", leg: callee };
     case 28:
       if (pick === 4) return { type: "leg.reanswered", leg, answer: sdp };
       return { type: "leg.offered", leg, exchange: `x${n}` as ExchangeId, offer: flag ? sdp : null };
