@@ -488,7 +488,11 @@ export class PhoneCall {
   /** Sends a request within the call and gives its final response; a re-INVITE is acknowledged. */
   request(
     method: string,
-    { headers = [], body = "" }: { readonly headers?: HeaderList; readonly body?: string } = {},
+    {
+      headers = [],
+      body = "",
+      ackBody = "",
+    }: { readonly headers?: HeaderList; readonly body?: string; readonly ackBody?: string } = {},
   ): Promise<SipText> {
     const request = this.#buildRequest(method, body, headers);
     const answered = new Promise<SipText>((resolve, reject) => {
@@ -499,7 +503,7 @@ export class PhoneCall {
           const status = response.status ?? 0;
           if (status < 200) return;
           if (method === "INVITE" && status < 300) {
-            this.#lastAck = this.#buildAck(request, "");
+            this.#lastAck = this.#buildAck(request, ackBody);
             this.#socket.send(this.#lastAck, this.#nextHop());
             const sdp = parseSdp(response.body);
             if (sdp !== undefined) this.#connect(sdp);

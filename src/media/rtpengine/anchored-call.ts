@@ -609,7 +609,7 @@ export class AnchoredCall {
     const operator = this.#operators.get(leg);
     if (operator === undefined) throw new MediaError("no_such_leg", "the leg has not been offered");
     // RFC 3261 §13.2.1 wants the answer in the 200 again; some leave it out when it stood in a 183.
-    if (answer === "" && operator.remote !== null) return operator;
+    if (answer === "" && operator.remote !== null) return Object.assign(operator, { remote: operator.remote });
     const outcome = readAudio(answer);
     if (!outcome.ok) throw new MediaError(outcome.fault, `the operator's answer: ${outcome.fault}`);
     return Object.assign(operator, { remote: outcome.audio });
@@ -965,7 +965,8 @@ export class AnchoredCall {
     const reachable = !this.#lost && this.#instance !== undefined;
     await this.#recording.stop(reachable);
     if (reachable) {
-      await this.#ng("delete", { "from-tag": callerTag, "delete-delay": 0 }, true).catch((error: unknown) => {
+      // All of it: with the caller's name alone an operator who has a parking place of his own would stay behind.
+      await this.#ng("delete", { "delete-delay": 0 }, true).catch((error: unknown) => {
         log.warn({ call, error: messageOf(error) }, "a call could not be deleted in rtpengine");
       });
     }
