@@ -39,7 +39,7 @@ test("with the bot, when an operator has come and gone", async () => {
 test("but not one who holds", async () => {
   const { leg, call } = await stage().talk();
   expect((await leg.reinvite({ direction: "inactive" })).status).toBe(200);
-  await delay(4_000);
+  await delay(3_200);
   expect(call.find("hangup")).toBeUndefined();
   expect((await leg.reinvite()).status).toBe(200);
   await call.run({ type: "audio", audioUrl: stage().prompts.short });

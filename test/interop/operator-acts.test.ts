@@ -142,7 +142,9 @@ describe("offers during the talk", () => {
     elsewhere.sendTone(pitches.operator2);
     elsewhere.connect("127.0.0.1", Number(/^m=audio (\d+)/m.exec(offered.body)?.[1]), "PCMU");
     await Promise.all([elsewhere.hears(pitches.caller), leg.media.hears(pitches.operator2)]);
-    expect((await elsewhere.capture()).payloadTypes).toEqual([0]);
+    const followedMs = nowMs();
+    expect(await hearing(elsewhere)).toEqual([pitches.caller]);
+    expect((await elsewhere.capture(followedMs)).payloadTypes).toEqual([0]);
     expect(leg.reInvites).toEqual([]);
     await leg.hangUp();
   });
@@ -158,7 +160,8 @@ describe("offers during the talk", () => {
     expect(changed.status).toBe(200);
     operator.media.connect("127.0.0.1", operator.remoteSdp!.port, "PCMU");
     await leg.media.hears(pitches.operator);
-    const changedMs = await operator.media.hears(pitches.caller);
+    await operator.media.hears(pitches.caller);
+    const changedMs = nowMs();
     expect(await hearing(operator.media)).toEqual([pitches.caller]);
     expect((await operator.media.capture(changedMs)).payloadTypes).toEqual([0]);
     await neverSilent(leg, fromMs);
@@ -215,6 +218,7 @@ describe("sound that does not come as it should", () => {
     expect(exitCode, errors).toBe(0);
     expect(leg.reInvites).toEqual([]);
     await leg.hangUp();
+    await stage().recording(call);
     expect(call.all("recording").map(({ body }) => body["state"])).toEqual([
       "started",
       "paused",
@@ -231,7 +235,7 @@ describe("sound that does not come as it should", () => {
     await leg.media.hears(pitches.operator);
     await delay(100);
     operator.media.pause();
-    await delay(6_500);
+    await delay(3_800);
     expect(operator.reInvites).toEqual([]);
     expect(call.find("transfer")).toBeUndefined();
     await leg.hangUp();
