@@ -15,7 +15,7 @@ import { operatorNumber, sharedStage } from "../integration/stage.ts";
 
 const mostSilenceMs = 300;
 const stage = sharedStage({
-  channel: { destinations: { sipHosts: ["127.0.0.1"] }, recording: { enabled: true } },
+  channel: { destinations: { sipHosts: ["127.0.0.1:*"] }, recording: { enabled: true } },
   change: ({ channels: [first] }, folder) => {
     const holdUrl = pathToFileURL(join(folder, "prompts", "second.wav")).href;
     Object.assign(first!, { sounds: { holdUrl } });

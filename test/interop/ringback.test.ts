@@ -8,7 +8,7 @@ import type { BotCall, Reply } from "../integration/raw-bot.ts";
 import { operatorNumber, sharedStage } from "../integration/stage.ts";
 
 const mostSilenceMs = 300;
-const stage = sharedStage({ channel: { destinations: { sipHosts: ["127.0.0.1"] }, recording: { enabled: true } } });
+const stage = sharedStage({ channel: { destinations: { sipHosts: ["127.0.0.1:*"] }, recording: { enabled: true } } });
 
 const switchTo = (fields: object = {}): Reply => ({
   type: "switch",
