@@ -83,6 +83,8 @@ export interface SipFailure {
   readonly reason: string | null;
   /** From `Reason: Q.850;cause=N` (RFC 3326). */
   readonly q850: number | null;
+  /** From `Reason: SIP;cause=N`: the status that somebody behind the peer gave. */
+  readonly sipCause?: number;
   /** Where a 3xx points, given only when the destination policy lets the call go there. */
   readonly redirect: string | null;
   /** Set when we ourselves refused to call this destination; no packet went there. */

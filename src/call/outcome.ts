@@ -67,7 +67,7 @@ export const judgedStatuses: readonly number[] = [...decided.keys(), ...general.
  * `rang`: a 18x of this attempt was seen.
  */
 export function judge(failure: SipFailure, rang: boolean): Verdict {
-  const { status, q850 } = failure;
+  const { status, q850, sipCause } = failure;
   if (failure.refused === true) return verdict("rejected", "nothing");
   if (status === null) return verdict("unreachable", "gateway");
   if (status >= 300 && status < 400) return verdict("rejected", "redirect");
@@ -75,6 +75,9 @@ export function judge(failure: SipFailure, rang: boolean): Verdict {
   if (fixed !== undefined) return fixed;
   const refined = q850 === null ? undefined : byQ850.get(q850);
   if (refined !== undefined) return refined;
+  // RFC 3326 §2: a proxy tells what the one behind it has said, who knows the operator better.
+  const behind = sipCause === undefined ? undefined : (decided.get(sipCause) ?? general.get(sipCause));
+  if (behind !== undefined) return behind;
   // A 487 we did not ask for comes from whoever gave up waiting for us: a proxy's timer C (RFC 3261 §16.8), or the engine's.
   if (status === 408 || status === 487)
     return rang ? verdict("no_answer", "nothing") : verdict("unreachable", "gateway");

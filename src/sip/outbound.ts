@@ -406,10 +406,12 @@ export class OperatorLeg implements Leg {
     if (rest !== null) {
       this.#context.onRetryAfter(this.#gateway.id, rest);
     }
+    const { q850, sip } = parseReason(result.headerLines("reason"));
     return {
       status: result.status,
       reason: result.reason,
-      q850: parseReason(result.headerLines("reason")).q850,
+      q850,
+      ...(sip === null ? {} : { sipCause: sip }),
       redirect: result.status >= 300 && result.status < 400 ? this.#redirectOf(result) : null,
     };
   }

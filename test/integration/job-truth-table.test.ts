@@ -224,6 +224,43 @@ const failures: readonly Failure[] = [
     q850: 19,
     dialled: [1, 0],
   },
+  {
+    name: "480 with Q.850 20",
+    answering: reject(480, q850(20)),
+    cause: "unavailable",
+    sipCode: 480,
+    q850: 20,
+    dialled: [1, 0],
+  },
+  // What somebody behind the gateway has said, RFC 3326.
+  {
+    name: "480 with SIP 486",
+    answering: reject(480, [["Reason", 'SIP;cause=486;text="Busy Here"']]),
+    cause: "busy",
+    sipCode: 480,
+    dialled: [1, 0],
+  },
+  {
+    name: "503 with SIP 603",
+    answering: reject(503, [["Reason", "SIP;cause=603"]]),
+    cause: "rejected",
+    sipCode: 503,
+    dialled: [1, 0],
+  },
+  {
+    name: "500 with SIP 404",
+    answering: reject(500, [["Reason", "SIP ;cause=404"]]),
+    cause: "invalid_number",
+    sipCode: 500,
+    dialled: [1, 0],
+  },
+  {
+    name: "486 with SIP 503",
+    answering: reject(486, [["Reason", "SIP;cause=503"]]),
+    cause: "busy",
+    sipCode: 486,
+    dialled: [1, 0],
+  },
   { name: "603", answering: reject(603), cause: "rejected", sipCode: 603, dialled: [1, 0] },
   {
     name: "480 with Q.850 21",
@@ -270,14 +307,14 @@ const failures: readonly Failure[] = [
     sipCode: status,
     dialled: [1, 1],
   })),
-  {
-    name: "480 with Q.850 34",
-    answering: reject(480, q850(34)),
+  ...[34, 38, 41, 42].map((value): Failure => ({
+    name: `480 with Q.850 ${value}`,
+    answering: reject(480, q850(value)),
     cause: "trunk_failure",
     sipCode: 480,
-    q850: 34,
+    q850: value,
     dialled: [1, 1],
-  },
+  })),
   ...[403, 433, 438, 607, 608].map(
     // Once with the caller's number and once with the bot's, at the same gateway.
     (status): Failure => ({
@@ -490,6 +527,35 @@ describe("gateways that say nothing", () => {
     expect(transfer.details.attempts).toHaveLength(2);
     await expectWithBot(talk);
     await farewell(talk);
+  });
+});
+
+describe("a gateway that is down", () => {
+  const stage = sharedStage({ trunk: { progressTimeoutMs: 500, gatewayFailures: 1, gatewayRetryMs: 3_600_000 } });
+
+  test("is called last from then on, and /readyz tells; the service stays ready", async () => {
+    const { operator, secondOperator, app } = stage();
+    operator.answering = { type: "silent" };
+    secondOperator.answering = reject(486);
+    const talk = await stage().talk();
+    const states = async (): Promise<unknown> => {
+      const page = await fetch(`http://127.0.0.1:${app.adminPort}/readyz`);
+      return ((await page.json()) as { trunks: Record<string, { gateways: unknown }> }).trunks["trunk-a"]?.gateways;
+    };
+    expect(await states()).toEqual({ "gateway-1": "up", "gateway-2": "up" });
+    await talk.call.run(switchTo({ continueCall: true }));
+    const first = await talk.call.transfer();
+    expect(first.details.attempts.map(({ cause }) => cause)).toEqual(["unreachable", "busy"]);
+    // The gateway counts as silent when 64*T1 are over (RFC 3261 §17.1.1.2).
+    await expect.poll(states).toEqual({ "gateway-1": "down", "gateway-2": "up" });
+    expect((await fetch(`http://127.0.0.1:${app.adminPort}/readyz`)).status).toBe(200);
+    const dialled = requestsAt(operator, "INVITE").length;
+    await talk.call.run(switchTo({ continueCall: true }));
+    const second = await talk.call.transfer({ after: first.event.seq });
+    expect(second.details.attempts.map(({ cause }) => cause)).toEqual(["busy"]);
+    expect(requestsAt(operator, "INVITE")).toHaveLength(dialled);
+    await talk.leg.hangUp();
+    await talk.call.event("hangup");
   });
 });
 
