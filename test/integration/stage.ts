@@ -365,6 +365,7 @@ const countersOverTime: ReadonlySet<string> = new Set([
   "refused",
   "unmatchedResponses",
   "unmatchedAcks",
+  "strayReplies",
 ]);
 
 /** All sizes in the statistics, by path. */
