@@ -244,6 +244,9 @@ function reply<Name extends string, Fields extends z.ZodRawShape>(name: Name, ab
   return z.looseObject({ type: z.literal(name), ...fields }).meta({ title: name, description: about });
 }
 
+/** Keys and pauses, sent one after another. */
+const dialString = z.string().regex(new RegExp(`^[0-9*#A-D wW,]{1,${contractLimits.digitsMax}}$`));
+
 const promptSchemas = {
   text: reply("text", "Speaks through the configured text-to-speech.", {
     text: z.string().describe("What is said."),
@@ -316,6 +319,9 @@ export const replySchemas = {
       .max(contractLimits.talkMaxS)
       .nullish()
       .describe("Longest talk; then the operator is hung up on and the transfer ends as if he had done it."),
+    dtmf: dialString
+      .nullish()
+      .describe("Digits sent to the operator's side when the talk begins, for an extension: `ww123#`."),
     duringRing: z
       .array(promptSchema)
       .max(contractLimits.ringPromptsMax)
@@ -354,10 +360,7 @@ export const replySchemas = {
       .describe("`text` and `audio` replies; they stop when somebody answers."),
   }),
   dtmf: reply("dtmf", "Plays digits as tones (in the audio; RFC 4733 is not sent yet).", {
-    digits: z
-      .string()
-      .regex(new RegExp(`^[0-9*#A-D wW,]{1,${contractLimits.digitsMax}}$`))
-      .describe("0-9 * # A-D; `w`, `W`, `,` and a blank are pauses."),
+    digits: dialString.describe("0-9 * # A-D; `w`, `W`, `,` and a blank are pauses."),
     to: z.enum(["caller", "operator"]).nullish().describe("Default: the caller."),
   }),
   record: reply(

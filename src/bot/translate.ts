@@ -286,6 +286,7 @@ function switchReply(
     route: choice.route,
     answerTimeoutMs: timeout.ms,
     maxTalkMs: milliseconds(value.maxTalkSeconds),
+    ...(typeof value.dtmf === "string" ? { dtmf: value.dtmf } : {}),
     duringRing: (value.duringRing ?? []).map(promptOf),
     continueCall: isTrue(value.continueCall),
     continueRecording: isTrue(value.continueRecording),

@@ -6,6 +6,7 @@ import { answering, offered } from "./phases/arriving.ts";
 import { dialling } from "./phases/dialling.ts";
 import { referring } from "./phases/referring.ts";
 import { advance, receive } from "./phases/replies.ts";
+import { pressed } from "./phases/keys.ts";
 import { invalidSwitch } from "./phases/transfer-end.ts";
 import { withOperator } from "./phases/with-operator.ts";
 import type { CallSetup } from "./setup.ts";
@@ -109,7 +110,8 @@ function live(state: Live, event: CallEvent, atMs: number): Step {
       const { digit, durationMs } = event;
       const from = event.leg === setup.caller ? "caller" : "operator";
       if (from === "operator" && !(state.phase === "withOperator" && state.attempt.leg === event.leg)) break;
-      return [state, [publish({ event: "dtmf", digit, durationMs, from })]];
+      const told = publish({ event: "dtmf", digit, durationMs, from });
+      return state.phase === "withOperator" ? after([told], pressed(state, event, atMs)) : [state, [told]];
     }
     case "leg.offered":
       return [state, [{ type: "media.update", leg: event.leg, exchange: event.exchange, offer: event.offer }]];

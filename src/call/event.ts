@@ -15,7 +15,14 @@ export type CallEvent =
       /** `no_tts` when a text has no text-to-speech to speak it. */
       readonly reason: string | null;
     }
-  | { readonly type: "media.digit"; readonly leg: LegId; readonly digit: string; readonly durationMs: number }
+  | {
+      readonly type: "media.digit";
+      readonly leg: LegId;
+      readonly digit: string;
+      readonly durationMs: number;
+      /** Left out where it came in the sound (RFC 4733), which passes on what is in it. */
+      readonly carriedBy?: "info";
+    }
   | { readonly type: "media.offered"; readonly leg: LegId; readonly offer: Sdp }
   | { readonly type: "media.joined"; readonly leg: LegId }
   /** A joined operator has sent nothing at all, though he should; `offer` describes our end for a re-INVITE to him. */

@@ -23,6 +23,8 @@ export interface ChannelPolicy {
   readonly recording: { readonly enabled: boolean; readonly resumeOnReturn: boolean };
   /** Left out: the service's own ringing tone and melody, and early media. */
   readonly sounds?: CallerSounds;
+  /** Keys by which an operator gives the caller back to the bot; left out: none do. */
+  readonly returnKeys?: string;
   /** Left out: the bot is waited for without end. */
   readonly patience?: Patience;
 }

@@ -120,6 +120,8 @@ export type CallState =
       /** He was silent, so that his sound has been asked for anew. */
       readonly reinvited: boolean;
       readonly recordingPaused: boolean;
+      /** The last keys the operator pressed, no more than the code to return has. */
+      readonly keys?: { readonly text: string; readonly atMs: number };
     }
   /** REFER sent on the caller's dialog; `accepted` once a 2xx or a NOTIFY was seen. */
   | {

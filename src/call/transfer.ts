@@ -59,6 +59,8 @@ export interface TransferRequest extends CalledParty {
   readonly answerTimeoutMs: number;
   /** From the bridge on; null for no limit. */
   readonly maxTalkMs: number | null;
+  /** Digits sent to the operator's side when the talk begins, for an extension; `w`, `W` and `,` wait. */
+  readonly dtmf?: string;
   /** What the caller hears while an operator is awaited, besides ringback. */
   readonly duringRing: readonly Prompt[];
   readonly continueCall: boolean;

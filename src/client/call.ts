@@ -35,6 +35,8 @@ export interface SwitchRequest extends SwitchTarget {
   /** What the caller hears while an operator is called. */
   readonly duringRing?: readonly WirePrompt[];
   readonly maxTalkSeconds?: number;
+  /** Digits sent to the operator's side when the talk begins, for an extension. */
+  readonly dtmf?: string;
   /** Seconds from the first INVITE to the answer; 60 unless given. */
   readonly timeout?: number | string;
   /** botId of the channel whose trunk is used. */

@@ -656,6 +656,10 @@ export const channelSchema = z
       .describe(
         "The bot is told when the caller has heard everything and pressed no key for this long, in milliseconds. Default: never, and 5000 with `format: jaicp`.",
       ),
+    returnKeys: text
+      .regex(/^[0-9*#A-D]{0,8}$/, "must be up to 8 of 0-9 * # A-D")
+      .default("*7")
+      .describe("Keys by which an operator hands the caller back to the bot; empty: none do. Default *7."),
     fallback: fallbackSchema.optional(),
   })
   .describe("A bot's entry: which calls it gets and how they are treated.");

@@ -41,6 +41,8 @@ export interface SipChannel {
   readonly answer: "immediately" | "on-command";
   readonly passHeaders: readonly string[];
   readonly recording: { readonly enabled: boolean; readonly resumeOnReturn: boolean };
+  /** Empty: an operator has no keys to hand the caller back. */
+  readonly returnKeys: string;
 }
 
 export type SipAdmission =

@@ -146,7 +146,7 @@ export class InDialog {
     request.respond(200);
     const press = readKeyPress(type, request.body);
     if (press !== undefined) {
-      post({ type: "media.digit", leg, ...press });
+      post({ type: "media.digit", leg, ...press, carriedBy: "info" });
     }
   }
 

@@ -176,7 +176,7 @@ export class Door {
         calledNumber: called,
         sipCallId: invite.header("call-id") ?? "",
         headers: passedHeaders(invite, channel.passHeaders),
-        policy: { answer: channel.answer, recording: channel.recording },
+        policy: { answer: channel.answer, recording: channel.recording, returnKeys: channel.returnKeys },
       },
     };
   }

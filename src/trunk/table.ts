@@ -62,6 +62,7 @@ export interface Channel {
   readonly botSilenceMs: number;
   readonly inputTimeoutMs: number | undefined;
   /** Undefined: the caller of a dead bot is hung up on. */
+  readonly returnKeys: string;
   readonly fallback: ChannelConfig["fallback"];
 }
 
@@ -112,8 +113,18 @@ export class TrunkTable {
       }
     }
     for (const entry of config.channels) {
-      const { botId, answer, passHeaders, recording, format, botTimeoutMs, botSilenceMs, inputTimeoutMs, fallback } =
-        entry;
+      const {
+        botId,
+        answer,
+        passHeaders,
+        recording,
+        format,
+        botTimeoutMs,
+        botSilenceMs,
+        inputTimeoutMs,
+        returnKeys,
+        fallback,
+      } = entry;
       const channel: Channel = {
         botId,
         trunk: entry.trunk as TrunkId,
@@ -129,6 +140,7 @@ export class TrunkTable {
         botTimeoutMs,
         botSilenceMs,
         inputTimeoutMs,
+        returnKeys,
         fallback,
       };
       this.#channels.set(botId, { channel, config: entry, destinations: new Destinations(entry.destinations) });

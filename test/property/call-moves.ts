@@ -31,6 +31,7 @@ export const move: fc.Arbitrary<Move> = fc.record({
 export const policy = fc.record({
   answer: fc.constantFrom("immediately" as const, "on-command" as const),
   recording: fc.record({ enabled: fc.boolean(), resumeOnReturn: fc.boolean() }),
+  returnKeys: fc.constantFrom("", "15", "5"),
   patience: fc.constantFrom(
     { answerMs: 10_000, silenceMs: 60_000, inputMs: 5_000, fallback: [{ type: "hangup", headers: [] } as const] },
     {
@@ -174,7 +175,13 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms 
       if (pick === 4) return { type: "leg.reanswered", leg, answer: sdp };
       return { type: "leg.offered", leg, exchange: `x${n}` as ExchangeId, offer: flag ? sdp : null };
     case 29:
-      return { type: "media.digit", leg, digit: flag ? "1" : "5", durationMs: 100 };
+      return {
+        type: "media.digit",
+        leg,
+        digit: flag ? "1" : "5",
+        durationMs: 100,
+        ...(flag2 ? { carriedBy: "info" as const } : {}),
+      };
     case 30:
       return flag && flag2
         ? { type: "media.lost", reason: "x" }

@@ -1,6 +1,7 @@
 import type { CallEvent } from "../event.ts";
 import type { In } from "../state.ts";
 import type { Step } from "../step.ts";
+import { withDigits } from "./keys.ts";
 import { finishTransfer, progress } from "./transfer-end.ts";
 
 export function withOperator(state: In<"withOperator">, event: CallEvent, atMs: number): Step {
@@ -8,8 +9,9 @@ export function withOperator(state: In<"withOperator">, event: CallEvent, atMs: 
   switch (event.type) {
     case "media.joined": {
       if (event.leg !== attempt.leg || state.joinedAtMs !== null) return [state, []];
-      const next = { ...state, joinedAtMs: atMs };
-      const { maxTalkMs } = state.transfer.request;
+      const joined = { ...state, joinedAtMs: atMs };
+      const { maxTalkMs, dtmf } = state.transfer.request;
+      const next = dtmf === undefined ? joined : withDigits(joined, dtmf, "operator", atMs);
       return [
         next,
         [

@@ -1,0 +1,44 @@
+import type { CallEvent } from "../event.ts";
+import type { In, Queued } from "../state.ts";
+import type { Step } from "../step.ts";
+import { finishTransfer } from "./transfer-end.ts";
+
+/** Keys pressed further apart than this are not one code. */
+const betweenKeysMs = 3_000;
+
+type Digit = Extract<CallEvent, { type: "media.digit" }>;
+type Talking = In<"withOperator">;
+
+/** A key pressed while caller and operator talk. */
+export function pressed(state: Talking, event: Digit, atMs: number): Step {
+  if (state.joinedAtMs === null) return [state, []];
+  return event.leg === state.attempt.leg ? pressedByOperator(state, event, atMs) : [passedOn(state, event, atMs), []];
+}
+
+function pressedByOperator(state: Talking, event: Digit, atMs: number): Step {
+  const code = state.core.setup.policy.returnKeys ?? "";
+  const recent = state.keys !== undefined && atMs - state.keys.atMs <= betweenKeysMs ? state.keys.text : "";
+  const text = (recent + event.digit).slice(-Math.max(1, code.length));
+  if (code === "" || text !== code) return [passedOn({ ...state, keys: { text, atMs } }, event, atMs), []];
+  const first = [{ type: "leg.bye", leg: state.attempt.leg, reason: "caller handed back", headers: [] }] as const;
+  const answered = { sipCode: 200, sipReason: "OK", endedBy: "operator", first, stays: true } as const;
+  return finishTransfer(state, { ...answered, status: "SUCCESS", cause: "completed" }, atMs);
+}
+
+/** What came by INFO is not in the other side's sound: it is sent there as tones (RFC 4733 packets pass the anchor). */
+function passedOn(state: Talking, event: Digit, atMs: number): Talking {
+  if (event.carriedBy !== "info") return state;
+  const to = event.leg === state.attempt.leg ? "caller" : "operator";
+  return withDigits(state, event.digit, to, atMs);
+}
+
+/** Digits are sent before anything else that waits. */
+export function withDigits(state: Talking, digits: string, to: "caller" | "operator", atMs: number): Talking {
+  const { commandId } = state.transfer.request;
+  const queued: Queued = { reply: { type: "dtmf", digits, to }, commandId, index: 0, arrivedAtMs: atMs };
+  const { queue } = state.core;
+  // Behind digits that wait already, so that a code keeps its order.
+  const place = queue.findIndex(({ reply }) => reply.type !== "dtmf");
+  const at = place < 0 ? queue.length : place;
+  return { ...state, core: { ...state.core, queue: [...queue.slice(0, at), queued, ...queue.slice(at)] } };
+}

@@ -1,0 +1,100 @@
+import { describe, expect, test } from "vitest";
+import type { TransferRequest } from "../../src/call/transfer.ts";
+import { CallScript, caller, operator, transferTo } from "./script.ts";
+
+const talking = (over: Partial<TransferRequest> = {}, returnKeys = "*7"): CallScript =>
+  new CallScript({ returnKeys }).callerIsWithBot().botSwitches(transferTo("100", over)).invited().answers().joined();
+
+function presses(call: CallScript, keys: string, leg = operator(1), carriedBy?: "info"): CallScript {
+  for (const digit of keys) {
+    call.happens({
+      type: "media.digit",
+      leg,
+      digit,
+      durationMs: 100,
+      ...(carriedBy === undefined ? {} : { carriedBy }),
+    });
+  }
+  return call;
+}
+const digitsSent = (call: CallScript): readonly (readonly [string, string])[] =>
+  call.effects.flatMap((effect) =>
+    effect.type === "media.play" && effect.prompt.kind === "digits"
+      ? [[effect.leg, effect.prompt.digits] as const]
+      : [],
+  );
+function played(call: CallScript): void {
+  if (call.state.phase !== "withOperator" || call.state.core.playing === null) throw new Error("nothing plays");
+  call.happens({ type: "media.played", play: call.state.core.playing.play, result: "completed", reason: null });
+}
+
+describe("the operator hands the caller back", () => {
+  test("by the channel's keys: SUCCESS, BYE to him, the caller with the bot though continueCall is false", () => {
+    const call = presses(talking({ continueCall: false }), "12*7");
+    expect(call.asked("leg.bye")).toMatchObject([{ leg: operator(1), reason: "caller handed back" }]);
+    expect(call.transfers).toMatchObject([
+      { status: { status: "SUCCESS", hangup: false }, details: { cause: "completed", endedBy: "operator" } },
+    ]);
+    expect(call.state.phase).toBe("withBot");
+  });
+
+  test("not by the caller's keys, not by half of the code, not when it takes too long, not when no keys are set", () => {
+    for (const call of [
+      presses(talking(), "*7", caller),
+      presses(talking(), "*"),
+      presses(talking(), "7*"),
+      presses(presses(talking(), "*").after(3_001), "7"),
+      presses(talking({}, ""), "*7"),
+    ]) {
+      expect(call.state.phase).toBe("withOperator");
+      expect(call.asked("leg.bye")).toEqual([]);
+    }
+  });
+
+  test("the keys are told the bot as any others", () => {
+    const call = presses(talking(), "*7");
+    const told = call.effects.flatMap((effect) =>
+      effect.type === "bot.publish" && effect.event.event === "dtmf" ? [effect.event.digit + effect.event.from] : [],
+    );
+    expect(told).toEqual(["*operator", "7operator"]);
+  });
+
+  test("not before the two are joined", () => {
+    const call = new CallScript({ returnKeys: "*7" })
+      .callerIsWithBot()
+      .botSwitches(transferTo("100"))
+      .invited()
+      .answers();
+    expect(presses(call, "*7").state.phase).toBe("withOperator");
+  });
+});
+
+describe("keys that come by INFO", () => {
+  test("are sent to the other side as tones, one after the other and in their order", () => {
+    const call = presses(talking(), "12", caller, "info");
+    expect(digitsSent(call)).toEqual([[operator(1), "1"]]);
+    played(call);
+    expect(digitsSent(call)).toEqual([
+      [operator(1), "1"],
+      [operator(1), "2"],
+    ]);
+    played(call);
+    presses(call, "3", operator(1), "info");
+    expect(digitsSent(call)).toContainEqual([caller, "3"]);
+  });
+
+  test("those in the sound are there already", () => {
+    expect(digitsSent(presses(presses(talking(), "1", caller), "2"))).toEqual([]);
+  });
+});
+
+test("digits of the switch are sent to the operator when the two are joined, and not before", () => {
+  const call = new CallScript()
+    .callerIsWithBot()
+    .botSwitches(transferTo("100", { dtmf: "ww123#" }))
+    .invited()
+    .answers();
+  expect(digitsSent(call)).toEqual([]);
+  call.joined();
+  expect(digitsSent(call)).toEqual([[operator(1), "ww123#"]]);
+});
