@@ -4,6 +4,7 @@ import { noApplication } from "./accepted.ts";
 import { Core } from "./core.ts";
 import type { CoreParts, Inbound, Origin } from "./core.ts";
 import { tagOf } from "./headers.ts";
+import { IncomingRequests } from "./pending.ts";
 import { Uac } from "./uac.ts";
 import { Uas } from "./uas.ts";
 
@@ -19,17 +20,19 @@ export interface AgentStats {
 /** The user agent: both halves over one table of dialogs, between the transactions and the wire server. */
 export class UserAgent implements SipCommands {
   readonly #core: Core;
+  readonly #incoming: IncomingRequests;
   readonly #uas: Uas;
   readonly #uac: Uac;
 
   constructor(parts: CoreParts) {
     this.#core = new Core(parts);
+    this.#incoming = new IncomingRequests(this.#core);
     this.#uac = new Uac(this.#core, {
       endPending: (dialog) => {
-        this.#uas.endPending(dialog);
+        this.#incoming.endPending(dialog);
       },
     });
-    this.#uas = new Uas(this.#core, this.#uac);
+    this.#uas = new Uas(this.#core, this.#incoming, this.#uac);
     this.#core.sessions.requests = {
       refresh: (dialog) => {
         this.#uac.refreshSession(dialog);
@@ -43,7 +46,7 @@ export class UserAgent implements SipCommands {
         this.#uac.byeFromEngine(dialog, noApplication);
       },
       owned: () => {
-        this.#uas.serveWaiting();
+        this.#incoming.serveWaiting();
       },
     };
   }
@@ -103,27 +106,27 @@ export class UserAgent implements SipCommands {
 
   clientReady(): void {
     this.#core.ownership.clientReady();
-    this.#uas.serveWaiting();
+    this.#incoming.serveWaiting();
   }
 
   routed(verb: string): void {
     this.#core.ownership.routed(verb);
-    this.#uas.serveWaiting();
+    this.#incoming.serveWaiting();
   }
 
   clientGone(lost: LostClient): void {
     // The heir of the dialogs is found first, because it gets their unanswered requests too.
     this.#core.ownership.clientGone(lost);
-    this.#uas.clientGone(lost);
+    this.#incoming.clientGone(lost);
     this.#uac.clientGone(lost.client);
     // What came while the connection was breaking waits for the heir.
-    this.#uas.serveWaiting();
+    this.#incoming.serveWaiting();
   }
 
   busyClients(): ReadonlySet<ClientId> {
     const owners = [
       ...this.#core.dialogs.all().map(({ owner }) => owner),
-      ...this.#uas.owners(),
+      ...this.#incoming.owners(),
       ...this.#uac.owners(),
     ];
     return new Set(owners.filter((owner) => owner !== undefined));
@@ -148,7 +151,7 @@ export class UserAgent implements SipCommands {
 
   /** Stops every timer and forgets everything, without telling anybody. */
   close(): void {
-    this.#uas.close();
+    this.#incoming.close();
     this.#uac.close();
     this.#core.ownership.close();
     for (const dialog of this.#core.dialogs.all()) {
@@ -157,7 +160,7 @@ export class UserAgent implements SipCommands {
   }
 
   stats(): AgentStats {
-    const uas = this.#uas.stats();
+    const uas = this.#incoming.stats();
     const uac = this.#uac.stats();
     return {
       dialogs: this.#core.dialogs.size,

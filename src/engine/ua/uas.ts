@@ -1,10 +1,9 @@
 import { Dialog, uasDialogState } from "../dialog/dialog.ts";
-import type { ClientId, Delivery, LostClient, SipCommand } from "../events.ts";
+import type { ClientId, SipCommand } from "../events.ts";
 import { responseTo } from "../sip/answer.ts";
 import { parseCSeq } from "../sip/grammar.ts";
 import { Headers, standardMethods } from "../sip/message.ts";
 import type { SipRequest, SipResponse } from "../sip/message.ts";
-import { TimerSet } from "../timers.ts";
 import { cancelFor } from "../txn/client.ts";
 import { connectionOf } from "./connection.ts";
 import type { Core, Inbound, Origin } from "./core.ts";
@@ -12,6 +11,7 @@ import { parseAppMessage, tagOf, textForApp } from "./headers.ts";
 import type { AppMessage } from "./headers.ts";
 import { buildResponse, dialogIdFor } from "./incoming.ts";
 import type { IncomingRequest } from "./incoming.ts";
+import type { IncomingRequests } from "./pending.ts";
 import { allow, busy, refusalInDialog, refusalOf, refusalOfNew, refusalOfOffer } from "./refusals.ts";
 import type { Refusal } from "./refusals.ts";
 import { parseRAck, ReliableAnswers, requires100rel } from "./reliable.ts";
@@ -39,36 +39,20 @@ const dialogOnlyMethods: ReadonlySet<string> = new Set(["INVITE", "BYE", "UPDATE
 /** Responses to one INVITE that may wait for a PRACK. */
 const mostWaitingAnswers = 16;
 
-/** How many applications are given one request, when each dies before it answers. */
-const mostDeliveries = 2;
-
 const unknownTransaction = "Response not sent due to unknown transaction";
 
 /** The server half of the user agent: requests from the network, and the applications' answers to them. */
 export class Uas {
   readonly #core: Core;
   readonly #client: ClientHalf;
-  readonly #incoming = new Map<string, IncomingRequest>();
-  /** From the server transaction to our own id. */
-  readonly #byKey = new Map<string, string>();
-  /** Call-IDs of INVITEs that wait for an answer: drachtio-srf can hold one of each only. */
-  readonly #invites = new Map<string, string>();
-  /** Those that no application has for now. */
-  readonly #waiting = new Set<IncomingRequest>();
+  readonly #requests: IncomingRequests;
   #draining = false;
   #closing = false;
 
-  constructor(core: Core, client: ClientHalf) {
+  constructor(core: Core, requests: IncomingRequests, client: ClientHalf) {
     this.#core = core;
+    this.#requests = requests;
     this.#client = client;
-  }
-
-  stats(): { readonly incoming: number; readonly invites: number; readonly timers: number } {
-    let timers = 0;
-    for (const incoming of this.#incoming.values()) {
-      timers += incoming.timers.size;
-    }
-    return { incoming: this.#incoming.size, invites: this.#invites.size, timers };
   }
 
   onRequest(transaction: Inbound): void {
@@ -82,11 +66,11 @@ export class Uas {
       this.#take(transaction);
     } catch (error) {
       this.#core.parts.log.error("a request could not be served", { error });
-      const incoming = this.#incoming.get(this.#byKey.get(transaction.key) ?? "");
+      const incoming = this.#requests.of(transaction);
       if (incoming === undefined) {
         this.#answer(transaction, 500);
       } else {
-        this.#finish(incoming, responseTo(incoming.request, 500, { toTag: incoming.localTag }));
+        this.#requests.finish(incoming, responseTo(incoming.request, 500, { toTag: incoming.localTag }));
       }
     }
   }
@@ -103,7 +87,7 @@ export class Uas {
       return;
     }
     // A BYE is served even then: it makes room.
-    if ((this.#closing || this.#incoming.size >= limits.pendingRequests) && request.method !== "BYE") {
+    if ((this.#closing || this.#requests.size >= limits.pendingRequests) && request.method !== "BYE") {
       this.#refuse(transaction, busy);
       return;
     }
@@ -138,25 +122,25 @@ export class Uas {
     const { request } = transaction;
     const { counters, events, log } = this.#core.parts;
     const refusal =
-      this.#draining && request.method === "INVITE" ? busy : refusalOfNew(this.#core, request, this.#invites);
+      this.#draining && request.method === "INVITE" ? busy : refusalOfNew(this.#core, request, this.#requests.ringing);
     if (refusal !== undefined) {
       this.#refuse(transaction, refusal);
       return;
     }
-    const incoming = this.#hold(transaction, undefined);
+    const incoming = this.#requests.hold(transaction, undefined);
     if (events.dial !== undefined) {
-      events.dial((client) => this.#offered(incoming, client));
+      events.dial((client) => this.#requests.offered(incoming, client));
       return;
     }
-    if (this.#assign(incoming)) {
+    if (this.#requests.assign(incoming)) {
       return;
     }
     const verb = request.method.toLowerCase();
     if (this.#core.ownership.expects(verb)) {
-      this.#wait(incoming);
+      this.#requests.wait(incoming);
       return;
     }
-    this.#forget(incoming);
+    this.#requests.forget(incoming);
     counters.add("requestsUnrouted");
     log.info("no application takes this request", { verb });
     if (request.method === "REFER") {
@@ -191,7 +175,7 @@ export class Uas {
       this.#answer(transaction, 481);
       return;
     }
-    const pracked = method === "PRACK" ? this.#pracked(dialog) : undefined;
+    const pracked = method === "PRACK" ? this.#requests.pracked(dialog) : undefined;
     if (pracked !== undefined) {
       stopReliable(pracked);
     }
@@ -212,27 +196,23 @@ export class Uas {
         return;
       }
     }
-    const incoming = this.#hold(transaction, dialog);
-    if (!this.#assign(incoming)) {
-      this.#wait(incoming);
+    const incoming = this.#requests.hold(transaction, dialog);
+    if (!this.#requests.assign(incoming)) {
+      this.#requests.wait(incoming);
     }
   }
 
   /** Whether an INVITE without an offer has got our 2xx, and its ACK is still to come. */
   #awaitsAnswer(dialog: Dialog): boolean {
-    return [...dialog.awaitingAck].some((txnId) => this.#incoming.get(txnId)?.request.body.length === 0);
-  }
-
-  #pracked(dialog: Dialog): IncomingRequest | undefined {
-    return dialog.reliable === undefined ? undefined : this.#incoming.get(dialog.reliable.txnId);
+    return [...dialog.awaitingAck].some((txnId) => this.#requests.get(txnId)?.request.body.length === 0);
   }
 
   #bye(transaction: Inbound, dialog: Dialog): void {
-    const invite = dialog.remoteInvite === undefined ? undefined : this.#incoming.get(dialog.remoteInvite);
+    const invite = this.#requests.get(dialog.remoteInvite);
     const early = dialog.phase === "early";
     this.#client.interruptInvite(dialog);
     // RFC 3261 §15.1.2: requests of this dialog that are still open get a 487.
-    this.endPending(dialog);
+    this.#requests.endPending(dialog);
     this.#core.endCall(dialog);
     if (this.#core.ownership.ownerOf(dialog) === undefined && this.#core.imitates("orphans")) {
       this.#answer(transaction, 481);
@@ -243,30 +223,21 @@ export class Uas {
       // application learns of it as of a CANCEL, which is what it means.
       this.#answer(transaction, 200);
       if (invite !== undefined) {
-        this.#deliverCancel(invite, cancelFor(invite.request, new Headers()), transaction.source);
+        this.#requests.deliverCancel(invite, cancelFor(invite.request, new Headers()), transaction.source);
       }
       return;
     }
-    const incoming = this.#hold(transaction, dialog);
-    if (!this.#assign(incoming)) {
-      this.#keepBye(incoming, dialog.orphanOf ?? "");
+    const incoming = this.#requests.hold(transaction, dialog);
+    if (!this.#requests.assign(incoming)) {
+      this.#requests.keepBye(incoming, dialog.orphanOf ?? "");
     }
-  }
-
-  /** Nobody is there to answer a BYE: the peer gets its 200 at once, and whoever takes the dialog over is told later. */
-  #keepBye(incoming: IncomingRequest, tags: string): void {
-    if (incoming.dialog !== undefined) {
-      this.#core.ownership.keepEnd(incoming.dialog, this.#delivery(incoming), tags);
-    }
-    this.#finish(incoming, responseTo(incoming.request, 200, { toTag: incoming.localTag }));
   }
 
   /** `cancels` is the key of the INVITE transaction that the CANCEL belongs to. */
   onCancel(transaction: Inbound, cancels: Inbound | undefined): void {
     const { request } = transaction;
     this.#core.parts.counters.add("requestsIn");
-    const txnId = cancels === undefined ? undefined : this.#byKey.get(cancels.key);
-    const incoming = txnId === undefined ? undefined : this.#incoming.get(txnId);
+    const incoming = cancels === undefined ? undefined : this.#requests.of(cancels);
     if (cancels === undefined || incoming?.phase === "accepted") {
       // RFC 3261 §9.2: nothing to cancel. After a 2xx the caller has to ACK and send BYE; timer H takes care if it does not.
       this.#answer(transaction, 481);
@@ -279,8 +250,8 @@ export class Uas {
       // Already answered finally: RFC 3261 §9.2, the CANCEL has no effect any more.
       return;
     }
-    this.#finish(incoming, responseTo(incoming.request, 487, { toTag }));
-    this.#deliverCancel(incoming, request, transaction.source);
+    this.#requests.finish(incoming, responseTo(incoming.request, 487, { toTag }));
+    this.#requests.deliverCancel(incoming, request, transaction.source);
   }
 
   onAck(request: SipRequest, source: Origin): void {
@@ -299,7 +270,7 @@ export class Uas {
       counters.add("acksUnmatched");
       return;
     }
-    this.#forget(incoming);
+    this.#requests.forget(incoming);
     const owner = this.#core.ownership.ownerOf(dialog);
     if (owner !== undefined) {
       events.deliver(owner, {
@@ -317,7 +288,7 @@ export class Uas {
 
   #acknowledged(dialog: Dialog, seq: number | undefined): IncomingRequest | undefined {
     for (const txnId of dialog.awaitingAck) {
-      const incoming = this.#incoming.get(txnId);
+      const incoming = this.#requests.get(txnId);
       if (incoming !== undefined && incoming.seq === seq) {
         return incoming;
       }
@@ -326,7 +297,7 @@ export class Uas {
   }
 
   respond(command: SipCommand, txnId: string): void {
-    const incoming = this.#incoming.get(txnId);
+    const incoming = this.#requests.get(txnId);
     // What waited for a PRACK is tried again later, and was said by one who cannot be in the call if he is gone by then.
     if (incoming === undefined || !this.#core.parts.events.isConnected(command.client)) {
       this.#core.refuse(command, unknownTransaction);
@@ -371,8 +342,7 @@ export class Uas {
     if (dialog !== undefined && dialog.phase !== "ended") {
       this.#core.ownership.adopt(dialog, command.client);
     }
-    incoming.owner = command.client;
-    this.#waiting.delete(incoming);
+    this.#requests.taken(incoming, command.client);
     this.#core.parts.counters.add("responsesOut");
     this.#core.reply(command, {
       type: "sent",
@@ -384,53 +354,6 @@ export class Uas {
     });
   }
 
-  /** Answers what the peer still waits for in a dialog that is over, and stops our own retransmissions in it. */
-  endPending(dialog: Dialog): void {
-    for (const txnId of dialog.awaitingAck) {
-      const incoming = this.#incoming.get(txnId);
-      if (incoming !== undefined) {
-        this.#forget(incoming);
-      }
-    }
-    dialog.awaitingAck.clear();
-    const invite = dialog.remoteInvite === undefined ? undefined : this.#incoming.get(dialog.remoteInvite);
-    if (invite !== undefined) {
-      this.#finish(invite, responseTo(invite.request, 487, { toTag: invite.localTag }));
-    }
-  }
-
-  /** What that connection was given and did not answer goes to another one or waits for one. */
-  clientGone({ client, tags }: LostClient): void {
-    for (const incoming of this.#incoming.values()) {
-      if (incoming.owner !== client) {
-        continue;
-      }
-      if (incoming.phase === "accepted") {
-        incoming.owner = undefined;
-      } else if (!this.#core.imitates("pending")) {
-        incoming.owner = undefined;
-        releasePrack(incoming);
-        if (incoming.request.method === "BYE") {
-          this.#keepBye(incoming, tags);
-        } else {
-          this.#wait(incoming);
-        }
-      }
-    }
-  }
-
-  /** Gives what waits to the connections that may have it by now. */
-  serveWaiting(): void {
-    for (const incoming of this.#waiting) {
-      this.#assign(incoming);
-    }
-  }
-
-  /** Who has been given what is not answered. */
-  owners(): (ClientId | undefined)[] {
-    return [...this.#incoming.values()].map(({ owner }) => owner);
-  }
-
   takeNoMore(): void {
     this.#draining = true;
   }
@@ -438,184 +361,7 @@ export class Uas {
   /** Answers what no application has answered yet and takes nothing new, because the engine is about to close. */
   endAll(): void {
     this.#closing = true;
-    for (const incoming of this.#incoming.values()) {
-      this.#answerAlone(incoming);
-    }
-  }
-
-  #answerAlone(incoming: IncomingRequest): void {
-    if (incoming.phase === "accepted") {
-      return;
-    }
-    // RFC 5057 §5: 500 leaves the dialog standing for an application that comes back; a BYE is served in any case.
-    const status = incoming.request.method === "BYE" ? 200 : incoming.inDialog ? 500 : 503;
-    this.#finish(incoming, responseTo(incoming.request, status, { toTag: incoming.localTag }));
-  }
-
-  /** Stops every timer. */
-  close(): void {
-    for (const incoming of this.#incoming.values()) {
-      this.#forget(incoming);
-    }
-  }
-
-  /** Keeps a request until an application comes, for a limited time. */
-  #wait(incoming: IncomingRequest): void {
-    if (incoming.deliveries >= mostDeliveries) {
-      this.#answerAlone(incoming);
-      return;
-    }
-    const { events, settings } = this.#core.parts;
-    if (!incoming.inDialog && events.dial !== undefined) {
-      // Nobody connects by himself: another application is called.
-      this.#limitAnswer(incoming);
-      events.dial((client) => this.#offered(incoming, client));
-      return;
-    }
-    const { orphanGraceMs, waitMs } = settings;
-    this.#waiting.add(incoming);
-    // The peer of an INVITE has its 100 and waits as long as we like; others give up after 64*T1.
-    const limitMs = incoming.inDialog && incoming.request.method === "INVITE" ? orphanGraceMs : waitMs;
-    incoming.timers.start("answer", limitMs, () => {
-      const status = incoming.inDialog ? 480 : 503;
-      this.#core.parts.counters.add("requestsUnrouted");
-      this.#finish(incoming, responseTo(incoming.request, status, { toTag: incoming.localTag }));
-    });
-    this.#assign(incoming);
-  }
-
-  /** Gives a request to the connection it belongs to. False when there is none. */
-  #assign(incoming: IncomingRequest): boolean {
-    const { events, limits } = this.#core.parts;
-    const { dialog } = incoming;
-    // Each round asks another connection, and a connection that could not be written to is gone from the list.
-    for (let attempt = 0; attempt < limits.clients; attempt += 1) {
-      const owner =
-        incoming.inDialog && dialog !== undefined
-          ? this.#core.ownership.ownerOf(dialog)
-          : events.choose(incoming.request.method.toLowerCase());
-      if (owner === undefined) {
-        return false;
-      }
-      if (this.#give(incoming, owner)) {
-        return true;
-      }
-    }
-    return false;
-  }
-
-  #give(incoming: IncomingRequest, owner: ClientId): boolean {
-    if (!this.#core.parts.events.deliver(owner, this.#delivery(incoming))) {
-      return false;
-    }
-    incoming.owner = owner;
-    incoming.deliveries += 1;
-    this.#waiting.delete(incoming);
-    this.#limitAnswer(incoming);
-    if (incoming.dialog !== undefined && !incoming.inDialog) {
-      // It rings already, and the application that made it ring is gone: the PRACK is for this one.
-      this.#core.ownership.adopt(incoming.dialog, owner);
-    }
-    return true;
-  }
-
-  /** Outbound mode: the connection made for a request, or none. False when it has no use for it. */
-  #offered(incoming: IncomingRequest, client: ClientId | undefined): boolean {
-    // It was cancelled in the meantime, and an application must not learn of it any more (drachtio.md §2.6).
-    if (!this.#incoming.has(incoming.txnId)) {
-      return false;
-    }
-    if (client !== undefined && this.#give(incoming, client)) {
-      return true;
-    }
-    this.#core.parts.counters.add("requestsUnrouted");
-    this.#finish(incoming, responseTo(incoming.request, 480, { toTag: incoming.localTag }));
-    return false;
-  }
-
-  #hold(transaction: Inbound, dialog: Dialog | undefined): IncomingRequest {
-    const { parts } = this.#core;
-    const { request } = transaction;
-    const incoming: IncomingRequest = {
-      txnId: parts.random.uuid(),
-      transaction,
-      request,
-      callId: request.headers.get("Call-ID") ?? "",
-      seq: parseCSeq(request.headers.get("CSeq") ?? "")?.number ?? 0,
-      owner: undefined,
-      deliveries: 0,
-      localTag: dialog?.localTag ?? tagOf(request.headers.get("To")) ?? this.#core.newTag(),
-      tagSent: dialog !== undefined,
-      dialog,
-      inDialog: dialog !== undefined,
-      phase: "held",
-      reliable: undefined,
-      afterPrack: [],
-      session: undefined,
-      timers: new TimerSet(parts.clock),
-    };
-    this.#incoming.set(incoming.txnId, incoming);
-    this.#byKey.set(transaction.key, incoming.txnId);
-    if (request.method === "INVITE") {
-      if (dialog === undefined) {
-        this.#invites.set(incoming.callId, incoming.txnId);
-      } else {
-        dialog.remoteInvite = incoming.txnId;
-      }
-    } else if (request.method === "UPDATE" && dialog !== undefined) {
-      dialog.remoteUpdate = incoming.txnId;
-    }
-    this.#limitAnswer(incoming);
-    return incoming;
-  }
-
-  #limitAnswer(incoming: IncomingRequest): void {
-    const { settings, timers } = this.#core.parts;
-    // 64 s for a new request, 32 s inside a dialog, both in units of T1.
-    const holdMs = incoming.inDialog ? timers.t64Ms : 2 * timers.t64Ms;
-    incoming.timers.start("answer", incoming.phase === "provisional" ? settings.ringingLimitMs : holdMs, () => {
-      this.#unanswered(incoming);
-    });
-  }
-
-  #unanswered(incoming: IncomingRequest): void {
-    const { counters, log } = this.#core.parts;
-    counters.add("requestsUnanswered");
-    log.warn("an application did not answer a request", { verb: incoming.request.method.toLowerCase() });
-    if (incoming.inDialog) {
-      this.#finish(incoming, responseTo(incoming.request, 500, { toTag: incoming.localTag }));
-    } else if (incoming.request.method === "INVITE" && !this.#core.imitates("unanswered")) {
-      this.#finish(incoming, responseTo(incoming.request, 408, { toTag: incoming.localTag }));
-    } else {
-      // RFC 4320 §4.2: a late final response to a non-INVITE helps nobody, its sender has given up long ago.
-      this.#forget(incoming);
-      incoming.transaction.abandon();
-    }
-  }
-
-  #delivery(incoming: IncomingRequest): Delivery {
-    const { request, transaction, inDialog, dialog } = incoming;
-    return {
-      source: "network",
-      peer: transaction.source,
-      txnId: incoming.txnId,
-      dialogId: inDialog ? dialog?.id : undefined,
-      receivedOn: inDialog ? undefined : transaction.source.local,
-      message: textForApp(request),
-    };
-  }
-
-  #deliverCancel(incoming: IncomingRequest, cancel: SipRequest, source: Origin): void {
-    if (incoming.owner === undefined) {
-      return;
-    }
-    this.#core.parts.events.deliver(incoming.owner, {
-      source: "network",
-      peer: source,
-      txnId: incoming.txnId,
-      dialogId: incoming.dialog?.id,
-      message: textForApp(cancel),
-    });
+    this.#requests.answerAll();
   }
 
   /** drachtio-srf may bring a To tag of its own; once a tag went out it is fixed (RFC 3261 §8.2.6.2). */
@@ -677,7 +423,7 @@ export class Uas {
     if (status < 200) {
       const reliable = requires100rel(response.headers) ? this.#numbered(incoming, response) : undefined;
       if (!incoming.transaction.respond(response)) {
-        this.#drop(incoming);
+        this.#requests.drop(incoming);
         return false;
       }
       if (reliable !== undefined) {
@@ -698,7 +444,7 @@ export class Uas {
       }
       if (incoming.phase === "held") {
         incoming.phase = "provisional";
-        this.#limitAnswer(incoming);
+        this.#requests.limitAnswer(incoming);
       }
       return true;
     }
@@ -708,7 +454,7 @@ export class Uas {
       if (status < 300 && incoming.inDialog && targetRefreshes.has(request.method)) {
         dialog?.refreshTarget(request);
       }
-      const sent = this.#finish(incoming, response);
+      const sent = this.#requests.finish(incoming, response);
       if (dialog !== undefined) {
         followSubscription(this.#core, dialog, request, response);
       }
@@ -722,12 +468,12 @@ export class Uas {
       return sent;
     }
     if (!incoming.transaction.respond(response)) {
-      this.#drop(incoming);
+      this.#requests.drop(incoming);
       return false;
     }
     incoming.tagSent = true;
     incoming.phase = "accepted";
-    this.#invites.delete(incoming.callId);
+    this.#requests.accepted(incoming);
     if (dialog !== undefined) {
       dialog.phase = dialog.phase === "early" ? "confirmed" : dialog.phase;
       dialog.remoteInvite = undefined;
@@ -759,11 +505,15 @@ export class Uas {
 
   #prackTimeout(incoming: IncomingRequest): void {
     this.#core.parts.counters.add("prackTimeouts");
-    this.#finish(incoming, responseTo(incoming.request, 504, { toTag: incoming.localTag }));
+    this.#requests.finish(incoming, responseTo(incoming.request, 504, { toTag: incoming.localTag }));
     if (!incoming.inDialog) {
       // The application learns of it as of a caller who gave up: the protocol has no other word for it.
       const reason = { name: "Reason", value: 'SIP;cause=504;text="PRACK timeout"' };
-      this.#deliverCancel(incoming, cancelFor(incoming.request, new Headers([reason])), incoming.transaction.source);
+      this.#requests.deliverCancel(
+        incoming,
+        cancelFor(incoming.request, new Headers([reason])),
+        incoming.transaction.source,
+      );
     }
   }
 
@@ -771,7 +521,7 @@ export class Uas {
   #ackTimeout(incoming: IncomingRequest): void {
     const { dialog } = incoming;
     this.#core.parts.counters.add("ackTimeouts");
-    this.#forget(incoming);
+    this.#requests.forget(incoming);
     if (dialog === undefined || dialog.phase === "ended") {
       return;
     }
@@ -780,55 +530,6 @@ export class Uas {
       this.#client.byeFromEngine(dialog, 'SIP ;cause=200 ;text="ACK timeout"');
     }
     dialog.releaseHeld();
-  }
-
-  /** Sends a final response that needs nothing more of us, and forgets the request. */
-  #finish(incoming: IncomingRequest, response: SipResponse): boolean {
-    const { dialog } = incoming;
-    const sent = incoming.transaction.respond(response);
-    this.#forget(incoming);
-    // RFC 3261 §12.3: a non-2xx final response ends the early dialogs of its INVITE.
-    if (!incoming.inDialog && incoming.request.method === "INVITE" && dialog?.phase === "early") {
-      this.#core.endDialog(dialog);
-    }
-    return sent;
-  }
-
-  /** The connection for the answer is gone: nothing can be sent any more. */
-  #drop(incoming: IncomingRequest): void {
-    this.#forget(incoming);
-    if (!incoming.inDialog && incoming.dialog?.phase === "early") {
-      this.#core.endDialog(incoming.dialog);
-    }
-    incoming.transaction.abandon();
-  }
-
-  #forget(incoming: IncomingRequest): void {
-    const { dialog } = incoming;
-    incoming.timers.clear();
-    this.#waiting.delete(incoming);
-    this.#incoming.delete(incoming.txnId);
-    this.#byKey.delete(incoming.transaction.key);
-    if (this.#invites.get(incoming.callId) === incoming.txnId) {
-      this.#invites.delete(incoming.callId);
-    }
-    if (dialog !== undefined) {
-      dialog.awaitingAck.delete(incoming.txnId);
-      if (dialog.remoteInvite === incoming.txnId) {
-        dialog.remoteInvite = undefined;
-      }
-      if (dialog.remoteUpdate === incoming.txnId) {
-        dialog.remoteUpdate = undefined;
-      }
-    }
-    releasePrack(incoming);
-    if (incoming.request.method === "PRACK" && dialog !== undefined) {
-      dialog.reliable?.settle();
-      const invite = this.#pracked(dialog);
-      if (invite !== undefined) {
-        releasePrack(invite);
-      }
-    }
   }
 
   /** A final answer of the engine's own, which no application sees. */
@@ -848,12 +549,5 @@ export class Uas {
 
   #answer(transaction: Inbound, status: number): void {
     this.#refuse(transaction, { status });
-  }
-}
-
-/** What waited for a PRACK is tried again: it waits on, goes out, or is refused because the INVITE is over. */
-function releasePrack(incoming: IncomingRequest): void {
-  for (const send of incoming.afterPrack.splice(0)) {
-    send();
   }
 }
