@@ -101,7 +101,7 @@ export const transferStatusSchema = z
     number: z
       .string()
       .describe(
-        "What the bot asked for (`phoneNumber` or `sipUri`), unchanged; of several targets the one who answered or was nearest to it.",
+        "What the bot asked for (`phoneNumber` or `sipUri`), unchanged, also when an operator has passed the caller on; of several targets the one who answered or was nearest to it.",
       ),
   })
   .describe("Exactly these three keys in this order.");

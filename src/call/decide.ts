@@ -5,6 +5,7 @@ import { loseBot, noInput, watchSilence } from "./patience.ts";
 import { answering, offered } from "./phases/arriving.ts";
 import { dialling } from "./phases/dialling.ts";
 import { referring } from "./phases/referring.ts";
+import { passOn } from "./phases/passing.ts";
 import { advance, receive } from "./phases/replies.ts";
 import { pressed } from "./phases/keys.ts";
 import { invalidSwitch } from "./phases/transfer-end.ts";
@@ -68,10 +69,12 @@ function awaits(state: CallState, leg: LegId): boolean {
   return state.legs.some((one) => one.leg === leg && one.invitedAtMs !== null && one.answer === null);
 }
 
-/** Whether this operator is being asked to confirm, or talks. */
+/** Whether this operator is being asked to confirm, talks, or passes the caller on. */
 function hasAnswered(state: CallState, leg: LegId): boolean {
   if (state.phase === "withOperator") return state.attempt.leg === leg;
-  return state.phase === "dialling" && state.legs.some((one) => one.leg === leg && one.answer !== null);
+  if (state.phase !== "dialling") return false;
+  if (state.passing?.here === true && state.passing.attempt.leg === leg) return true;
+  return state.legs.some((one) => one.leg === leg && one.answer !== null);
 }
 
 /** What a call answers the same way in all phases in which the caller is there; the rest is the phase's business. */
@@ -113,6 +116,8 @@ function live(state: Live, event: CallEvent, atMs: number): Step {
       const told = publish({ event: "dtmf", digit, durationMs, from });
       return state.phase === "withOperator" ? after([told], pressed(state, event, atMs)) : [state, [told]];
     }
+    case "leg.referred":
+      return passOn(state, event, atMs);
     case "leg.offered":
       return [state, [{ type: "media.update", leg: event.leg, exchange: event.exchange, offer: event.offer }]];
     case "media.updated":

@@ -42,6 +42,16 @@ export type Effect =
   | { readonly type: "leg.refer"; readonly leg: LegId; readonly request: TransferRequest }
   /** The trunk's side did not follow a REFER: it is not asked again for a while. */
   | { readonly type: "trunk.withoutRefer"; readonly trunk: TrunkId }
+  /** The answer to the peer's REFER; with 202 the first NOTIFY goes out as well (RFC 3515 §2.4.4). */
+  | { readonly type: "refer.answer"; readonly leg: LegId; readonly status: 202 | 603 }
+  /** How the call that his REFER asked for gets on; nothing follows the `last`. */
+  | {
+      readonly type: "refer.notify";
+      readonly leg: LegId;
+      readonly status: number;
+      readonly reason: string | null;
+      readonly last: boolean;
+    }
   | { readonly type: "leg.reanswer"; readonly leg: LegId; readonly exchange: ExchangeId; readonly answer: Sdp }
   | { readonly type: "leg.reinvite"; readonly leg: LegId; readonly offer: Sdp }
   | { readonly type: "leg.refuse"; readonly leg: LegId; readonly exchange: ExchangeId; readonly status: number }
@@ -55,6 +65,8 @@ export type Effect =
   /** The operator can hear prompts and press keys; caller and operator do not hear each other. */
   | { readonly type: "media.consult"; readonly leg: LegId; readonly answer: Sdp }
   | { readonly type: "media.join"; readonly leg: LegId; readonly answer: Sdp }
+  /** The caller leaves the operator, whose leg stays, or comes back to him. */
+  | { readonly type: "media.aside"; readonly leg: LegId; readonly on: boolean }
   /** The operator's side goes, the caller is with the bot's side again. */
   | { readonly type: "media.drop"; readonly leg: LegId }
   | { readonly type: "media.update"; readonly leg: LegId; readonly exchange: ExchangeId; readonly offer: Sdp | null }

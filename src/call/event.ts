@@ -1,5 +1,6 @@
 import type { CommandId, ExchangeId, LegId, PlayId, Sdp, TransferId } from "./ids.ts";
 import type { Command } from "./reply.ts";
+import type { CalledParty } from "./transfer.ts";
 
 /**
  * Everything that can happen to a call. Adapters turn what they see on a wire into one of these and decide nothing themselves.
@@ -64,6 +65,8 @@ export type CallEvent =
   /** Progress and end of a REFER we sent, from its response or a NOTIFY's sipfrag (RFC 3515 §2.4.4). */
   | { readonly type: "refer.progress"; readonly leg: LegId; readonly status: number }
   | ({ readonly type: "refer.done"; readonly leg: LegId } & SipFailure)
+  /** The peer asks us to bring the caller to somebody else; the destination policy has let the target pass (RFC 3515). */
+  | ({ readonly type: "leg.referred"; readonly leg: LegId } & CalledParty)
   // The bot.
   | { readonly type: "bot.command"; readonly command: Command }
   | {

@@ -22,6 +22,8 @@ export interface Signalling {
   cancel(call: CallId, leg: LegId, reason: string, elsewhere: boolean): void;
   bye(call: CallId, leg: LegId, reason: string, headers: readonly CustomHeader[]): void;
   refer(call: CallId, leg: LegId, request: TransferRequest): void;
+  answerRefer(call: CallId, leg: LegId, status: 202 | 603): void;
+  notifyRefer(call: CallId, leg: LegId, status: number, reason: string | null, last: boolean): void;
   reanswer(call: CallId, leg: LegId, exchange: ExchangeId, answer: Sdp): void;
   reinvite(call: CallId, leg: LegId, offer: Sdp): void;
   refuse(call: CallId, leg: LegId, exchange: ExchangeId, status: number): void;
@@ -37,6 +39,7 @@ export interface MediaAnchor {
   early(call: CallId, leg: LegId, answer: Sdp): void;
   consult(call: CallId, leg: LegId, answer: Sdp): void;
   join(call: CallId, leg: LegId, answer: Sdp): void;
+  aside(call: CallId, leg: LegId, on: boolean): void;
   drop(call: CallId, leg: LegId): void;
   update(call: CallId, leg: LegId, exchange: ExchangeId, offer: Sdp | null): void;
   renew(call: CallId, leg: LegId, answer: Sdp): void;

@@ -25,6 +25,8 @@ export interface ChannelPolicy {
   readonly sounds?: CallerSounds;
   /** Keys by which an operator gives the caller back to the bot; left out: none do. */
   readonly returnKeys?: string;
+  /** An operator may pass the caller on by REFER. Left out: his REFER is refused. */
+  readonly operatorRefer?: "accept" | "refuse";
   /** Left out: the bot is waited for without end. */
   readonly patience?: Patience;
 }

@@ -62,6 +62,30 @@ export interface OpenTransfer {
   readonly attempts: readonly AttemptRecord[];
   /** Prompts for the caller that have not been played. */
   readonly ringPrompts: readonly RingPrompt[];
+  /** The talk with the operator the bot wanted, once he has passed the caller on to somebody else. */
+  readonly talk: FirstTalk | null;
+}
+
+/** What the bot is told of a transfer that an operator has carried on: it succeeded with him. */
+export interface FirstTalk {
+  /** As the bot wrote it. */
+  readonly number: string;
+  readonly ringMs: number | null;
+  readonly answerMs: number | null;
+  readonly joinedAtMs: number;
+}
+
+/** An operator who asked by REFER that somebody else takes the caller: he is kept until that one has answered. */
+export interface PassingOperator {
+  readonly attempt: Attempt;
+  readonly answeredAtMs: number;
+  readonly joinedAtMs: number;
+  readonly reinvited: boolean;
+  readonly recordingPaused: boolean;
+  /** The transfer as it was with him; it goes on when nobody else answers. */
+  readonly transfer: OpenTransfer;
+  /** False once he has hung up himself. */
+  readonly here: boolean;
 }
 
 /** One INVITE towards an operator. */
@@ -108,6 +132,8 @@ export type CallState =
       readonly transfer: OpenTransfer;
       /** Attempts under way, oldest first; never empty. */
       readonly legs: readonly Attempt[];
+      /** Null while the bot's own transfer is being made. */
+      readonly passing: PassingOperator | null;
     }
   /** The operator has answered; `joinedAtMs` is null until the anchor has joined him. */
   | {

@@ -637,6 +637,12 @@ export const channelSchema = z
       })
       .prefault({})
       .describe("Where this bot may send callers, and how often."),
+    operatorRefer: z
+      .enum(["accept", "refuse"])
+      .default("refuse")
+      .describe(
+        "An operator may pass the caller on by REFER, to whom `destinations` lets the bot call; numbers go over the trunk of his own call. Default refuse, which answers 603.",
+      ),
     format: z
       .enum(["patchbay", "jaicp"])
       .default("patchbay")

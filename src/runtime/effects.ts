@@ -32,6 +32,10 @@ export function runEffect(ports: Ports, setup: CallSetup, effect: Effect): void 
       return signalling.bye(call, effect.leg, effect.reason, effect.headers);
     case "leg.refer":
       return signalling.refer(call, effect.leg, effect.request);
+    case "refer.answer":
+      return signalling.answerRefer(call, effect.leg, effect.status);
+    case "refer.notify":
+      return signalling.notifyRefer(call, effect.leg, effect.status, effect.reason, effect.last);
     case "trunk.withoutRefer":
       return trunks.withoutRefer(effect.trunk);
     case "leg.reanswer":
@@ -59,6 +63,8 @@ export function runEffect(ports: Ports, setup: CallSetup, effect: Effect): void 
       return media.consult(call, effect.leg, effect.answer);
     case "media.join":
       return media.join(call, effect.leg, effect.answer);
+    case "media.aside":
+      return media.aside(call, effect.leg, effect.on);
     case "media.drop":
       return media.drop(call, effect.leg);
     case "media.update":

@@ -149,6 +149,14 @@ export class CallerLeg implements Leg {
     // The caller's phone is asked nothing.
   }
 
+  answerRefer(): void {
+    // The caller's side never gets as far as to be answered: its REFER is declined at once.
+  }
+
+  notifyRefer(): void {
+    // See above.
+  }
+
   reanswer(exchange: ExchangeId, answer: Sdp): void {
     this.#inDialog()?.reanswer(exchange, answer);
   }

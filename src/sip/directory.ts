@@ -43,6 +43,7 @@ export interface SipChannel {
   readonly recording: { readonly enabled: boolean; readonly resumeOnReturn: boolean };
   /** Empty: an operator has no keys to hand the caller back. */
   readonly returnKeys: string;
+  readonly operatorRefer: "accept" | "refuse";
 }
 
 export type SipAdmission =
@@ -66,5 +67,7 @@ export interface TrunkDirectory {
   hostRefusal(botId: string, host: string, port: number | null): string | null;
   /** The same for an address that the host resolves to. */
   addressRefusal(botId: string, address: string, host: string): string | null;
+  /** Whether an operator may pass this bot's callers on by REFER. */
+  takesRefer(botId: string): boolean;
   botNumber(botId: string, trunk: TrunkId, called: string): string;
 }

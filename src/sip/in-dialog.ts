@@ -19,6 +19,8 @@ export interface InDialogOptions {
   readonly post: (event: CallEvent) => boolean;
   /** A NOTIFY; true when it belonged to a REFER of ours. */
   readonly onNotify: (request: IncomingRequest) => boolean;
+  /** A REFER; whoever takes it answers it. Left out: it is declined. */
+  readonly onRefer?: (request: IncomingRequest) => void;
 }
 
 /** Answers what a peer sends within a confirmed dialog. */
@@ -107,8 +109,9 @@ export class InDialog {
         request.respond(this.#options.onNotify(request) ? 200 : 481);
         break;
       case "REFER":
-        // Moving the call is the bot's business; a peer that asks for it is declined. RFC 3515 §2.4.2.
-        request.respond(603);
+        // Moving the caller is the bot's business, and an operator's where the channel lets him. RFC 3515 §2.4.2.
+        if (this.#options.onRefer === undefined) request.respond(603);
+        else this.#options.onRefer(request);
         break;
       default:
         request.respond(405, undefined, { headers: [{ name: "Allow", value: allowedMethods }] });

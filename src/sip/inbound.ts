@@ -176,7 +176,12 @@ export class Door {
         calledNumber: called,
         sipCallId: invite.header("call-id") ?? "",
         headers: passedHeaders(invite, channel.passHeaders),
-        policy: { answer: channel.answer, recording: channel.recording, returnKeys: channel.returnKeys },
+        policy: {
+          answer: channel.answer,
+          recording: channel.recording,
+          returnKeys: channel.returnKeys,
+          operatorRefer: channel.operatorRefer,
+        },
       },
     };
   }

@@ -63,6 +63,8 @@ export interface Leg {
   cancel(reason: string, elsewhere: boolean): void;
   bye(reason: string, headers: readonly CustomHeader[]): void;
   refer(request: TransferRequest): void;
+  answerRefer(status: 202 | 603): void;
+  notifyRefer(status: number, reason: string | null, last: boolean): void;
   reanswer(exchange: ExchangeId, answer: Sdp): void;
   /** Offers our end anew to an operator who has answered. */
   reinvite(offer: Sdp): void;

@@ -47,7 +47,7 @@ export interface OperatorInviteParts {
   readonly trunk: SipTrunk;
   readonly gateway: SipGateway;
   readonly route: OperatorRoute;
-  readonly directory: Pick<TrunkDirectory, "botNumber">;
+  readonly directory: Pick<TrunkDirectory, "botNumber" | "takesRefer">;
   /** Where the engine listens, as peers see it. */
   readonly listening: readonly ListenAddress[];
   /** We answer a challenge of this gateway. */
@@ -74,7 +74,8 @@ export function operatorHeaders(parts: OperatorInviteParts): readonly HeaderLine
   return [
     { name: "From", value: formatNameAddr(from.display, addressOf(from.user, from.host ?? fromHost ?? "localhost")) },
     { name: "To", value: `<${route.to}>` },
-    { name: "Allow", value: allowedMethods },
+    // A phone offers its user a transfer only where REFER is allowed.
+    { name: "Allow", value: parts.directory.takesRefer(facts.botId) ? `${allowedMethods}, REFER` : allowedMethods },
     ...offerSession(trunk.sessionExpiresSeconds, authenticates, leastAccepted),
     ...headers,
   ];

@@ -14,8 +14,9 @@ import { operatorHeaders, operatorRoute } from "./operator-invite.ts";
 import type { OperatorRoute } from "./operator-invite.ts";
 import { formatReason, parseReason } from "./reason.ts";
 import { SipFault } from "./link/fault.ts";
-import type { OutgoingInvite, Reply, SentInvite, SipDialog } from "./link/types.ts";
+import type { IncomingRequest, OutgoingInvite, Reply, SentInvite, SipDialog } from "./link/types.ts";
 import { destinationRefusal } from "./destination.ts";
+import { readReferral, Referral } from "./referral.ts";
 import { leastAcceptedBy } from "./session-expires.ts";
 import { formatSipUri, parseNameAddr, parseSipUri, splitOutsideQuotes } from "./uri.ts";
 
@@ -26,7 +27,13 @@ type State =
   | { readonly phase: "inviting"; readonly invite: OutgoingInvite; readonly sent: SentInvite | null }
   /** CANCEL is out; a 200 that still comes is ended by BYE (RFC 3261 §9.1, §15). */
   | { readonly phase: "cancelled"; readonly invite: OutgoingInvite; readonly deadline: Cancellable }
-  | { readonly phase: "confirmed"; readonly dialog: SipDialog; readonly inDialog: InDialog }
+  | {
+      readonly phase: "confirmed";
+      readonly dialog: SipDialog;
+      readonly inDialog: InDialog;
+      /** His last REFER; there is one at a time. */
+      readonly referral: Referral | null;
+    }
   /** Our BYE is out, or nothing is left to do. */
   | { readonly phase: "over" };
 
@@ -174,6 +181,18 @@ export class OperatorLeg implements Leg {
     });
   }
 
+  answerRefer(status: 202 | 603): void {
+    if (this.#state.phase === "confirmed") {
+      this.#state.referral?.answer(status);
+    }
+  }
+
+  notifyRefer(status: number, reason: string | null, last: boolean): void {
+    if (this.#state.phase === "confirmed") {
+      this.#state.referral?.notify(status, reason, last);
+    }
+  }
+
   reanswer(exchange: ExchangeId, answer: Sdp): void {
     if (this.#state.phase === "confirmed") {
       this.#state.inDialog.reanswer(exchange, answer);
@@ -273,8 +292,11 @@ export class OperatorLeg implements Leg {
       exchangeMs: times.exchangeMs,
       post: (event) => this.#post(event),
       onNotify: () => false,
+      onRefer: (request) => {
+        this.#referred(request);
+      },
     });
-    this.#state = { phase: "confirmed", dialog, inDialog };
+    this.#state = { phase: "confirmed", dialog, inDialog, referral: null };
     this.#confirmedAtMs = clock.now();
     dialog.listen({
       acknowledged: (body) => {
@@ -304,6 +326,37 @@ export class OperatorLeg implements Leg {
     });
     if (!this.#post({ type: "leg.answered", leg: this.id, answer: reply.body as Sdp })) {
       this.#hangUp(dialog, "no such call", []);
+    }
+  }
+
+  /** He wants the caller to be brought to somebody else. */
+  #referred(request: IncomingRequest): void {
+    const state = this.#state;
+    const { directory, link, times } = this.#context;
+    const { botId } = this.#facts;
+    if (state.phase !== "confirmed" || !directory.takesRefer(botId) || state.referral?.open === true) {
+      request.respond(603);
+      return;
+    }
+    const outcome = readReferral(request, {
+      ownHosts: [...this.#peer.gateways.map(({ host }) => host), ...link.listening().map(({ address }) => address)],
+      numberRefusal: (digits) => directory.numberRefusal(botId, this.trunk, digits),
+      hostRefusal: (host, port) => directory.hostRefusal(botId, host, port),
+    });
+    if ("status" in outcome) {
+      this.#context.log.info({ call: this.call, status: outcome.status }, "a REFER of an operator was refused");
+      request.respond(outcome.status, outcome.reason, { headers: outcome.headers ?? [] });
+      return;
+    }
+    const referral = new Referral({
+      request,
+      dialog: state.dialog,
+      timeoutMs: times.requestMs,
+      first: state.referral === null,
+    });
+    this.#state = { ...state, referral };
+    if (!this.#post({ type: "leg.referred", leg: this.id, ...outcome.party })) {
+      referral.answer(603);
     }
   }
 
@@ -469,6 +522,7 @@ export class OperatorLeg implements Leg {
     if (state.phase === "cancelled") {
       state.deadline.cancel();
     } else if (state.phase === "confirmed") {
+      state.referral?.close();
       state.inDialog.close();
     }
   }

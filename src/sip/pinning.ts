@@ -138,6 +138,14 @@ export class PendingLeg implements Leg {
     // There is no dialog yet.
   }
 
+  answerRefer(): void {
+    // There is no dialog yet.
+  }
+
+  notifyRefer(): void {
+    // There is no dialog yet.
+  }
+
   reanswer(): void {
     // There is no dialog yet.
   }

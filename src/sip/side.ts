@@ -363,6 +363,18 @@ export class SipSide implements Signalling {
     });
   }
 
+  answerRefer(_call: CallId, leg: LegId, status: 202 | 603): void {
+    this.#with(leg, (found) => {
+      found.answerRefer(status);
+    });
+  }
+
+  notifyRefer(_call: CallId, leg: LegId, status: number, reason: string | null, last: boolean): void {
+    this.#with(leg, (found) => {
+      found.notifyRefer(status, reason, last);
+    });
+  }
+
   reanswer(_call: CallId, leg: LegId, exchange: ExchangeId, answer: Sdp): void {
     this.#with(leg, (found) => {
       found.reanswer(exchange, answer);

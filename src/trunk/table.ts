@@ -57,6 +57,7 @@ export interface Channel {
   readonly passHeaders: readonly string[];
   readonly recording: { readonly enabled: boolean; readonly resumeOnReturn: boolean };
   readonly sounds: CallerSounds;
+  readonly operatorRefer: ChannelConfig["operatorRefer"];
   readonly format: ChannelConfig["format"];
   readonly botTimeoutMs: number;
   readonly botSilenceMs: number;
@@ -118,6 +119,7 @@ export class TrunkTable {
         answer,
         passHeaders,
         recording,
+        operatorRefer,
         format,
         botTimeoutMs,
         botSilenceMs,
@@ -136,6 +138,7 @@ export class TrunkTable {
           holdUrl: entry.sounds.holdUrl ?? null,
           earlyMedia: entry.sounds.earlyMedia,
         },
+        operatorRefer,
         format,
         botTimeoutMs,
         botSilenceMs,
@@ -286,6 +289,11 @@ export class TrunkTable {
   addressRefusal(botId: string, address: string, host: string): Refusal {
     const destinations = this.#channels.get(botId)?.destinations;
     return destinations === undefined ? "there is no such channel" : destinations.address(address, host);
+  }
+
+  /** Whether an operator may pass this bot's callers on by REFER. */
+  takesRefer(botId: string): boolean {
+    return this.#channels.get(botId)?.channel.operatorRefer === "accept";
   }
 
   /**

@@ -21,7 +21,7 @@ export const fallbackTransfer = "t-fallback" as TransferId;
 
 const statuses = [180, 183, 200, 302, 401, 403, 404, 408, 480, 486, 487, 488, 500, 503, 600, 603] as const;
 export const move: fc.Arbitrary<Move> = fc.record({
-  kind: fc.nat({ max: 36 }),
+  kind: fc.nat({ max: 41 }),
   pick: fc.nat({ max: 5 }),
   status: fc.constantFrom(...statuses),
   flag: fc.boolean(),
@@ -30,6 +30,7 @@ export const move: fc.Arbitrary<Move> = fc.record({
 });
 export const policy = fc.record({
   answer: fc.constantFrom("immediately" as const, "on-command" as const),
+  operatorRefer: fc.constantFrom("accept" as const, "accept" as const, "refuse" as const),
   recording: fc.record({ enabled: fc.boolean(), resumeOnReturn: fc.boolean() }),
   returnKeys: fc.constantFrom("", "15", "5"),
   patience: fc.constantFrom(
@@ -59,7 +60,10 @@ export const policy = fc.record({
 const beep: Prompt = { kind: "audio", url: "file:///beep.wav", times: 1 };
 
 function legsOf(state: CallState): readonly LegId[] {
-  if (state.phase === "dialling") return state.legs.map(({ leg }) => leg);
+  if (state.phase === "dialling") {
+    const passing = state.passing === null ? [] : [state.passing.attempt.leg];
+    return [...state.legs.map(({ leg }) => leg), ...passing];
+  }
   return state.phase === "withOperator" ? [state.attempt.leg] : [operator(1)];
 }
 
@@ -67,6 +71,25 @@ function legsOf(state: CallState): readonly LegId[] {
 function legWhere(state: CallState, invited: boolean, other: LegId): LegId {
   if (state.phase !== "dialling") return other;
   return state.legs.find(({ invitedAtMs }) => (invitedAtMs !== null) === invited)?.leg ?? other;
+}
+
+/** What comes next when all goes well, so that long stories happen; null when it is somebody's turn to act. */
+function nextStep(state: CallState): CallEvent | null {
+  switch (state.phase) {
+    case "offered":
+      return { type: "media.opened", answer: sdp };
+    case "answering":
+      return { type: "leg.confirmed", leg: caller };
+    case "dialling": {
+      const leg = state.legs.at(-1)?.leg ?? operator(1);
+      const invited = state.legs.at(-1)?.invitedAtMs !== null;
+      return invited ? { type: "leg.answered", leg, answer: sdp } : { type: "media.offered", leg, offer: sdp };
+    }
+    case "withOperator":
+      return state.joinedAtMs === null ? { type: "media.joined", leg: state.attempt.leg } : null;
+    default:
+      return null;
+  }
 }
 
 /** Turns a move into an event that fits the call more often than not, so that the sequences get far. */
@@ -206,6 +229,17 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms 
       return { type: "timer.fired", timer: flag ? "bot" : "input" };
     case 36:
       return { type: "bot.away" };
+    case 37:
+      return { type: "leg.referred", leg: callee, ...other(`9${n}`) };
+    case 38:
+    case 39:
+    case 40:
+      return nextStep(state) ?? { type: "leg.referred", leg: current, ...other(`9${n}`) };
+    case 41: {
+      const wanted: TimerName = flag ? "answer" : `progress ${current}`;
+      const own: Partial<Record<string, TimerName>> = { withOperator: "talk", referring: "refer" };
+      return { type: "timer.fired", timer: own[state.phase] ?? wanted };
+    }
     case 33:
       return flag
         ? { type: "media.openFailed", incompatible: flag2, reason: "x" }

@@ -6,6 +6,7 @@ import type { Effect } from "../../src/call/effect.ts";
 import type { CallEvent, TimerName } from "../../src/call/event.ts";
 import type { CommandId, LegId } from "../../src/call/ids.ts";
 import type { CallState } from "../../src/call/state.ts";
+import { partiesOf } from "../../src/call/transfer.ts";
 import { caller, sdp, setup } from "../scenario/script.ts";
 import { eventOf, fallbackTransfer, move, policy } from "./call-moves.ts";
 
@@ -22,11 +23,16 @@ class Witness {
   readonly #answers = new Map<CommandId, number>();
   readonly #openLegs = new Set<LegId>();
   readonly #busy = new Set<string>();
-  readonly #joined = new Set<string>();
+  readonly #joined = new Map<string, number>();
   readonly #invites = new Map<string, number>();
   readonly timers = new Set<TimerName>();
   #ringback = false;
   #recording: "off" | "on" | "paused" = "off";
+  /** The operator who waits for the end of his REFER. */
+  #subscribed: LegId | null = null;
+  #passed = 0;
+  /** REFERs without an answer. */
+  #refers = 0;
   #callerGone = false;
   #closes = 0;
   #hangups = 0;
@@ -44,10 +50,12 @@ class Witness {
       // A leg that has answered cannot fail any more, it can only end.
       if (event.type === "leg.ended" || !hasAnswered(state, event.leg)) this.#openLegs.delete(event.leg);
       if (event.leg === caller && event.type === "leg.ended") this.#callerGone = true;
+      if (event.leg === this.#subscribed && event.type === "leg.ended") this.#subscribed = null;
     }
+    if (event.type === "leg.referred" && state.phase !== "ending" && state.phase !== "ended") this.#refers += 1;
     if (event.type === "leg.failed" && event.status === 486 && state.phase === "dialling") {
       const refused = state.legs.find(({ leg, invitedAtMs }) => leg === event.leg && invitedAtMs !== null);
-      if (refused !== undefined) this.#busy.add(`${state.transfer.request.transferId} ${refused.party}`);
+      if (refused !== undefined) this.#busy.add(calledAs(state, refused.party));
     }
   }
 
@@ -58,22 +66,38 @@ class Witness {
         this.#openLegs.add(effect.order.leg);
         if (state.phase === "dialling") {
           const { transferId } = state.transfer.request;
-          const party = state.legs.find(({ leg }) => leg === effect.order.leg)?.party;
-          holds(!this.#busy.has(`${transferId} ${party}`), "a busy operator is never dialled twice");
+          const party = state.legs.find(({ leg }) => leg === effect.order.leg)?.party ?? 0;
+          holds(!this.#busy.has(calledAs(state, party)), "a busy operator is never dialled twice");
           this.#invites.set(transferId, (this.#invites.get(transferId) ?? 0) + 1);
         }
         break;
       case "media.join": {
         if (state.phase !== "withOperator") throw new Error("broken: only who has the call is joined");
         const { transferId } = state.transfer.request;
-        holds(!this.#joined.has(transferId), "one bridge per transfer");
-        this.#joined.add(transferId);
+        // Each operator who passes the caller on makes room for one more.
+        const bridges = (this.#joined.get(transferId) ?? 0) + 1;
+        this.#joined.set(transferId, bridges);
+        holds(bridges <= 1 + this.#passed, "one bridge per transfer, and one per REFER that was accepted");
         break;
       }
+      case "refer.answer":
+        this.#refers -= 1;
+        if (effect.status === 202) {
+          this.#passed += 1;
+          holds(this.#subscribed === null, "one REFER at a time");
+          this.#subscribed = effect.leg;
+        }
+        break;
+      case "refer.notify":
+        holds(this.#subscribed === effect.leg, "only who waits for it is told how his REFER gets on");
+        holds(effect.last === effect.status >= 200, "the last word is a final one");
+        if (effect.last) this.#subscribed = null;
+        break;
       case "leg.cancel":
       case "leg.bye":
       case "leg.reject":
         this.#openLegs.delete(effect.leg);
+        holds(this.#subscribed !== effect.leg, "who asked for a REFER hears its end before he is hung up on");
         if (effect.leg === caller) {
           holds(!this.#callerGone, "the caller is released once");
           this.#callerGone = true;
@@ -167,9 +191,18 @@ class Witness {
 
   /** The phone of whoever is not wanted any more has stopped ringing, and nobody's time runs on or is cut by another's end. */
   #ownsItsLegsAndTimers(state: CallState): void {
+    holds(this.#refers === 0, "every REFER is answered");
+    const passing = state.phase === "dialling" && state.passing?.here === true ? state.passing : null;
+    holds(
+      this.#subscribed === (passing?.attempt.leg ?? null),
+      "an operator waits exactly while he passes the caller on",
+    );
     const legs = state.phase === "dialling" ? state.legs : [];
     const invited = legs.filter(({ invitedAtMs }) => invitedAtMs !== null);
-    const owned = state.phase === "withOperator" ? [state.attempt.leg] : invited.map(({ leg }) => leg);
+    const owned =
+      state.phase === "withOperator"
+        ? [state.attempt.leg]
+        : [...invited, ...(passing === null ? [] : [passing.attempt])].map(({ leg }) => leg);
     holds([...this.#openLegs].toSorted().join() === owned.toSorted().join(), "no leg rings that nobody waits for");
     for (const { leg, invitedAtMs, ringingAtMs, answer } of legs) {
       const reaching = invitedAtMs !== null && ringingAtMs === null && answer === null;
@@ -213,7 +246,14 @@ class Witness {
 
 function hasAnswered(state: CallState, leg: LegId): boolean {
   if (state.phase === "withOperator") return state.attempt.leg === leg;
-  return state.phase === "dialling" && state.legs.some((one) => one.leg === leg && one.answer !== null);
+  if (state.phase !== "dialling") return false;
+  const passes = state.passing?.here === true && state.passing.attempt.leg === leg;
+  return passes || state.legs.some((one) => one.leg === leg && one.answer !== null);
+}
+
+/** Who is called, and for which transfer. */
+function calledAs({ transfer }: Extract<CallState, { phase: "dialling" }>, party: number): string {
+  return `${transfer.request.transferId} ${partiesOf(transfer.request)[party]?.number}`;
 }
 
 function waitsForBot(state: CallState): boolean {
@@ -229,7 +269,7 @@ function waitsForBot(state: CallState): boolean {
 }
 
 describe("a call under random events", () => {
-  test("nothing is lost, nothing is told twice, nothing is left behind (25,000 sequences)", () => {
+  test("nothing is lost, nothing is told twice, nothing is left behind (25,000 sequences)", { timeout: 60_000 }, () => {
     const phases = new Map<string, number>();
     fc.assert(
       fc.property(policy, fc.array(move, { minLength: 5, maxLength: 60 }), (channel, moves) => {

@@ -18,14 +18,19 @@ import {
   retryOf,
   startAttempt,
 } from "./hunt.ts";
+import { backToOperator, ofPassing } from "./passing.ts";
 import { attemptRecord, mainAttempt } from "./report.ts";
-import { legTimers, releaseLegs, silenceRing } from "./release.ts";
+import { legTimers, releaseLegs, releasePassing, silenceRing, tellPassing, withoutTones } from "./release.ts";
 import { type Finish, finishTransfer, progress } from "./transfer-end.ts";
 
 type Dialling = In<"dialling">;
 
 export function dialling(state: Dialling, event: CallEvent, atMs: number): Step {
   if (event.type === "timer.fired") return timeUp(state, event.timer, atMs);
+  const { passing } = state;
+  if (passing?.here === true && "leg" in event && event.leg === passing.attempt.leg) {
+    return ofPassing(state, passing, event);
+  }
   const attempt = "leg" in event ? state.legs.find(({ leg }) => leg === event.leg) : undefined;
   if (attempt === undefined) return [state, []];
   // Nothing of a leg's signalling can come before its INVITE.
@@ -107,8 +112,10 @@ function provisional(
   const heard = early !== null && attempt.answer === null && (state.core.setup.policy.sounds ?? usualSounds).earlyMedia;
   const sound: Effect[] = heard ? [{ type: "media.early", leg: attempt.leg, answer: early }] : [];
   if (attempt.lastStatus === status) return [withLeg(state, rings), [...stop, ...sound]];
+  // One word is enough for him who waits for this call, whatever else comes before the answer.
+  const told = attempt.ringingAtMs === null ? tellPassing(state, { status, reason: null, last: false }) : [];
   const phase = early === null ? "ringing" : "earlyMedia";
-  return [withLeg(state, rings), [...stop, ...sound, progress(state.transfer, rings, phase, status, atMs)]];
+  return [withLeg(state, rings), [...stop, ...sound, progress(state.transfer, rings, phase, status, atMs), ...told]];
 }
 
 // ------------------------------------------------------------------------------------------------------- somebody answers
@@ -166,16 +173,17 @@ function join(
     ],
   };
   const quiet = silenceRing(state);
+  const { passing } = state;
   const paused = !transfer.request.continueRecording && quiet.core.recording === "on";
   const next: In<"withOperator"> = {
     phase: "withOperator",
-    core: paused ? { ...quiet.core, recording: "paused" } : quiet.core,
+    core: withoutTones(paused ? { ...quiet.core, recording: "paused" } : quiet.core),
     transfer: { ...transfer, ringPrompts: [] },
     attempt: { ...attempt, answer: null },
     answeredAtMs: answer.atMs,
     joinedAtMs: null,
     reinvited: false,
-    recordingPaused: paused,
+    recordingPaused: paused || (passing?.recordingPaused ?? false),
   };
   return [
     next,
@@ -191,6 +199,8 @@ function join(
       ...then,
       ...releaseLegs(losers, completedElsewhere, true),
       ...losers.map(({ leg }) => ({ type: "media.drop", leg }) as const),
+      ...releasePassing(state, { status: 200, reason: "OK" }, "passed on"),
+      ...(passing?.here === true ? ([{ type: "media.drop", leg: passing.attempt.leg }] as const) : []),
     ],
   ];
 }
@@ -225,7 +235,7 @@ function attemptFailed(state: Dialling, attempt: Attempt, failure: SipFailure, a
   return way === null ? legOver(state, attempt, over, atMs) : tryAgain(state, attempt, way, over, atMs);
 }
 
-type LegEnd = Omit<Finish, "status" | "first" | "stays"> & { readonly first: readonly Effect[] };
+export type LegEnd = Omit<Finish, "status" | "first" | "stays"> & { readonly first: readonly Effect[] };
 
 /** The leg is over and stands in the ledger; the others are what they were. */
 function without(state: Dialling, { leg }: Attempt, record: ReturnType<typeof attemptRecord>): Dialling {
@@ -256,7 +266,10 @@ function tryAgain(
 function legOver(state: Dialling, attempt: Attempt, end: LegEnd, atMs: number): Step {
   const { transfer } = state;
   const others = state.legs.length > 1;
-  if (!others && !anotherWaits(transfer, atMs)) return finishTransfer(state, { ...end, status: "FAIL" }, atMs);
+  if (!others && !anotherWaits(transfer, atMs)) {
+    if (state.passing?.here === true) return backToOperator(state, state.passing, attempt, end, atMs);
+    return finishTransfer(state, { ...end, status: "FAIL" }, atMs);
+  }
   const { cause, sipCode = null, first } = end;
   const rest = without(state, attempt, attemptRecord(transfer, attempt, atMs, cause, sipCode));
   const gone: readonly Effect[] = [...first, ...legTimers(attempt), { type: "media.drop", leg: attempt.leg }];

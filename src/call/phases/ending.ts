@@ -6,7 +6,7 @@ import type { CustomHeader } from "../transfer.ts";
 import type { In, Live } from "../state.ts";
 import { publish, type Step } from "../step.ts";
 import { cancelQueuedSwitch, reportTransfer } from "./report.ts";
-import { releaseLegs, stopTimers } from "./release.ts";
+import { releaseLegs, releasePassing, stopTimers } from "./release.ts";
 
 /** How long the last event waits for the recording; what is not written by then follows on disk. */
 export const closingTimeoutMs = 30_000;
@@ -60,6 +60,7 @@ function abandonTransfer(state: Live, order: EndOrder, atMs: number): Effect[] {
       return [
         ...stopTimers(state),
         ...releaseLegs(state.legs, `${endedBy} hung up`, false),
+        ...releasePassing(state, { status: 487, reason: "Request Terminated" }, `${endedBy} hung up`),
         reportTransfer(state, { ...gone, status: "FAIL", cause: abandonCause(order) }),
       ];
     }

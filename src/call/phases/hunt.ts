@@ -2,7 +2,7 @@ import type { Effect } from "../effect.ts";
 import type { LegTimer, SipFailure } from "../event.ts";
 import type { GatewayId, LegId } from "../ids.ts";
 import type { judge } from "../outcome.ts";
-import type { Attempt, CallCore, In, OpenTransfer } from "../state.ts";
+import type { Attempt, CallCore, In, OpenTransfer, PassingOperator } from "../state.ts";
 import { after, type Step } from "../step.ts";
 import { type CalledParty, partiesOf, type TransferRequest } from "../transfer.ts";
 
@@ -14,14 +14,14 @@ export const progressTimer = (leg: LegId): LegTimer => `progress ${leg}`;
 export const confirmTimer = (leg: LegId): LegTimer => `confirm ${leg}`;
 
 /** The caller hears ringing from here on, whatever the gateways do. */
-export function startDialling(core: CallCore, transfer: OpenTransfer): Step {
+export function startDialling(core: CallCore, transfer: OpenTransfer, passing: PassingOperator | null = null): Step {
   const first: readonly Effect[] = [
     { type: "media.phase", phase: "dialling" },
     { type: "media.ringback", on: true },
   ];
   const { request } = transfer;
   const parties = request.strategy === "ring" ? partiesOf(request).length : 1;
-  let state: In<"dialling"> = { phase: "dialling", core, transfer, legs: [] };
+  let state: In<"dialling"> = { phase: "dialling", core, transfer, legs: [], passing };
   const offers: Effect[] = [];
   for (let n = 0; n < parties; n += 1) {
     const [next, effects] = callNext(state);

@@ -1,5 +1,5 @@
 import type { Effect } from "../effect.ts";
-import type { Attempt, CallCore, Playing, RingPrompt, Transferring } from "../state.ts";
+import type { Attempt, CallCore, In, Playing, RingPrompt, Transferring } from "../state.ts";
 import { publish } from "../step.ts";
 import { confirmTimer, progressTimer } from "./hunt.ts";
 
@@ -51,4 +51,31 @@ export function stopped({
 }: Pick<Playing | RingPrompt, "commandId" | "index" | "part">): Effect {
   const place = part === null ? { index } : { index, part };
   return publish({ event: "playback", commandId, ...place, result: "stopped", reason: null });
+}
+
+/** What an operator who passes the caller on is told of the call he asked for (RFC 3515 §2.4.5). */
+export function tellPassing(
+  { passing }: In<"dialling">,
+  news: { readonly status: number; readonly reason: string | null; readonly last: boolean },
+): readonly Effect[] {
+  return passing?.here === true ? [{ type: "refer.notify", leg: passing.attempt.leg, ...news }] : [];
+}
+
+/** He is told the end of his REFER first: after the BYE nobody would listen. */
+export function releasePassing(
+  state: In<"dialling">,
+  end: { readonly status: number; readonly reason: string | null },
+  reason: string,
+): readonly Effect[] {
+  const { passing } = state;
+  if (passing?.here !== true) return [];
+  return [
+    ...tellPassing(state, { ...end, last: true }),
+    { type: "leg.bye", leg: passing.attempt.leg, reason, headers: [] },
+  ];
+}
+
+/** A tone towards an operator ends with him. */
+export function withoutTones(core: CallCore): CallCore {
+  return core.playing === null || core.playing.leg === core.setup.caller ? core : { ...core, playing: null };
 }

@@ -123,7 +123,9 @@ function ringPromptsOf(prompts: readonly Prompt[], commandId: CommandId, index: 
 /** `switchCancel`: a queued `switch`, or a transfer that nobody has answered. */
 function takeBack(state: Live, transferId: string | null, pointer: string, atMs: number): Tried {
   const wanted = (request: TransferRequest): boolean => transferId === null || request.transferId === transferId;
-  if ((state.phase === "dialling" || state.phase === "referring") && wanted(state.transfer.request)) {
+  // While an operator passes the caller on, the transfer has been answered by him.
+  const answered = state.phase === "dialling" && state.passing?.here === true;
+  if ((state.phase === "dialling" || state.phase === "referring") && !answered && wanted(state.transfer.request)) {
     const [next, effects] = cancelTransfer(state, atMs);
     if (next.phase === "withBot") return { next, effects };
   }
@@ -302,6 +304,7 @@ function startTransfer(core: CallCore, request: TransferRequest, { commandId, in
     called: 0,
     attempts: [],
     ringPrompts: ringPromptsOf(request.duringRing, commandId, index),
+    talk: null,
   };
   return request.method === "refer" ? startReferring(core, transfer) : startDialling(core, transfer);
 }

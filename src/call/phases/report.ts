@@ -24,17 +24,21 @@ export function reportTransfer(state: Transferring, end: TransferEnd): Effect {
   const { request } = transfer;
   const main = attemptOf(state);
   const times = transferTimes(state, end.atMs);
-  const invited = transfer.firstInviteAtMs !== null;
+  const { talk } = transfer;
+  const invited = transfer.firstInviteAtMs !== null || talk !== null;
+  const number = talk?.number ?? partyAt(transfer, main?.party ?? 0).number;
+  // Whom an operator wanted next is his affair: the ledger says how that ended.
+  const told = talk === null ? end : { ...end, cause: "completed" as const, sipCode: 200, sipReason: "OK" };
   return publish({
     event: "transfer",
-    transferStatus: { status: end.status, hangup: end.hangup, number: partyAt(transfer, main?.party ?? 0).number },
+    transferStatus: { status: statusOf(transfer, end), hangup: end.hangup, number },
     transferDetails: {
       transferId: request.transferId,
-      cause: end.cause,
+      cause: told.cause,
       endedBy: end.endedBy,
       method: state.phase === "referring" ? "refer" : "invite",
-      sipCode: end.sipCode ?? null,
-      sipReason: end.sipReason ?? null,
+      sipCode: told.sipCode ?? null,
+      sipReason: told.sipReason ?? null,
       q850: end.q850 ?? null,
       ...times,
       trunk: request.route.trunk,
@@ -44,6 +48,11 @@ export function reportTransfer(state: Transferring, end: TransferEnd): Effect {
       attempts: wholeLedger(state, end),
     },
   });
+}
+
+/** A transfer whose operator has talked has succeeded, whomever he passed the caller on to. */
+export function statusOf({ talk }: OpenTransfer, { status }: Pick<TransferEnd, "status">): TransferEnd["status"] {
+  return talk === null ? status : "SUCCESS";
 }
 
 /** The attempt that is told as the transfer's: whoever is nearest to the caller. */
@@ -62,10 +71,15 @@ function attemptOf(state: Transferring): Attempt | null {
   }
 }
 
-function transferTimes(
+export function transferTimes(
   state: Transferring,
   atMs: number,
-): { ringMs: number | null; answerMs: number | null; talkMs: number | null } {
+): { readonly ringMs: number | null; readonly answerMs: number | null; readonly talkMs: number | null } {
+  const { talk } = state.transfer;
+  if (talk !== null) {
+    const { ringMs, answerMs, joinedAtMs } = talk;
+    return { ringMs, answerMs, talkMs: Math.round(atMs - joinedAtMs) };
+  }
   const ringingAtMs = attemptOf(state)?.ringingAtMs ?? null;
   if (state.phase !== "withOperator") {
     return { ringMs: ringingAtMs === null ? null : Math.round(atMs - ringingAtMs), answerMs: null, talkMs: null };

@@ -5,8 +5,8 @@ import type { Attempt, In, Live, OpenTransfer, Transferring } from "../state.ts"
 import { after, publish, type Step } from "../step.ts";
 import { botLost, takenByAnother, transferInProgress } from "./refusal.ts";
 import { endCall } from "./ending.ts";
-import { silenceRing, stopTimers } from "./release.ts";
-import { mainAttempt, noDetails, reportTransfer, type TransferEnd } from "./report.ts";
+import { silenceRing, stopTimers, withoutTones } from "./release.ts";
+import { mainAttempt, noDetails, reportTransfer, statusOf, type TransferEnd } from "./report.ts";
 
 export interface Finish {
   readonly status: TransferEnd["status"];
@@ -27,14 +27,12 @@ export function finishTransfer(state: Transferring, finish: Finish, atMs: number
   const stays = finish.stays === true || request.continueCall;
   const first = [...(finish.first ?? []), ...stopTimers(state)];
   const report = reportTransfer(state, { ...finish, hangup: !stays, atMs });
-  const resume = resumesRecording(state, finish.status);
+  const resume = resumesRecording(state, statusOf(state.transfer, finish));
   const { core, effects: silenced } = silenceRing(state);
   const bot: In<"withBot"> = {
     phase: "withBot",
     core: {
-      ...core,
-      // A tone towards the operator ends with him.
-      playing: core.playing?.leg === core.setup.caller ? core.playing : null,
+      ...withoutTones(core),
       recording: resume ? "on" : core.recording,
       // The caller is back and hears nothing: it is the bot's turn.
       bot: core.bot === "heard" ? "awaited" : core.bot,
@@ -71,7 +69,11 @@ function lastAttempt(state: Transferring): Pick<Attempt, "number"> {
 
 /** Paused for the talk: it goes on only when there was no talk, or when the channel wants the return recorded (bot-contract §3). */
 function resumesRecording(state: Transferring, status: TransferEnd["status"]): boolean {
-  if (state.phase !== "withOperator" || !state.recordingPaused || state.core.recording !== "paused") return false;
+  const paused =
+    state.phase === "withOperator"
+      ? state.recordingPaused
+      : state.phase === "dialling" && state.passing?.recordingPaused === true;
+  if (!paused || state.core.recording !== "paused") return false;
   return status === "FAIL" || state.core.setup.policy.recording.resumeOnReturn;
 }
 

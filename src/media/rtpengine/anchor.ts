@@ -307,6 +307,10 @@ export class RtpengineAnchor implements MediaAnchor, AsyncDisposable {
     else this.#postSoon(call, { type: "media.legFailed", leg, reason: "not_open" });
   }
 
+  aside(call: CallId, leg: LegId, on: boolean): void {
+    this.#calls.get(call)?.aside(leg, on);
+  }
+
   drop(call: CallId, leg: LegId): void {
     this.#calls.get(call)?.drop(leg);
   }

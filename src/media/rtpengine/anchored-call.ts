@@ -270,6 +270,10 @@ export class AnchoredCall {
     this.#withOperator(leg, () => this.#join(leg, answer));
   }
 
+  aside(leg: LegId, on: boolean): void {
+    this.#withOperator(leg, () => (on ? this.#part(leg) : this.#bridge(this.#operatorOf(leg))));
+  }
+
   drop(leg: LegId): void {
     // A leg that stays behind costs ports: a drop is never refused.
     this.#queue.pushAlways(() => this.#unlessEnding(() => this.#drop(leg)));
@@ -605,9 +609,14 @@ export class AnchoredCall {
     });
   }
 
-  #answeredBy(leg: LegId, answer: Sdp): Operator & { readonly remote: AudioDescription } {
+  #operatorOf(leg: LegId): Operator {
     const operator = this.#operators.get(leg);
     if (operator === undefined) throw new MediaError("no_such_leg", "the leg has not been offered");
+    return operator;
+  }
+
+  #answeredBy(leg: LegId, answer: Sdp): Operator & { readonly remote: AudioDescription } {
+    const operator = this.#operatorOf(leg);
     // RFC 3261 §13.2.1 wants the answer in the 200 again; some leave it out when it stood in a 183.
     if (answer === "" && operator.remote !== null) return Object.assign(operator, { remote: operator.remote });
     const outcome = readAudio(answer);
@@ -651,11 +660,15 @@ export class AnchoredCall {
   async #join(leg: LegId, answer: Sdp): Promise<void> {
     const operator = this.#answeredBy(leg, answer);
     await this.#backdrop.clear(operator.tag);
+    await this.#bridge(operator);
+    this.#post({ type: "media.joined", leg });
+  }
+
+  async #bridge(operator: Operator): Promise<void> {
     await this.#callerPlayer.silence();
     this.#current = operator;
     this.#bridgeWatch.reset();
     await this.#connect(operator);
-    this.#post({ type: "media.joined", leg });
   }
 
   /** Caller and operator hear each other; or the caller is parked, with music, because the operator holds him. */
@@ -689,12 +702,12 @@ export class AnchoredCall {
     return current !== this.#bot && holds(current as Operator) ? this.#bot : current;
   }
 
-  #operatorOf(tag: string): Operator | undefined {
+  #operatorByTag(tag: string): Operator | undefined {
     return [...this.#operators.values()].find((operator) => operator.tag === tag);
   }
 
   async #letThrough(tag: string): Promise<void> {
-    const operator = this.#operatorOf(tag);
+    const operator = this.#operatorByTag(tag);
     if (operator === undefined) return;
     if (operator === this.#current) {
       this.#heldBack = null;
@@ -704,7 +717,7 @@ export class AnchoredCall {
   }
 
   async #shutOut(tag: string): Promise<void> {
-    const operator = this.#operatorOf(tag);
+    const operator = this.#operatorByTag(tag);
     if (operator === undefined) return;
     this.#recording.leave();
     if (operator === this.#current) {
@@ -722,11 +735,31 @@ export class AnchoredCall {
   }
 
   #unheard(): void {
-    const operator = this.#operatorOf(this.#current.tag);
+    const operator = this.#operatorByTag(this.#current.tag);
     if (operator === undefined) return;
     operator.end.version += 1;
     const offer = describeEnd(operator.end, operator.formats, "sendrecv", null);
     this.#post({ type: "media.unheard", leg: operator.leg, offer });
+  }
+
+  /** The caller is with the bot's side again, and the operator, who stays, is not heard. */
+  async #part(leg: LegId): Promise<void> {
+    const operator = this.#operatorOf(leg);
+    if (this.#current !== operator) return;
+    await this.#leaveBridge(operator);
+    await this.#blockMedia("blockMedia", operator);
+    await this.#answerFrom(this.#bot);
+    await this.#settleHush();
+    await this.#callerPlayer.restart(false);
+  }
+
+  /** What the caller hears while he waits was set when this was ordered, and stays. */
+  async #leaveBridge(operator: Operator): Promise<void> {
+    await this.#backdrop.withdraw(operator.tag);
+    this.#bridgeWatch.reset();
+    this.#heldBack = null;
+    this.#recording.leave();
+    this.#current = this.#bot;
   }
 
   async #drop(leg: LegId): Promise<void> {
@@ -735,14 +768,10 @@ export class AnchoredCall {
     const joined = this.#current === operator;
     this.#operatorPlayers.get(leg)?.close();
     this.#operatorPlayers.delete(leg);
-    await this.#backdrop.withdraw(operator.tag);
     if (joined) {
-      this.#bridgeWatch.reset();
-      this.#heldBack = null;
+      await this.#leaveBridge(operator);
       await this.#backdrop.clear(null);
-      this.#recording.leave();
-      this.#current = this.#bot;
-    }
+    } else await this.#backdrop.withdraw(operator.tag);
     try {
       // The new partner before the old one goes: rtpengine closes the caller's port with his last far leg.
       await this.#answerFrom(this.#partner);

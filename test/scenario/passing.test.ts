@@ -1,0 +1,188 @@
+// An operator passes the caller on by REFER.
+import { describe, expect, test } from "vitest";
+import type { Effect } from "../../src/call/effect.ts";
+import type { CalledParty, TransferRequest } from "../../src/call/transfer.ts";
+import { caller, CallScript, gateways, operator, route, transferTo } from "./script.ts";
+
+const colleague: CalledParty = {
+  target: { kind: "phone", digits: "7702" },
+  number: "7702",
+  headers: [{ name: "Referred-By", value: "<sip:7701@pbx>" }],
+};
+
+function talking(over: Partial<TransferRequest> = {}, operatorRefer: "accept" | "refuse" = "accept"): CallScript {
+  const request = transferTo("100", { headers: [{ name: "X-Crm", value: "1" }], ...over });
+  return new CallScript({ operatorRefer }).callerIsWithBot().botSwitches(request).invited().answers().joined();
+}
+
+const passes = (call: CallScript, n = 1, party = colleague): CallScript =>
+  call.happens({ type: "leg.referred", leg: operator(n), ...party });
+
+const told = (call: CallScript): Effect[] => call.asked("refer.notify");
+const orderOf = (effects: readonly Effect[], ...types: Effect["type"][]): string[] =>
+  effects.filter(({ type }) => types.includes(type)).map(({ type }) => type);
+
+describe("an operator passes the caller on", () => {
+  test("202, ringback for the caller, an INVITE with the bot's headers and Referred-By", () => {
+    const call = passes(talking());
+    expect(orderOf(call.last, "refer.answer", "media.aside", "media.ringback", "media.offer")).toEqual([
+      "refer.answer",
+      "media.aside",
+      "media.ringback",
+      "media.offer",
+    ]);
+    expect(call.last).toContainEqual({ type: "refer.answer", leg: operator(1), status: 202 });
+    call.invited(2);
+    const order = { leg: operator(2), target: colleague.target, trunk: "trunk-a", gateway: "g1" };
+    const headers = [{ name: "X-Crm", value: "1" }, ...colleague.headers];
+    expect(call.last).toContainEqual({ type: "leg.invite", order: expect.objectContaining({ ...order, headers }) });
+  });
+
+  test("the next one answers: the operator is told and hung up on, one outcome under the bot's number", () => {
+    const call = passes(talking().after(5_000)).invited(2).rings(2).rings(2, 183).rings(2, 180).after(2_000).answers(2);
+    expect(told(call)).toEqual([
+      { type: "refer.notify", leg: operator(1), status: 180, reason: null, last: false },
+      { type: "refer.notify", leg: operator(1), status: 200, reason: "OK", last: true },
+    ]);
+    expect(orderOf(call.last, "media.join", "refer.notify", "leg.bye", "media.drop")).toEqual([
+      "media.join",
+      "refer.notify",
+      "leg.bye",
+      "media.drop",
+    ]);
+    call.joined(2).after(3_000).hangsUp(operator(2));
+    expect(call.transfers).toMatchObject([
+      {
+        status: { status: "SUCCESS", hangup: false, number: "100" },
+        details: {
+          cause: "completed",
+          endedBy: "operator",
+          talkMs: 10_000,
+          attempts: [
+            { target: "100", cause: "completed", sipCode: 200 },
+            { target: "7702", cause: "completed", sipCode: 200 },
+          ],
+        },
+      },
+    ]);
+    expect(call.state.phase).toBe("withBot");
+  });
+
+  test("he hangs up as soon as his REFER is accepted: the caller's way goes on", () => {
+    const call = passes(talking()).invited(2).hangsUp(operator(1));
+    expect(call.state.phase).toBe("dialling");
+    expect(call.last).toEqual([{ type: "media.drop", leg: operator(1) }]);
+    call.rings(2).answers(2).joined(2).hangsUp(caller);
+    expect(told(call)).toEqual([]);
+    expect(call.asked("leg.bye")).toMatchObject([{ leg: operator(2) }]);
+    expect(call.transfers).toMatchObject([
+      { status: { status: "SUCCESS", hangup: true }, details: { endedBy: "caller" } },
+    ]);
+  });
+
+  test.each([
+    ["busy", (call: CallScript) => call.refuses(486, 2), 486, "busy"],
+    ["no answer", (call: CallScript) => call.rings(2).timeIsUp("answer"), 408, "no_answer"],
+    ["unreachable", (call: CallScript) => call.timeIsUp("progress", 2), 503, "unreachable"],
+  ] as const)("%s: he has the caller again, and the one outcome is that of his talk", (_, fails, status, cause) => {
+    const call = fails(passes(talking({ maxTalkMs: 60_000, continueCall: false })).invited(2));
+    expect(call.state.phase).toBe("withOperator");
+    expect(told(call).at(-1)).toMatchObject({ leg: operator(1), status, last: true });
+    expect(call.last).toContainEqual({ type: "media.aside", leg: operator(1), on: false });
+    expect(call.last).toContainEqual({ type: "timer.start", timer: "talk", ms: 60_000 });
+    expect(call.transfers).toEqual([]);
+    call.hangsUp(operator(1));
+    expect(call.transfers).toMatchObject([
+      {
+        status: { status: "SUCCESS", hangup: true, number: "100" },
+        details: {
+          attempts: [
+            { target: "7702", cause },
+            { target: "100", cause: "completed" },
+          ],
+        },
+      },
+    ]);
+  });
+
+  test("he has gone and nobody answers: SUCCESS, because the caller has talked; he goes where the bot wanted", () => {
+    for (const continueCall of [true, false]) {
+      const call = passes(talking({ continueCall })).invited(2).hangsUp(operator(1)).refuses(486, 2);
+      expect(call.state.phase).toBe(continueCall ? "withBot" : "ending");
+      expect(call.transfers).toMatchObject([
+        {
+          status: { status: "SUCCESS", hangup: !continueCall, number: "100" },
+          details: { cause: "completed", attempts: [{ cause: "completed" }, { target: "7702", cause: "busy" }] },
+        },
+      ]);
+    }
+  });
+
+  test("the caller hangs up meanwhile: CANCEL, a last NOTIFY and BYE", () => {
+    const call = passes(talking()).invited(2).hangsUp(caller);
+    expect(orderOf(call.last, "leg.cancel", "refer.notify", "leg.bye")).toEqual([
+      "leg.cancel",
+      "refer.notify",
+      "leg.bye",
+    ]);
+    expect(call.transfers).toMatchObject([
+      { status: { status: "SUCCESS", hangup: true }, details: { cause: "completed", endedBy: "caller" } },
+    ]);
+  });
+
+  test("the next gateway of the trunk is tried as for the bot, and the next one may pass him on again", () => {
+    const call = passes(talking({ route: route({ gateways: gateways("g1", "g2") }) }))
+      .invited(2)
+      .refuses(503, 2);
+    call.invited(3).answers(3).joined(3);
+    passes(call, 3, { ...colleague, number: "7703" })
+      .invited(4)
+      .answers(4)
+      .joined(4)
+      .hangsUp(operator(4));
+    const [{ status, details } = expect.fail()] = call.transfers;
+    expect(status.number).toBe("100");
+    expect(details.attempts.map(({ target, cause }) => [target, cause])).toEqual([
+      ["100", "completed"],
+      ["7702", "trunk_failure"],
+      ["7702", "completed"],
+      ["7703", "completed"],
+    ]);
+  });
+
+  test("a recording that was paused for the operator stays paused for the next one", () => {
+    const call = passes(talking({ continueRecording: false }))
+      .invited(2)
+      .answers(2)
+      .joined(2);
+    expect(call.asked("recording.set").map((effect) => "to" in effect && effect.to)).toEqual(["start", "pause"]);
+    call.hangsUp(operator(2));
+    expect(call.transfers[0]!.details.recording).toBe("paused");
+  });
+
+  test("the bot cannot take back what the operator does", () => {
+    const call = passes(talking()).invited(2).bot({ type: "switchCancel", transferId: null });
+    expect(call.toldOf("rejected")).toMatchObject([{ code: "no_transfer" }]);
+    expect(call.state.phase).toBe("dialling");
+  });
+});
+
+describe("a REFER that is declined with 603", () => {
+  const declined = { type: "refer.answer", leg: operator(1), status: 603 };
+
+  test("where the channel does not allow it", () => {
+    const call = passes(talking({}, "refuse"));
+    expect([call.last, call.state.phase]).toEqual([[declined], "withOperator"]);
+  });
+
+  test("before the two talk, from somebody else, and while another one is under way", () => {
+    const early = passes(
+      new CallScript({ operatorRefer: "accept" }).callerIsWithBot().botSwitches().invited().answers(),
+    );
+    expect(early.last).toEqual([declined]);
+    const foreign = passes(talking(), 7);
+    expect(foreign.last).toEqual([{ ...declined, leg: operator(7) }]);
+    const twice = passes(passes(talking()));
+    expect(twice.last).toEqual([declined]);
+  });
+});
