@@ -6,6 +6,7 @@ import { Phone } from "../support/rtp-phone.ts";
 import { formatSip, header, headersOf, type SipText } from "../support/sip-text.ts";
 import { expectSuccess, Sipp } from "../support/sipp.ts";
 import { waitFor, within } from "../support/wait.ts";
+import { Closings, type Packet, RawPeer } from "./engine-support.ts";
 import { botNumber, noChildren, operatorNumber, sharedStage, Stage } from "./stage.ts";
 
 /** What was answered, without what must differ from call to call. */
@@ -287,5 +288,61 @@ describe("the service as a whole", () => {
     await stage.app.close();
     // Closing twice is closing once.
     await stage.app.close();
+  });
+});
+
+describe("a trunk that registers", () => {
+  test("is registered, refreshed and signed off; calls to the registration are its own; /readyz tells", async () => {
+    const closings = new Closings();
+    const registrar = await RawPeer.open(closings);
+    const granting = (request: Packet, seconds: number): void => {
+      registrar.reply(request, 200, "OK", {
+        contact: `${request.header("Contact").split(";expires")[0]};expires=${seconds}`,
+      });
+    };
+    try {
+      let signedOff: Promise<void>;
+      {
+        await using stage = await Stage.start({
+          sessionSecondMs: 20,
+          trunk: {
+            sources: [],
+            register: true,
+            number: botNumber,
+            gateways: [{ id: "gateway-1", host: registrar.address, port: registrar.port }],
+          },
+        });
+        const first = await registrar.request("REGISTER");
+        expect(first.header("Contact")).toMatch(
+          new RegExp(`^<sip:${botNumber}@127\\.0\\.0\\.1:${stage.port()}>;expires=600$`),
+        );
+        const early = await stage.phone();
+        expect(await (await early.dial(stage.uri())).ended).toMatchObject({ by: "peer", status: 403 });
+        granting(first, 10);
+        const registration = async (): Promise<unknown> =>
+          (JSON.parse((await statusPage(stage, "/readyz")).text) as { trunks: Record<string, object> }).trunks[
+            "trunk-a"
+          ];
+        await expect.poll(registration).toEqual({ registration: "registered", gateways: { "gateway-1": "up" } });
+        expect((await statusPage(stage, "/metrics")).text).toContain(
+          'patchbay_registrations{trunk="trunk-a",state="registered"} 1',
+        );
+        const refresh = await registrar.request("REGISTER");
+        expect(refresh.header("Call-ID")).toBe(first.header("Call-ID"));
+        expect(Number.parseInt(refresh.header("CSeq"), 10)).toBe(Number.parseInt(first.header("CSeq"), 10) + 1);
+        granting(refresh, 36_000);
+        const talk = await stage.talk();
+        expect((await talk.call.event("call")).body).toMatchObject({ trunk: "trunk-a", called: botNumber });
+        await talk.leg.hangUp();
+        await talk.call.event("hangup");
+        signedOff = registrar.request("REGISTER").then((last) => {
+          expect(last.header("Expires")).toBe("0");
+          granting(last, 0);
+        });
+      }
+      await signedOff;
+    } finally {
+      await closings.closeAll();
+    }
   });
 });
