@@ -55,7 +55,7 @@ export function conformance(personality: Personality): void {
           verdict("failed", observed === undefined ? String(error) : `saw ${JSON.stringify(observed)}`);
           throw error;
         } finally {
-          await closings.closeAll();
+          await closings.closeAll(`${personality} ${id} ${title}`);
         }
       });
     }

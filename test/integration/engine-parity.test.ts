@@ -67,7 +67,7 @@ describe("orphans and adoption", () => {
     await rawApp();
     call.send("OPTIONS");
     await peer.response(481, "OPTIONS");
-    expect(sip.engine.stats().agent).toMatchObject({ dialogs: 1, timers: 0 });
+    expect(sip.engine.stats().agent).toMatchObject({ dialogs: 1, timers: 1 });
     call.send("BYE");
     await peer.response(481, "BYE");
     expect(sip.engine.stats().agent.dialogs).toBe(0);

@@ -116,8 +116,9 @@ export class Closings {
   }
 
   /** What has to settle does so while the next tests run; the file fails when something of it does not. */
-  async closeAll(): Promise<void> {
-    const test = expect.getState().currentTestName ?? "";
+  async closeAll(name?: string): Promise<void> {
+    // Of tests that run at the same time vitest names the one that began last.
+    const test = name ?? expect.getState().currentTestName ?? "";
     for (const closing of this.#closings.splice(0).toReversed()) {
       await closing();
     }

@@ -5,6 +5,18 @@ import { fileURLToPath } from "node:url";
 import { expect, it } from "vitest";
 
 import { differences } from "../../src/engine/parity.ts";
+import {
+  agent,
+  answered,
+  apps,
+  clock,
+  command,
+  counters,
+  expectNothingLeft,
+  localTag,
+  receive,
+  start,
+} from "./engine-ua-stage.ts";
 
 const folder = fileURLToPath(new URL("../../src/engine", import.meta.url));
 
@@ -20,4 +32,21 @@ it("each row of the table is asked for somewhere, and says what both servers do"
   for (const [, text] of rows) {
     expect(text.split(" | ")).toHaveLength(2);
   }
+});
+
+it("a dialog of a lost application is forgotten in the end: four hours after the last that was sent in it", async () => {
+  const hourMs = 3_600_000;
+  start({}, true);
+  const { inbound, dialogId } = answered();
+  receive("ACK", { toTag: localTag(inbound) });
+  apps.connected.clear();
+  apps.connected.add(2);
+  agent.clientGone({ client: 1, tags: "", verbs: [] });
+  await clock.advance(3 * hourMs);
+  agent.requestInDialog(command("MESSAGE sip:placeholder SIP/2.0\r\n\r\n", 2), dialogId);
+  await clock.advance(3 * hourMs);
+  expect(agent.stats().dialogs).toBe(1);
+  await clock.advance(hourMs + 1);
+  expect(counters.get("orphansEnded")).toBe(1);
+  expectNothingLeft();
 });

@@ -18,7 +18,7 @@ export let apps: FakeApps;
 export let counters: Counters;
 export let agent: UserAgent;
 
-export function start(limits: Partial<EngineLimits> = {}): void {
+export function start(limits: Partial<EngineLimits> = {}, strictParity = false): void {
   clock = new ManualClock();
   network = new FakeNetwork();
   apps = new FakeApps();
@@ -33,7 +33,7 @@ export function start(limits: Partial<EngineLimits> = {}): void {
     settings: {
       orphanGraceMs: 30_000,
       waitMs: 10_000,
-      strictParity: false,
+      strictParity,
       ringingLimitMs: 600_000,
       outboundProxy: undefined,
       userAgent: "pb/1",

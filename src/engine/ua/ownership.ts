@@ -20,6 +20,12 @@ interface KeptEnd {
 const mostExpectedVerbs = 256;
 
 /**
+ * A drachtio-server keeps the dialogs of a lost application for ever. With `strictParity` ours are forgotten, untold, when
+ * nobody has sent anything in them for this long: to the peer that is no difference, it gets 481 before and after.
+ */
+const strictOrphanMs = 4 * 3_600_000;
+
+/**
  * Which application connection gets what comes in a dialog. The owner is the last one that sent something in it; when that
  * one is gone, a connection with the same tags or the only one there is becomes its heir. A dialog without either is an
  * orphan and is ended after the grace time.
@@ -50,7 +56,11 @@ export class Ownership {
 
   /** The connection that sent something in a dialog gets from then on what comes in it. */
   adopt(dialog: Dialog, client: ClientId): void {
-    if (dialog.owner === client || (dialog.owner !== undefined && this.#core.imitates("adoption"))) {
+    if (dialog.owner === client) {
+      return;
+    }
+    if (dialog.owner !== undefined && this.#core.imitates("adoption")) {
+      if (this.ownerOf(dialog) === undefined) this.#forgetInTime(dialog);
       return;
     }
     const orphan = this.ownerOf(dialog) === undefined;
@@ -80,6 +90,9 @@ export class Ownership {
       }
     }
     if (this.#core.imitates("orphans")) {
+      for (const dialog of this.#core.dialogs.all()) {
+        if (dialog.owner === client && dialog.phase === "confirmed") this.#forgetInTime(dialog);
+      }
       return;
     }
     const heir = events.heirOf(tags);
@@ -103,6 +116,14 @@ export class Ownership {
     if (orphans > 0) {
       log.warn("dialogs are without an application", { dialogs: orphans, graceMs: settings.orphanGraceMs });
     }
+  }
+
+  #forgetInTime(dialog: Dialog): void {
+    dialog.timers.start("orphan", strictOrphanMs, () => {
+      this.#core.parts.counters.add("orphansEnded");
+      this.#core.parts.log.warn("a dialog without an application is forgotten", { dialog: dialog.id });
+      this.#core.endDialog(dialog);
+    });
   }
 
   /** A connection has come: what it is the heir of becomes its own, and it is told which dialogs have ended meanwhile. */
