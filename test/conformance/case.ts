@@ -9,6 +9,10 @@ export interface Case {
   readonly title: string;
   /** Waits for half a minute or more on every server: run by `npm run conformance` only. */
   readonly slow?: true;
+  /** Why it cannot be run here. */
+  readonly skipped?: string | undefined;
+  /** T1 of the server, in milliseconds, where the usual short one would not do. */
+  readonly t1Ms?: number;
   readonly run: (world: World) => Promise<Observed>;
   /** What the embedded engine shows. */
   readonly engine: Observed;

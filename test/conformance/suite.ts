@@ -32,7 +32,7 @@ export function conformance(personality: Personality): void {
   describe.concurrent(`on ${personality}`, () => {
     for (const one of cases) {
       const { id, title } = one;
-      const reason = one.slow === true && reportFolder === undefined ? "slow" : undefined;
+      const reason = one.skipped ?? (one.slow === true && reportFolder === undefined ? "slow" : undefined);
       const verdict = (state: Verdict["state"], why?: string): void => {
         verdicts.set(id, { id, title, state, ...(why === undefined ? {} : { reason: why }) });
       };
@@ -45,7 +45,7 @@ export function conformance(personality: Personality): void {
         const closings = new Closings();
         let observed: Observed | undefined;
         try {
-          const world = await World.open(personality, closings);
+          const world = await World.open(personality, closings, one.t1Ms);
           version ||= (await world.connecting()).version;
           observed = await one.run(world);
           check(world.server.alive(), "the server has ended").toBe(true);

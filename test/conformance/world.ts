@@ -37,9 +37,13 @@ export interface ServerUnderTest {
   readonly alive: () => boolean;
 }
 
-async function startServer(personality: Personality, closings: Closings): Promise<ServerUnderTest> {
+async function startServer(
+  personality: Personality,
+  closings: Closings,
+  wantedT1Ms: number | undefined,
+): Promise<ServerUnderTest> {
   if (personality === "real") {
-    const t1Ms = 50;
+    const t1Ms = wantedT1Ms ?? 50;
     const server = await DrachtioServer.start({ t1Ms });
     closings.add(() => server[Symbol.asyncDispose]());
     return {
@@ -52,10 +56,10 @@ async function startServer(personality: Personality, closings: Closings): Promis
       alive: () => server.exit === undefined,
     };
   }
-  const { engine, port, t1Ms } = await startTestEngine(
-    closings,
-    personality === "strict" ? { strictParity: true } : {},
-  );
+  const { engine, port, t1Ms } = await startTestEngine(closings, {
+    ...(personality === "strict" ? { strictParity: true } : {}),
+    ...(wantedT1Ms === undefined ? {} : { t1Ms: wantedT1Ms }),
+  });
   return {
     personality,
     sipPort: port,
@@ -88,8 +92,8 @@ export class World {
     this.closings = closings;
   }
 
-  static async open(personality: Personality, closings: Closings): Promise<World> {
-    const server = await startServer(personality, closings);
+  static async open(personality: Personality, closings: Closings, t1Ms?: number): Promise<World> {
+    const server = await startServer(personality, closings, t1Ms);
     return new World(server, await RawPeer.open(closings), closings);
   }
 
@@ -108,14 +112,14 @@ export class World {
   }
 
   /** An unmodified drachtio-srf on the server, with whatever came of the connection. */
-  async connecting(password = this.server.secret): Promise<Connected> {
+  async connecting(password = this.server.secret, port = this.server.controlPort): Promise<Connected> {
     const srf = new Srf();
     // Without a listener an ECONNRESET at the end of a case would be thrown (pitfall 15).
     srf.on("error", () => undefined);
     const connected = once(srf, "connect") as Promise<[Error | null, string, string]>;
     srf.connect({
       host: "127.0.0.1",
-      port: this.server.controlPort,
+      port,
       secret: password,
       reconnect: { maxAttempts: 1 },
     });

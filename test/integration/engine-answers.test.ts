@@ -4,7 +4,7 @@ import type { CallSetup } from "../../src/call/setup.ts";
 import { Closings } from "./engine-support.ts";
 import { startSide, type TestSide } from "./sip-support.ts";
 import { Prober } from "./prober.ts";
-import { hasTortureMessages, tortureMessages } from "../support/sip-corpus.ts";
+import { hasTortureMessages, tortureMessages, withRport } from "../support/sip-corpus.ts";
 import { waitFor } from "../support/wait.ts";
 
 // What the sender of each torture message sees of the whole signalling side: the engine, a real drachtio-srf and our own
@@ -78,18 +78,6 @@ const answers: Readonly<Record<string, Readonly<Record<string, number>>>> = {
     "ipv6-correct-abnf-2-colons": 200,
   },
 };
-
-/** Asks for the answer at the port it is sent from, which the senders of 2006 did not. Nothing else is changed. */
-function withRport(bytes: Buffer): Buffer {
-  const text = bytes.toString("latin1");
-  // Up to the first parameter or the end of the first Via value, folds included.
-  const via = /^(?:via|v)[ \t]*:(?:[^;,\r\n]|\r\n[ \t])*/im.exec(text);
-  if (via === null || /rport/i.test(text.slice(via.index, text.indexOf("\r\n", via.index + via[0].length)))) {
-    return bytes;
-  }
-  const end = via.index + via[0].length;
-  return Buffer.from(`${text.slice(0, end)};rport${text.slice(end)}`, "latin1");
-}
 
 // What differs on TCP, where a message ends where its Content-Length says (RFC 3261 §18.3).
 const overTcp: Readonly<Record<string, readonly number[]>> = {

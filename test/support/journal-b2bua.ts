@@ -4,7 +4,8 @@
 import { appendFileSync, existsSync, readFileSync } from "node:fs";
 import type { EventEmitter } from "node:events";
 import { createRequire } from "node:module";
-import type { Socket } from "node:net";
+
+import { rebuildDialog, type SavedDialog, saveDialog } from "./saved-dialog.ts";
 
 interface Dialog extends EventEmitter {
   readonly id: string;
@@ -18,81 +19,17 @@ interface Dialog extends EventEmitter {
 type Answer = (req: unknown, res: { send(status: number): void }) => void;
 
 interface Srf extends EventEmitter {
-  readonly app: { readonly client: { readonly mapServer: Map<Socket, unknown> } };
   connect(options: object): void;
   invite(handler: (req: { readonly body: string }, res: object) => void): void;
   use(verb: string, handler: Answer): void;
   createB2BUA(req: object, res: object, uri: string, options: object): Promise<{ uas: Dialog; uac: Dialog }>;
-  addDialog(dialog: Dialog): void;
 }
 
-type Parsed = object;
-interface SrfClass {
-  new (): Srf;
-  readonly SipMessage: new (text: string) => Parsed;
-  readonly SipRequest: new (message: Parsed, meta: object) => object;
-  readonly SipResponse: new () => object;
-  readonly Dialog: new (srf: Srf, type: string, options: object) => Dialog;
-}
-
-interface Saved {
-  readonly id: string;
-  readonly type: "uas" | "uac";
-  readonly callId: string;
-  readonly localTag: string;
-  readonly remoteTag: string;
-  readonly localContact: string;
-  readonly remoteContact: string;
-  readonly localSdp: string;
-  readonly remoteSdp: string;
-}
+type SrfClass = new () => Srf;
 
 const { JOURNAL: journal = "", CONTROL_PORT: port, CONTROL_SECRET: secret, CALLEE: callee = "" } = process.env;
 const Library = createRequire(import.meta.url)("drachtio-srf") as SrfClass;
 const srf = new Library();
-
-function save({ id, type, sip, local, remote }: Dialog): Saved {
-  return {
-    id,
-    type,
-    ...sip,
-    localContact: local.contact,
-    remoteContact: `<${remote.uri}>`,
-    localSdp: local.sdp,
-    remoteSdp: remote.sdp,
-  };
-}
-
-function rebuild(saved: Saved): Dialog {
-  const { type, id, callId, localTag, remoteTag, localContact, remoteContact, localSdp, remoteSdp } = saved;
-  const [requestContact, responseContact] =
-    type === "uas" ? [remoteContact, localContact] : [localContact, remoteContact];
-  const [requestSdp, responseSdp] = type === "uas" ? [remoteSdp, localSdp] : [localSdp, remoteSdp];
-  const [fromTag, toTag] = type === "uas" ? [remoteTag, localTag] : [localTag, remoteTag];
-  const text = (first: string, contact: string, body: string): string =>
-    [
-      first,
-      `From: <sip:a@invalid>;tag=${fromTag}`,
-      `To: <sip:b@invalid>;tag=${toTag}`,
-      `Call-ID: ${callId}`,
-      "CSeq: 1 INVITE",
-      `Contact: ${contact}`,
-      "",
-      body,
-    ].join("\r\n");
-  const invite = new Library.SipMessage(text("INVITE sip:b@invalid SIP/2.0", requestContact, requestSdp));
-  const ok = new Library.SipMessage(text("SIP/2.0 200 OK", responseContact, responseSdp));
-  const agent = srf.app.client;
-  const [socket] = agent.mapServer.keys();
-  const meta = { source: "network", address: "127.0.0.1", port: "5060", protocol: "udp", time: "", dialogId: id };
-  const req = Object.assign(new Library.SipRequest(invite, meta), { agent, socket });
-  const res = Object.assign(new Library.SipResponse(), { agent, socket });
-  Object.assign(res, { msg: ok });
-  Object.assign(res, { req, meta });
-  const dialog = new Library.Dialog(srf, type, type === "uas" ? { req, res, sent: ok } : { req, res });
-  srf.addDialog(dialog);
-  return dialog;
-}
 
 function bridge(one: Dialog, other: Dialog): void {
   const ended = (dialog: Dialog, rest: Dialog): void => {
@@ -105,11 +42,11 @@ function bridge(one: Dialog, other: Dialog): void {
   ended(other, one);
 }
 
-function readJournal(): readonly (readonly [Saved, Saved])[] {
-  const pairs = new Map<string, readonly [Saved, Saved]>();
+function readJournal(): readonly (readonly [SavedDialog, SavedDialog])[] {
+  const pairs = new Map<string, readonly [SavedDialog, SavedDialog]>();
   for (const line of existsSync(journal) ? readFileSync(journal, "utf8").split("\n") : []) {
     if (line === "") continue;
-    const entry = JSON.parse(line) as { pair?: readonly [Saved, Saved]; ended?: readonly string[] };
+    const entry = JSON.parse(line) as { pair?: readonly [SavedDialog, SavedDialog]; ended?: readonly string[] };
     if (entry.pair !== undefined) pairs.set(entry.pair[0].id, entry.pair);
     for (const id of entry.ended ?? []) pairs.delete(id);
   }
@@ -120,7 +57,7 @@ srf.invite((req, res) => {
   srf
     .createB2BUA(req, res, callee, { localSdpB: req.body })
     .then(({ uas, uac }) => {
-      appendFileSync(journal, `${JSON.stringify({ pair: [save(uas), save(uac)] })}\n`);
+      appendFileSync(journal, `${JSON.stringify({ pair: [saveDialog(uas), saveDialog(uac)] })}\n`);
       bridge(uas, uac);
     })
     .catch((error: unknown) => process.stdout.write(`failed ${String(error)}\n`));
@@ -129,7 +66,7 @@ srf.on("error", () => undefined);
 srf.on("connect", (error: unknown) => {
   if (error instanceof Error) throw error;
   const left = readJournal();
-  for (const [uas, uac] of left) bridge(rebuild(uas), rebuild(uac));
+  for (const [uas, uac] of left) bridge(rebuildDialog(srf, uas), rebuildDialog(srf, uac));
   process.stdout.write(`connected ${left.length}\n`);
 });
 srf.connect({ host: "127.0.0.1", port: Number(port), secret });

@@ -17,6 +17,18 @@ export function tortureMessages(set: "rfc4475" | "rfc5118"): ReadonlyMap<string,
   return new Map(names.map((name) => [name, readFileSync(`${folder}/${set}/${name}`)]));
 }
 
+/** Asks for the answer at the port it is sent from, which the senders of 2006 did not. Nothing else is changed. */
+export function withRport(bytes: Buffer): Buffer {
+  const text = bytes.toString("latin1");
+  // Up to the first parameter or the end of the first Via value, folds included.
+  const via = /^(?:via|v)[ \t]*:(?:[^;,\r\n]|\r\n[ \t])*/im.exec(text);
+  if (via === null || /rport/i.test(text.slice(via.index, text.indexOf("\r\n", via.index + via[0].length)))) {
+    return bytes;
+  }
+  const end = via.index + via[0].length;
+  return Buffer.from(`${text.slice(0, end)};rport${text.slice(end)}`, "latin1");
+}
+
 // What SIPp would put into the place of its keywords.
 const keywords: Readonly<Record<string, string>> = {
   service: "100",

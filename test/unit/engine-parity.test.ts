@@ -14,6 +14,7 @@ import {
   counters,
   expectNothingLeft,
   localTag,
+  network,
   receive,
   start,
 } from "./engine-ua-stage.ts";
@@ -44,6 +45,7 @@ it("a dialog of a lost application is forgotten in the end: four hours after the
   agent.clientGone({ client: 1, tags: "", verbs: [] });
   await clock.advance(3 * hourMs);
   agent.requestInDialog(command("MESSAGE sip:placeholder SIP/2.0\r\n\r\n", 2), dialogId);
+  network.last("MESSAGE").respond(200);
   await clock.advance(3 * hourMs);
   expect(agent.stats().dialogs).toBe(1);
   await clock.advance(hourMs + 1);

@@ -231,6 +231,32 @@ export const answeringCases: readonly Case[] = [
     real: { "final answer": "none" },
   },
   {
+    id: "9.7",
+    title: "CANCEL of an INVITE for an application that has just gone",
+    run: async (world) => {
+      const srf = await world.application((app) => {
+        app.invite((_req, res) => {
+          res.send(486);
+        });
+      });
+      srf.disconnect();
+      // A request without a route to any application is answered once the server has seen the connection close.
+      await world.seen(() => false, world.soonMs);
+      const call = world.call();
+      call.send("INVITE", { body: sdp(4000) });
+      const branch = call.lastBranch;
+      await world.peer.take("answer", (one) => one.status > 0 && one.method === "INVITE");
+      call.send("CANCEL", { branch });
+      const toInvite = await world.peer.take("answer", (one) => one.status >= 200 && one.method === "INVITE");
+      const toCancel = await world.peer.take("answer", (one) => one.status > 0 && one.method === "CANCEL");
+      call.send("ACK", { branch, toTag: tagOf(toInvite.header("To")) });
+      return { "answer to INVITE": toInvite.status, "answer to CANCEL": toCancel.status };
+    },
+    engine: { "answer to INVITE": 487, "answer to CANCEL": 200 },
+    strict: { "answer to INVITE": 503 },
+    real: { "answer to INVITE": 503, "answer to CANCEL": 481 },
+  },
+  {
     id: "12.1",
     title: "an INVITE without SDP: the offer goes out in the 200, the answer comes in the ACK",
     run: async (world) => {

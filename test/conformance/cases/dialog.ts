@@ -1,5 +1,5 @@
 // What happens inside a call: drachtio.md §7.4, 13 to 17, 19, 21, 22, 25.
-import { RawCallee, RawTcpPeer, replyText, sdp, tagOf } from "../../integration/engine-support.ts";
+import { RawCallee, RawTcpPeer, replyText, sdp, tagOf, unique } from "../../integration/engine-support.ts";
 import type { Case } from "../case.ts";
 import {
   accept,
@@ -66,6 +66,44 @@ export const dialogCases: readonly Case[] = [
       Reason: 'SIP;cause=200;text="elsewhere"',
       "answer to INVITE": 487,
       "createB2BUA()": 487,
+    },
+  },
+  {
+    id: "12.3",
+    title: "createB2BUA with an INVITE without SDP: the callee's offer goes to the caller, its answer to the callee",
+    run: async (world) => {
+      const bridged = deferred<string | number>();
+      await world.application((app) => {
+        app.invite((req, res) => {
+          void outcome(app.createB2BUA(req, res, world.peer.uri, {}), 10_000).then(bridged.resolve);
+        });
+      });
+      const call = world.call();
+      call.send("INVITE", {});
+      const callee = new RawCallee(world.peer, await world.peer.request("INVITE"));
+      callee.reply(200, "OK", { body: sdp(6000) });
+      const ok = await world.peer.take("200", (one) => one.status === 200 && one.header("Call-ID") === call.callId);
+      call.toTag = tagOf(ok.header("To"));
+      call.send("ACK", { body: sdp(4000) });
+      const ack = await world.peer.request("ACK");
+      const came = await bridged.promise;
+      await call.bye();
+      callee.send("BYE");
+      await world.peer.take("200", ({ status, method, header }) => {
+        return status === 200 && method === "BYE" && header("Call-ID") === callee.invite.header("Call-ID");
+      });
+      return {
+        "INVITE has no SDP": callee.invite.body === "",
+        "offer reaches the caller": ok.body === sdp(6000),
+        "answer in the ACK": ack.body === sdp(4000),
+        "createB2BUA()": came,
+      };
+    },
+    engine: {
+      "INVITE has no SDP": true,
+      "offer reaches the caller": true,
+      "answer in the ACK": true,
+      "createB2BUA()": "success",
     },
   },
   {
@@ -190,6 +228,55 @@ export const dialogCases: readonly Case[] = [
     real: { answer: 200 },
   },
   {
+    id: "13.7",
+    title: "a re-INVITE of the peer without SDP: the offer goes out in the 200, the answer comes in the ACK",
+    run: async (world) => {
+      const { call, dialog } = await world.incoming();
+      const offerless = deferred<boolean>();
+      dialog.on("modify", (req: SrfMessage, res: SrfReply) => {
+        offerless.resolve(req.body === "");
+        res.send(200, { body: sdp(5010, 2) });
+      });
+      const acked = event<SrfMessage>(dialog, "ack", 5_000);
+      call.send("INVITE");
+      const ok = await world.peer.take("200", (one) => one.status === 200 && one.header("CSeq") === "2 INVITE");
+      call.send("ACK", { body: sdp(4010, 2) });
+      const ack = await acked;
+      await call.bye();
+      return {
+        "delivered without SDP": await offerless.promise,
+        "offer in the 200": ok.body === sdp(5010, 2),
+        "answer delivered": ack?.body === sdp(4010, 2),
+      };
+    },
+    engine: { "delivered without SDP": true, "offer in the 200": true, "answer delivered": true },
+  },
+  {
+    id: "13.8",
+    title: "a re-INVITE of the application without SDP: the ACK waits for it and carries the answer",
+    run: async (world) => {
+      const { call, dialog } = await world.incoming();
+      const modified = dialog.modify({ noAck: true }) as Promise<unknown> as Promise<{
+        sdp: string;
+        ack(answer: string): void;
+      }>;
+      const invite = await world.peer.request("INVITE");
+      world.peer.reply(invite, 200, "OK", { body: sdp(4010, 2) });
+      const offered = await modified;
+      const early = await world.seen((one) => one.method === "ACK");
+      offered.ack(sdp(5010, 2));
+      const ack = await world.peer.request("ACK");
+      await call.bye();
+      return {
+        "INVITE has no SDP": invite.body === "",
+        "offer arrives": offered.sdp === sdp(4010, 2),
+        "ACK by itself": early !== undefined,
+        "answer in the ACK": ack.body === sdp(5010, 2),
+      };
+    },
+    engine: { "INVITE has no SDP": true, "offer arrives": true, "ACK by itself": false, "answer in the ACK": true },
+  },
+  {
     id: "14.1",
     title: "INFO, OPTIONS, MESSAGE and UPDATE of the peer reach the dialog",
     run: async (world) => {
@@ -284,6 +371,56 @@ export const dialogCases: readonly Case[] = [
     real: { BYE: 481, "destroy event": false },
   },
   {
+    id: "15.3",
+    title: "REFER of the peer, and the application's NOTIFYs with sipfrag",
+    run: async (world) => {
+      const { call, dialog } = await world.incoming();
+      const target = deferred<string>();
+      dialog.on("refer", (req: SrfMessage, res: SrfReply) => {
+        target.resolve(req.get("Refer-To"));
+        res.send(202);
+      });
+      call.send("REFER", { headers: ["Refer-To: <sip:x@192.0.2.1>"] });
+      const answer = await world.peer.take("answer", final("REFER"));
+      const seen: string[] = [];
+      let [whole, typed, contact] = [true, true, true];
+      for (const [state, fragment] of [
+        ["active;expires=60", "SIP/2.0 100 Trying"],
+        ["terminated;reason=noresource", "SIP/2.0 200 OK"],
+      ] as const) {
+        const asked = dialog.request({
+          method: "NOTIFY",
+          headers: { Event: "refer", "Subscription-State": state, "Content-Type": "message/sipfrag;version=2.0" },
+          body: fragment,
+        });
+        const notify = await world.peer.request("NOTIFY");
+        accept(world.peer, notify);
+        seen.push(String(await outcome(asked, 5_000)));
+        whole &&= notify.body === fragment && notify.header("Subscription-State").replaceAll(" ;", ";") === state;
+        typed &&= notify.header("Content-Type") === "message/sipfrag;version=2.0";
+        contact &&= notify.header("Contact") !== "";
+      }
+      await call.bye();
+      return {
+        "answer to REFER": answer.status,
+        "Refer-To delivered": (await target.promise) === "<sip:x@192.0.2.1>",
+        "fragment and state of the NOTIFYs": whole,
+        "their Content-Type": typed,
+        "their Contact": contact,
+        "request()": seen.join(" "),
+      };
+    },
+    engine: {
+      "answer to REFER": 202,
+      "Refer-To delivered": true,
+      "fragment and state of the NOTIFYs": true,
+      "their Content-Type": true,
+      "their Contact": true,
+      "request()": "success success",
+    },
+    real: { "their Contact": false },
+  },
+  {
     id: "16.1",
     title: "BYE of the application while its re-INVITE is open",
     run: async (world) => {
@@ -316,6 +453,28 @@ export const dialogCases: readonly Case[] = [
       return { "answer to theirs": answer.status, "destroy()": await ended };
     },
     engine: { "answer to theirs": 200, "destroy()": "success" },
+  },
+  {
+    id: "16.3",
+    title: "a BYE of the application that the peer answers 401",
+    run: async (world) => {
+      const { dialog } = await world.incoming();
+      const ended = outcome(dialog.destroy({ auth: { username: "u", password: "p" } }), 10_000);
+      const first = await world.peer.request("BYE");
+      world.peer.reply(first, 401, "Unauthorized", {
+        contact: "",
+        headers: ['WWW-Authenticate: Digest realm="r", nonce="n", qop="auth"'],
+      });
+      const second = await world.seen((one) => one.method === "BYE" && one.header("Authorization") !== "", 2_000);
+      accept(world.peer, second);
+      return {
+        "BYE with credentials": second !== undefined,
+        "CSeq one higher":
+          second !== undefined && parseInt(second.header("CSeq"), 10) === parseInt(first.header("CSeq"), 10) + 1,
+        "destroy()": await ended,
+      };
+    },
+    engine: { "BYE with credentials": true, "CSeq one higher": true, "destroy()": "success" },
   },
   {
     id: "17.1",
@@ -363,6 +522,29 @@ export const dialogCases: readonly Case[] = [
       };
     },
     engine: { "whole SDP": true, connections: 1, "transport in Contact": true },
+  },
+  {
+    id: "19.2",
+    title: "a peer that closes its half of a TCP connection behind its request",
+    run: async (world) => {
+      const tcp = await RawTcpPeer.open(world.closings);
+      await world.application((app) => {
+        app.options((_req, res) => {
+          res.send(200);
+        });
+      });
+      const socket = await tcp.dial(world.sipPort);
+      socket.end(
+        world.call().text("OPTIONS", { via: `Via: SIP/2.0/TCP 127.0.0.1:${tcp.port};branch=z9hG4bK${unique("b")}` }),
+      );
+      const answer = await tcp.take("200", (one) => one.status === 200, 3_000).catch(() => undefined);
+      return {
+        answer: answer?.status ?? "none",
+        "on the same connection": answer !== undefined && answer.connection === socket,
+      };
+    },
+    engine: { answer: 200, "on the same connection": true },
+    real: { answer: "none", "on the same connection": false },
   },
   {
     id: "21.1",
