@@ -40,7 +40,9 @@ interface Refusal {
 
 /**
  * Judges requests outside of dialogs. Whoever is not let in gets the same answer whatever he asked for, so that nothing
- * can be found out by asking. Unknown sources are dropped by the embedded engine before they come here.
+ * can be found out by asking. Unknown sources are dropped by our own engine before they come here. A drachtio-server lets
+ * them through: their requests get no answer but the INVITE, to which the server has said 100 already; without a final
+ * answer it would keep that transaction.
  */
 export class Door {
   readonly #options: DoorOptions;
@@ -68,11 +70,17 @@ export class Door {
     if (place === "early") {
       // A 481 would end the peer's call that rings here (RFC 5057 §5.1), so he is asked to try again later.
       request.respond(500, undefined, { headers: [{ name: "Retry-After", value: "2" }] });
-    } else if (place === "inDialog") {
+      return;
+    }
+    if (place === "inDialog") {
       // RFC 3261 §12.2.2: a dialog that does not exist here.
       request.respond(481);
-    } else if (this.#admission(sourceAddress, "").type !== "trunk" && !directory.isGateway(sourceAddress)) {
-      request.respond(403);
+      return;
+    }
+    const admission = this.#admission(sourceAddress, "").type;
+    if (admission !== "trunk" && !directory.isGateway(sourceAddress)) {
+      if (admission === "challenge") request.respond(403);
+      else request.ignore();
     } else if (request.method === "OPTIONS") {
       answerOptions(request);
     } else {

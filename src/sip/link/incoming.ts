@@ -107,6 +107,10 @@ export class Incoming implements IncomingRequest {
     }
   }
 
+  ignore(): void {
+    this.settle();
+  }
+
   reattach(socket: Socket): void {
     this.req.socket = socket;
     this.res.socket = socket;

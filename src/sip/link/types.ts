@@ -29,6 +29,8 @@ export interface IncomingRequest extends ReceivedHeaders {
   readonly settled: boolean;
   /** Never throws; does nothing once the request is settled. */
   respond(status: number, reason?: string, options?: ReplyOptions): void;
+  /** Leaves it without an answer for ever. */
+  ignore(): void;
 }
 
 /** An INVITE outside of any dialog. */

@@ -54,7 +54,7 @@ const withoutMessages = hasTortureMessages ? undefined : "the messages are not b
 export const corpusCases: readonly Case[] = [
   {
     id: "25.5",
-    title: "RFC 4475",
+    title: "messages of RFC 4475, final answer",
     slow: true,
     skipped: withoutMessages,
     run: async (world) => answersTo(world, "rfc4475"),
@@ -134,7 +134,7 @@ export const corpusCases: readonly Case[] = [
   },
   {
     id: "25.6",
-    title: "RFC 5118",
+    title: "messages of RFC 5118, final answer",
     slow: true,
     skipped: withoutMessages,
     run: async (world) => answersTo(world, "rfc5118"),
