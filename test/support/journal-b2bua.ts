@@ -66,7 +66,7 @@ srf.on("error", () => undefined);
 srf.on("connect", (error: unknown) => {
   if (error instanceof Error) throw error;
   const left = readJournal();
-  for (const [uas, uac] of left) bridge(rebuildDialog(srf, uas), rebuildDialog(srf, uac));
+  for (const [uas, uac] of left) bridge(rebuildDialog(srf, uas) as Dialog, rebuildDialog(srf, uac) as Dialog);
   process.stdout.write(`connected ${left.length}\n`);
 });
 srf.connect({ host: "127.0.0.1", port: Number(port), secret });

@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { RawCall, RawCallee, RawPeer, sdp, tagOf } from "../../integration/engine-support.ts";
 import { temporaryFolder } from "../../support/folder.ts";
 import { RunningProcess } from "../../support/process.ts";
-import { rebuildDialog, saveDialog } from "../../support/saved-dialog.ts";
+import { rebuildDialog, type SavedDialog, saveDialog } from "../../support/saved-dialog.ts";
 import { waitFor } from "../../support/wait.ts";
 import type { Case } from "../case.ts";
 import { startCrashing } from "../crashing.ts";
@@ -80,7 +80,7 @@ export const recoveryCases: readonly Case[] = [
       await world.heard(srf);
       srf.disconnect();
       const other = await world.application();
-      const rebuilt = rebuildDialog<SrfDialog>(other, JSON.parse(text) as ReturnType<typeof saveDialog>);
+      const rebuilt = rebuildDialog(other, JSON.parse(text) as SavedDialog) as SrfDialog;
       const modified = outcome(rebuilt.modify(sdp(5010, 2)), 5_000);
       const invite = await world.peer.request("INVITE");
       world.peer.reply(invite, 200, "OK", { body: sdp(4010, 2) });
