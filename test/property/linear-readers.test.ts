@@ -106,6 +106,7 @@ describe("the NOTIFY of a REFER", () => {
     sourcePort: 5060,
     settled: false,
     respond: () => undefined,
+    ignore: () => undefined,
     header: () => `refer;${text}`,
     headerLines: () => [`refer;${text}`],
   });
