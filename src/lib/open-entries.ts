@@ -12,7 +12,7 @@ export interface OpenEntries {
   close(): void;
 }
 
-/** Lines beyond the open entries before the file is written anew. */
+/** Lines of entries that are closed or have another value by now, before the file is written anew. */
 const mostClosedLines = 10_000;
 
 /**
@@ -51,6 +51,7 @@ export function openEntries(file: string, onError: (error: unknown) => void): Op
       return entries.size;
     },
     add: (key, value) => {
+      closedLines += entries.has(key) ? 1 : 0;
       entries.set(key, value);
       write([key, value]);
     },

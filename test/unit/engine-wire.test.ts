@@ -378,6 +378,19 @@ describe("routes", () => {
     expect(server.stats().clients).toBe(1);
   });
 
+  it("a connection that has not authenticated gives way when there are too many", async () => {
+    const { app, server, core } = await start({ clients: 2 });
+    const silent = app();
+    const one = app();
+    await one.authenticate();
+    const two = app();
+    await two.authenticate();
+    await silent.until(() => silent.closed);
+    expect([one.closed, two.closed]).toEqual([false, false]);
+    expect(server.stats().clients).toBe(2);
+    expect(core.called).toEqual([]);
+  });
+
   it("looks verbs up in lower case, as drachtio-server does", async () => {
     const { app, server } = await start();
     const one = app();

@@ -48,6 +48,18 @@ it("the file does not grow with what has been and gone", async () => {
   expect(Object.fromEntries(openEntries(file, noError).left)).toEqual({ kept: "x" });
 });
 
+it("nor with the values that one entry has had", async () => {
+  await using folder = await temporaryFolder("entries");
+  const file = join(folder.path, "calls");
+  const entries = openEntries(file, noError);
+  for (let index = 0; index < 25_000; index += 1) {
+    entries.add("call", String(index));
+  }
+  expect(readFileSync(file, "utf8").split("\n").length).toBeLessThan(12_000);
+  entries.close();
+  expect(Object.fromEntries(openEntries(file, noError).left)).toEqual({ call: "24999" });
+});
+
 it("says once when it cannot write any more, and goes on without", async () => {
   await using folder = await temporaryFolder("entries");
   const file = join(folder.path, "state", "calls");

@@ -317,8 +317,15 @@ export class WireServer implements EngineEvents {
     socket.on("error", (error) => {
       log.debug("a control connection failed", { error });
     });
-    const inbound = [...this.#clients.values()].filter((client) => client.outbound === undefined).length;
-    if (this.#closed || (outbound === undefined && inbound >= limits.clients)) {
+    const inbound = [...this.#clients.values()].filter((client) => client.outbound === undefined && !client.closing);
+    const isFull = outbound === undefined && inbound.length >= limits.clients;
+    // Whoever connects and says nothing must not keep applications out: the oldest of them gives way.
+    const silent = isFull ? inbound.find(({ authenticated }) => !authenticated) : undefined;
+    if (silent !== undefined) {
+      silent.closing = true;
+      silent.socket.destroy();
+    }
+    if (this.#closed || (isFull && silent === undefined)) {
       counters.add("clientsRefused");
       log.warn("a control connection was refused: too many connections", { limit: limits.clients });
       socket.destroy();
