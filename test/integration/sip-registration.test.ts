@@ -6,7 +6,7 @@ import { afterEach, describe, expect, test, vi } from "vitest";
 import type { Sdp, TrunkId } from "../../src/call/ids.ts";
 import type { SipSideOptions } from "../../src/sip/side.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
-import { Closings, RawCall, RawPeer, sdp, secret, tagOf, uriOf } from "./engine-support.ts";
+import { Closings, RawCall, RawPeer, RawTcpPeer, replyText, sdp, secret, tagOf, uriOf } from "./engine-support.ts";
 import type { Packet } from "./engine-support.ts";
 import { cuttableLine, fresh, oneTrunk, order, requests, startSide } from "./sip-support.ts";
 import type { TestSide } from "./sip-support.ts";
@@ -145,6 +145,19 @@ describe("a trunk that registers", () => {
     expect(proof(third, "Authorization", "md5")).toMatchObject({ right: true, nc: "00000001" });
     grant(registrar, third, 3600);
     await becomes(side, "registered");
+  });
+
+  test("over TCP: the Contact names the transport", async () => {
+    const registrar = await RawTcpPeer.open(closings);
+    const yaml = trunkAt(registrar.port).replace(" }]", ", transport: tcp }]");
+    const side = await started(yaml);
+    const register = await registrar.take("REGISTER", ({ method, status }) => method === "REGISTER" && status === 0);
+    const port = side.engine.engine.listening.find(({ protocol }) => protocol === "tcp")?.port;
+    const contact = `<sip:us@127.0.0.1:${port};transport=tcp>`;
+    expect(register.header("Contact")).toBe(`${contact};expires=600`);
+    register.connection?.write(replyText(register, 200, "OK", { tag: "r", contact: `${contact};expires=3600` }));
+    await becomes(side, "registered");
+    expect(side.side.registrars()).toEqual(["127.0.0.1"]);
   });
 
   test.each([
