@@ -191,7 +191,10 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms 
     case 26:
       return flag
         ? command({ type: "take", worker: `w${pick % 3}` })
-        : command({ type: "dtmf", digits: "1", to: flag2 ? "caller" : "operator" });
+        : command(
+            { type: "dtmf", digits: "1", to: flag2 ? "caller" : "operator" },
+            ...(pick > 3 ? [{ type: "hangup", headers: [] } as const] : []),
+          );
     case 27:
       return flag ? { type: "refer.progress", leg: caller, status } : { type: "refer.done", leg: caller, ...failure };
     case 28:

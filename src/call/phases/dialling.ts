@@ -20,7 +20,7 @@ import {
 } from "./hunt.ts";
 import { backToOperator, ofPassing } from "./passing.ts";
 import { attemptRecord, mainAttempt } from "./report.ts";
-import { legTimers, releaseLegs, releasePassing, silenceRing, tellPassing, withoutTones } from "./release.ts";
+import { legTimers, releaseLegs, releasePassing, silenceRing, tellPassing } from "./release.ts";
 import { type Finish, finishTransfer, progress } from "./transfer-end.ts";
 
 type Dialling = In<"dialling">;
@@ -177,7 +177,7 @@ function join(
   const paused = !transfer.request.continueRecording && quiet.core.recording === "on";
   const next: In<"withOperator"> = {
     phase: "withOperator",
-    core: withoutTones(paused ? { ...quiet.core, recording: "paused" } : quiet.core),
+    core: paused ? { ...quiet.core, recording: "paused" } : quiet.core,
     transfer: { ...transfer, ringPrompts: [] },
     attempt: { ...attempt, answer: null },
     answeredAtMs: answer.atMs,

@@ -4,7 +4,7 @@ import type { Attempt, In, Live, OpenTransfer, PassingOperator } from "../state.
 import { after, type Step } from "../step.ts";
 import type { LegEnd } from "./dialling.ts";
 import { partyAt, startDialling } from "./hunt.ts";
-import { silenceRing, stopTimers, tellPassing } from "./release.ts";
+import { silenceRing, stopTimers, tellPassing, withoutTones } from "./release.ts";
 import { attemptRecord, transferTimes } from "./report.ts";
 import { progress } from "./transfer-end.ts";
 
@@ -59,9 +59,10 @@ export function passOn(state: Live, event: Extract<CallEvent, { type: "leg.refer
   const first: readonly Effect[] = [
     { type: "refer.answer", leg, status: 202 },
     ...stopTimers(state),
+    ...(core.playing?.leg === leg ? ([{ type: "media.stop", leg }] as const) : []),
     { type: "media.aside", leg, on: true },
   ];
-  return after(first, startDialling(core, next, passing));
+  return after(first, startDialling(withoutTones(core), next, passing));
 }
 
 /** What comes from the operator who waits. */
