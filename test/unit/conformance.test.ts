@@ -20,7 +20,13 @@ test("the ids of the cases are unique", () => {
 
 test("every test that docs/sip-conformance.md names is there, by its file and by its words", () => {
   // `U engine-races "a fault of ours"`: a folder of test/, a file in it, and optionally words of a title.
-  const folders: Readonly<Record<string, string>> = { U: "unit", I: "integration", P: "property", T: "torture", S: "soak" };
+  const folders: Readonly<Record<string, string>> = {
+    U: "unit",
+    I: "integration",
+    P: "property",
+    T: "torture",
+    S: "soak",
+  };
   const ids = new Set(cases.map(({ id }) => id));
   const text = readFileSync(page, "utf8");
   const named = [...text.matchAll(/`([UIPTS]) ([a-z0-9-]+)(?: "([^"]+)")?`/g)];
