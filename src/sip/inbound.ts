@@ -203,6 +203,10 @@ function checkRequest(invite: IncomingInvite): Refusal | undefined {
   if (invite.header("contact") === undefined) {
     return { status: 400, reason: "Missing Contact" };
   }
+  if (invite.header("replaces") !== undefined) {
+    // RFC 3891 §3: no call here may be taken over, so that none matches; a bot must not answer it as a new call.
+    return { status: 481 };
+  }
   const required = invite
     .headerLines("require")
     .flatMap((line) => line.split(","))

@@ -165,6 +165,17 @@ describe("blind", () => {
   });
 });
 
+test("an INVITE that would take over a call gets 481, and the call goes on", async () => {
+  const { leg, operator } = await joined();
+  const { secondOperator } = stage();
+  const [callId, tags] = [header(operator.invite, "Call-ID"), "to-tag=1;from-tag=2"];
+  const taker = await secondOperator.dial(stage().uri(), { headers: [["Replaces", `${callId};${tags}`]] });
+  taker.established.catch(() => undefined);
+  expect(await taker.ended).toMatchObject({ how: "response", status: 481 });
+  await leg.media.hears(pitches.operator);
+  await leg.hangUp();
+});
+
 test("on hold first, as phones do it: music, ringback, and the next one; or the operator again", async () => {
   const { secondOperator } = stage();
   secondOperator.answering = { type: "reject", status: 486, afterMs: 300 };
