@@ -6,7 +6,7 @@ import type { ReadyPrompt } from "../prompts/library.ts";
 
 /** Between two looks at the counters while the caller hears us, and while he hears the other side, whose end must not be missed. */
 const lookMs = 100;
-const closeLookMs = 50;
+const closeLookMs = 40;
 /** Without a packet for so long the other side has fallen silent. With one look and the start of our sound that stays below 300 ms. */
 const quietMs = 120;
 /** So many packets within this time are a stream, and no keep-alive of a gateway. */
