@@ -171,16 +171,17 @@ describe("offers during the talk", () => {
 });
 
 describe("sound that does not come as it should", () => {
-  test("a phone that goes on from another port is heard and answered there", async () => {
+  test("a phone that sends from another port than its SDP says is heard and answered there", async () => {
     await using elsewhere = await PhoneMedia.open("127.0.0.1");
-    const { leg, operator } = await bridged();
-    // rtpengine takes an address for certain three seconds after its first packet.
-    await delay(3_200);
-    operator.media.pause();
     elsewhere.sendTone(pitches.operator2);
+    const { leg, call } = await stage().talk();
+    await call.run(switchTo());
+    const operator = await stage().incoming();
+    await operator.acknowledged;
+    operator.media.pause();
     elsewhere.connect("127.0.0.1", operator.remoteSdp!.port, "PCMA");
     await leg.media.hears(pitches.operator2);
-    await elsewhere.hears(pitches.caller, { timeoutMs: 12_000 });
+    await elsewhere.hears(pitches.caller, { timeoutMs: 8_000 });
     expect(operator.reInvites).toEqual([]);
     await leg.hangUp();
   });

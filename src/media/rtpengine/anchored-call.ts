@@ -136,8 +136,6 @@ export class AnchoredCall {
   #heldBack: string | null = null;
   readonly #backdrop: Backdrop;
   readonly #bridgeWatch: BridgeWatch;
-  /** SSRC of each side as it came at the last look: a new one may come from somewhere else. */
-  readonly #ssrcs = new Map<string, number>();
   #callerHeard = { packets: -1, atMs: 0 };
   #instance: Instance | undefined;
   #callerEnd: CallerEnd | undefined;
@@ -958,17 +956,7 @@ export class AnchoredCall {
   }
 
   async #lookAtStreams(): Promise<void> {
-    const far = this.#partner;
-    const reply = await this.#query(far.tag);
-    let moved = false;
-    for (const tag of [callerTag, far.tag]) {
-      const ssrc = receivedFrom(reply, tag)?.ssrc ?? null;
-      const before = this.#ssrcs.get(tag);
-      if (ssrc !== null) this.#ssrcs.set(tag, ssrc);
-      moved ||= ssrc !== null && before !== undefined && before !== ssrc;
-    }
-    // A new stream may come from another port, which rtpengine hears and never answers: an answer makes it learn anew.
-    if (moved) await this.#answerFrom(far);
+    const reply = await this.#query(this.#partner.tag);
     const { packets } = receivedFrom(reply, callerTag) ?? {};
     if (packets !== undefined) this.#checkCaller(packets);
   }

@@ -5,8 +5,6 @@ export interface Received {
   readonly rtpPackets: number;
   /** RTCP too: a side that sends nothing but reports is there. */
   readonly packets: number;
-  /** Of the RTP that comes now; null when rtpengine does not say. */
-  readonly ssrc: number | null;
 }
 
 /** Reads the reply to `query`; undefined for a leg that it does not have, or without numbers. */
@@ -16,18 +14,14 @@ export function receivedFrom(reply: NgReply, tag: string): Received | undefined 
   if (!Array.isArray(list)) return undefined;
   let rtpPackets = 0;
   let packets = 0;
-  let ssrc: number | null = null;
   for (const stream of list as readonly unknown[]) {
     const count = Number(at(at(stream, "stats"), "packets") ?? 0);
     if (!Number.isFinite(count)) return undefined;
     const flags = at(stream, "flags");
     packets += count;
-    if (!Array.isArray(flags) || !flags.includes("RTP")) continue;
-    rtpPackets += count;
-    const number = at(stream, "SSRC");
-    if (typeof number === "number") ssrc = number;
+    if (Array.isArray(flags) && flags.includes("RTP")) rtpPackets += count;
   }
-  return { rtpPackets, packets, ssrc };
+  return { rtpPackets, packets };
 }
 
 function at(value: unknown, key: string | number): unknown {
