@@ -6,7 +6,7 @@ import type { CallId, PlayId } from "../../src/call/ids.ts";
 import { CountingClock } from "../../src/lib/counting-clock.ts";
 import { MediaError } from "../../src/media/media-error.ts";
 import { systemMediaClock } from "../../src/media/options.ts";
-import type { MediaClock, MediaLog } from "../../src/media/options.ts";
+import type { MediaLog } from "../../src/media/options.ts";
 import type { ReadyPrompt } from "../../src/media/prompts/library.ts";
 import type { CallRecording, Recorder } from "../../src/media/recording/recorder.ts";
 import { RecordingControl } from "../../src/media/rtpengine/call-recording.ts";
