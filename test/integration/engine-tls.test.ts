@@ -1,6 +1,6 @@
 import { once } from "node:events";
-import { connect as connectTcp } from "node:net";
-import type { Socket } from "node:net";
+import { connect as connectTcp, createServer } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import { connect as connectTls } from "node:tls";
 import type { TLSSocket } from "node:tls";
 
@@ -260,6 +260,50 @@ describe("calls over TLS", () => {
     socket.write("\r\n\r\n");
     const [pong] = (await once(socket, "data")) as [Buffer];
     expect(pong.toString()).toBe("\r\n");
+  });
+
+  it("a server that breaks off within the handshake is a 503, and nothing of the connection is left", async () => {
+    const good = await server();
+    /** Passes so many bytes of the server's and then closes its half, or breaks off. */
+    const cutAfter = async (bytes: number, broken: boolean): Promise<number> => {
+      const relay = createServer((socket) => {
+        const behind = connectTcp({ host: "127.0.0.1", port: good.port });
+        socket.on("error", () => undefined);
+        behind.on("error", () => undefined);
+        socket.on("data", (chunk) => behind.write(chunk));
+        socket.on("close", () => behind.destroy());
+        behind.once("data", (chunk: Buffer) => {
+          socket.write(chunk.subarray(0, bytes), () => {
+            if (broken) {
+              socket.resetAndDestroy();
+            } else {
+              socket.end();
+            }
+          });
+          behind.destroy();
+        });
+      });
+      relay.listen(0, "127.0.0.1");
+      await once(relay, "listening");
+      closings.add(() => {
+        relay.close();
+      });
+      return (relay.address() as AddressInfo).port;
+    };
+    const failed = sip.engine.stats().transport.handshakesFailed;
+    const cuts = [
+      { bytes: 0, broken: false },
+      { bytes: 0, broken: true },
+      { bytes: 100, broken: false },
+      { bytes: 100, broken: true },
+    ];
+    for (const { bytes, broken } of cuts) {
+      const uri = `sips:bob@127.0.0.1:${await cutAfter(bytes, broken)}`;
+      const refused = await failure(srf.createUAC(uri, { localSdp: sdp(5000) }));
+      expect(refused.status).toBe(503);
+    }
+    expect(sip.engine.stats().transport.handshakesFailed - failed).toBe(cuts.length);
+    expect(sip.engine.stats().transport.tcpConnections).toBe(0);
   });
 
   it("nothing older than TLS 1.2 is spoken", async () => {
