@@ -87,6 +87,43 @@ describe("offers that cross (RFC 3261 §14.2, RFC 3311 §5.2)", () => {
   });
 });
 
+describe("the engine's own refresh (RFC 4028)", () => {
+  it("is no second offer beside an UPDATE of either side, and comes when that is answered", async () => {
+    const invite = receive("INVITE", {
+      body: sdp,
+      headers: ["Supported: timer", "Session-Expires: 100;refresher=uas"],
+    });
+    respond(apps.lastTxn, "200 OK", "Content-Type: application/sdp\r\n", 1, sdp);
+    const tag = localTag(invite);
+    receive("ACK", { toTag: tag });
+    const dialogId = "call-1;from-tag=alice";
+    const refreshes = (): number => network.requests.filter(({ request }) => request.method === "INVITE").length;
+
+    await clock.advance(49_000);
+    send(dialogId, "UPDATE", sdp);
+    await clock.advance(2_000);
+    expect(refreshes()).toBe(0);
+    network.last("UPDATE").respond(491);
+    receive("UPDATE", { toTag: tag, seq: 2, body: sdp });
+    await clock.advance(5_000);
+    expect(refreshes()).toBe(0);
+    respond(apps.lastTxn, "488 Not Acceptable Here");
+    await clock.advance(5_000);
+    expect(refreshes()).toBe(1);
+    network.last("INVITE").respond(200, "OK", "alice", ["Session-Expires: 100;refresher=uac"]);
+    await endBy(dialogId);
+  });
+
+  it("nor does an application's INVITE go out beside its own UPDATE", async () => {
+    const { dialogId } = inCall();
+    send(dialogId, "UPDATE", sdp);
+    send(dialogId, "INVITE", sdp);
+    expect(apps.refusals).toEqual(["Server error: another offer is open in this dialog"]);
+    network.last("UPDATE").respond(488);
+    await endBy(dialogId);
+  });
+});
+
 describe("RFC 5407: a call on its way up", () => {
   it("§3.1.4: the caller's re-INVITE comes before the ACK: served, or 491 where the ACK has to bring the answer", async () => {
     const { tag, dialogId } = answered();

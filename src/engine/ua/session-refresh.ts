@@ -110,12 +110,14 @@ export class SessionTimers {
   }
 }
 
-/** RFC 3261 §14.1: no new INVITE while another is in progress in either direction. */
-export function isBusy(dialog: Dialog): boolean {
+/** RFC 3261 §14.1, RFC 3311 §5.1: no new offer while an INVITE, or an UPDATE with an offer, is open in either direction. */
+export function hasOpenOffer(dialog: Dialog): boolean {
   return (
     dialog.localInvite !== undefined ||
     dialog.unacknowledged !== undefined ||
     dialog.remoteInvite !== undefined ||
-    dialog.awaitingAck.size > 0
+    dialog.awaitingAck.size > 0 ||
+    dialog.localUpdate !== undefined ||
+    dialog.remoteUpdate !== undefined
   );
 }

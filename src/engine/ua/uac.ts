@@ -11,7 +11,7 @@ import { cleanAppHeaders, contactTarget, isSecure, parseAppMessage, tagOf, textF
 import { Outbox } from "./outbox.ts";
 import { OutgoingRequests } from "./outgoing.ts";
 import type { Fork, OutgoingRequest } from "./outgoing.ts";
-import { isBusy } from "./session-refresh.ts";
+import { hasOpenOffer } from "./session-refresh.ts";
 import { parseRAck, ReliableResponses, rseqOf } from "./reliable.ts";
 import type { AppRequest } from "./requests.ts";
 import {
@@ -31,6 +31,7 @@ export interface ServerHalf {
   endPending(dialog: Dialog): void;
 }
 
+const anotherOffer = "Server error: another offer is open in this dialog";
 const noDialog = "Server error: unable to find dialog for dialog id provided";
 
 /** Requests of one dialog that wait for an ACK or for a name to be looked up. */
@@ -270,11 +271,15 @@ export class Uac {
         this.#core.refuse(command, "Server error: the dialog is not confirmed");
         return;
       }
+      if (dialog.localUpdate !== undefined) {
+        this.#core.refuse(command, anotherOffer);
+        return;
+      }
     }
     // RFC 3311 §5.1: no second offer in an UPDATE while another one is open in either direction.
     const offering = method === "UPDATE" && message.body.length > 0 && dialog.phase === "confirmed";
-    if (offering && (isBusy(dialog) || dialog.localUpdate !== undefined || dialog.remoteUpdate !== undefined)) {
-      this.#core.refuse(command, "Server error: another offer is open in this dialog");
+    if (offering && hasOpenOffer(dialog)) {
+      this.#core.refuse(command, anotherOffer);
       return;
     }
     // RFC 3261 §15: the callee must not end an early dialog by BYE; it answers the INVITE instead.
@@ -327,7 +332,7 @@ export class Uac {
   refreshSession(dialog: Dialog): void {
     this.#outbox.inOrder(dialog, (resolution, route) => {
       const full = this.#requests.size >= this.#core.parts.limits.outgoingRequests;
-      if (resolution.type !== "hops" || dialog.phase !== "confirmed" || isBusy(dialog) || full) {
+      if (resolution.type !== "hops" || dialog.phase !== "confirmed" || hasOpenOffer(dialog) || full) {
         this.#core.sessions.postponed(dialog);
         return;
       }
