@@ -221,8 +221,17 @@ describe("the service as a whole", () => {
         return { status, ...(JSON.parse(text) as object) };
       };
       const all = { redis: true, sip: true, media: true };
+      const trunks = {
+        "trunk-a": { gateways: { "gateway-1": "up", "gateway-2": "up" } },
+        "trunk-b": { gateways: { "gateway-3": "up" } },
+      };
       await waitFor(async () => (await statusPage(stage, "/readyz")).status === 200, { what: "readiness" });
-      expect(await readiness()).toEqual({ status: 200, ready: true, parts: all });
+      expect(await readiness()).toEqual({
+        status: 200,
+        ready: true,
+        parts: all,
+        trunks,
+      });
       const { leg, call } = await stage.talk();
       const metrics = await statusPage(stage, "/metrics");
       expect(metrics.status).toBe(200);
@@ -258,7 +267,7 @@ describe("the service as a whole", () => {
       await waitFor(async () => (await statusPage(stage, "/readyz")).status === 503, {
         what: "the loss of Redis to show",
       });
-      expect(await readiness()).toEqual({ status: 503, ready: false, parts: { ...all, redis: false } });
+      expect(await readiness()).toEqual({ status: 503, ready: false, parts: { ...all, redis: false }, trunks });
       await stage.redis.start();
       await waitFor(async () => (await statusPage(stage, "/readyz")).status === 200, {
         what: "the return of Redis to show",
