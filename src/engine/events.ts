@@ -22,6 +22,7 @@ export interface Delivery {
   readonly dialogId: string | undefined;
   /** Our own address the message came in on; given for new requests outside of any dialog only. */
   readonly receivedOn?: { readonly address: string; readonly port: number } | undefined;
+  /** Made when it is asked for: what no application reads costs nothing. */
   readonly message: Buffer;
 }
 

@@ -78,17 +78,18 @@ export class EngineNetwork implements Network {
    */
   #protocolsOf(uri: SipUri): readonly Protocol[] {
     const asked = param(uri.params, "transport")?.toLowerCase();
-    const offered = new Set(this.#transport.listeners().map((listener) => listener.protocol));
+    const offers = (protocol: Protocol): boolean =>
+      this.#transport.listeners().some((listener) => listener.protocol === protocol);
     let allowed: readonly Protocol[];
     if (uri.scheme === "sips") {
       // RFC 5630 §3.1.2: TLS and nothing else; its transport is called tcp.
       allowed = asked === undefined || asked === "tcp" || asked === "tls" ? ["tls"] : [];
     } else if (asked === undefined) {
-      allowed = offered.has("udp") || offered.has("tcp") ? ["udp", "tcp"] : ["tls"];
+      allowed = offers("udp") || offers("tcp") ? ["udp", "tcp"] : ["tls"];
     } else {
       allowed = asked === "udp" || asked === "tcp" || asked === "tls" ? [asked] : [];
     }
-    return allowed.filter((protocol) => offered.has(protocol));
+    return allowed.filter(offers);
   }
 
   isOwn(host: string, port: number): boolean {

@@ -295,13 +295,22 @@ export class TransportLayer {
   /** The listener that a message to that target leaves from; undefined when none speaks its protocol and family. */
   listenerFor(target: Target): Listener | undefined {
     const { local } = target;
-    const candidates = this.#listeners.filter(
-      (one) =>
-        one.protocol === target.protocol &&
-        (isIP(one.address) === isIP(target.address) || (this.#dualStack.has(one) && isIP(target.address) === 4)),
-    );
-    const exact = candidates.find((one) => one.address === local?.address && one.port === local.port);
-    return exact ?? candidates.toSorted((a, b) => closeness(b.address, target) - closeness(a.address, target))[0];
+    const family = familyOf(target.address);
+    let best: Listener | undefined;
+    for (const one of this.#listeners) {
+      const reaches = familyOf(one.address) === family || (family === 4 && this.#dualStack.has(one));
+      if (one.protocol !== target.protocol || !reaches) {
+        continue;
+      }
+      if (one.address === local?.address && one.port === local.port) {
+        return one;
+      }
+      // Nearly always there is only one, and nothing to compare.
+      if (best === undefined || closeness(one.address, target) > closeness(best.address, target)) {
+        best = one;
+      }
+    }
+    return best;
   }
 
   /** What to show as our own address towards that target: Via sent-by, Contact and `@localhost`. */
@@ -564,9 +573,14 @@ export class TransportLayer {
 
   /** RFC 3261 §18.1.2 (sent-by is ours) and §8.1.3.3 (one Via only, as we are the client and no proxy). */
   #isForUs(lines: readonly string[], protocol: Protocol): boolean {
-    const vias = lines.flatMap((line) => parseVias(line) ?? []);
-    const [via] = vias;
-    return vias.length === 1 && via !== undefined && this.isOwnAddress(via.host, via.port ?? defaultPort(protocol));
+    const [line = ""] = lines;
+    const [via, ...others] = parseVias(line) ?? [];
+    return (
+      lines.length === 1 &&
+      others.length === 0 &&
+      via !== undefined &&
+      this.isOwnAddress(via.host, via.port ?? defaultPort(protocol))
+    );
   }
 
   #guard(run: () => void): void {
@@ -581,6 +595,11 @@ export class TransportLayer {
     this.#counts.faults += 1;
     this.#options.log.error("a socket callback failed", { error });
   }
+}
+
+/** Of an address, not of a name. */
+function familyOf(address: string): 4 | 6 {
+  return address.includes(":") ? 6 : 4;
 }
 
 function peerKey({ address, port }: Target): string {

@@ -14,6 +14,9 @@ export class SourceError extends Error {
 
 /** An IPv4 address that a dual-stack socket wrote as `::ffff:a.b.c.d` is the IPv4 address. */
 export function plainAddress(address: string): string {
+  if (!address.includes(":")) {
+    return address;
+  }
   const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address);
   return mapped?.[1] ?? address;
 }

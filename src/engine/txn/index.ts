@@ -87,10 +87,10 @@ type MutableCounts = {
 };
 
 /** What identifies the transaction of a received request (RFC 3261 §17.2.3). */
-interface RequestIdentity {
+export interface RequestIdentity {
   readonly key: string;
-  /** The same without the sent-by, which a NAT may change between an INVITE and its CANCEL. */
-  readonly looseKey: string;
+  /** The same without the sent-by, which a NAT may change between an INVITE and its CANCEL; of no other request. */
+  readonly looseKey: string | undefined;
   /** RFC 3261 §8.2.2.2: equal for copies of one request that came on different paths. */
   readonly mergeKey: string | undefined;
 }
@@ -118,7 +118,6 @@ export class TransactionLayer {
   /** INVITE transactions by their key without sent-by. */
   readonly #looseInvites = new Map<string, ServerMachine>();
   readonly #merges = new Map<string, ServerMachine>();
-  readonly #identities = new Map<string, RequestIdentity>();
   readonly #proven: ProvenAddresses;
   readonly #clientParts: ClientParts;
   readonly #serverParts: ServerParts;
@@ -243,7 +242,8 @@ export class TransactionLayer {
     const identity = identify(message);
     return (
       identity !== undefined &&
-      (this.#servers.has(identity.key) || (message.method === "CANCEL" && this.#looseInvites.has(identity.looseKey)))
+      (this.#servers.has(identity.key) ||
+        (message.method === "CANCEL" && this.#looseInvites.has(identity.looseKey ?? "")))
     );
   }
 
@@ -398,31 +398,27 @@ export class TransactionLayer {
       this.#sendStateless(busy, topVia(request), source);
       return undefined;
     }
-    const cancels = request.method === "CANCEL" ? this.#looseInvites.get(identity.looseKey) : undefined;
-    const machine = new ServerMachine(identity.key, request, source, cancels, this.#serverParts);
-    this.#servers.set(identity.key, machine);
-    this.#identities.set(identity.key, identity);
-    if (request.method === "INVITE") {
-      this.#looseInvites.set(identity.looseKey, machine);
+    const { key, looseKey, mergeKey } = identity;
+    const cancels = request.method === "CANCEL" ? this.#looseInvites.get(looseKey ?? "") : undefined;
+    const machine = new ServerMachine(identity, request, source, cancels, this.#serverParts);
+    this.#servers.set(key, machine);
+    if (request.method === "INVITE" && looseKey !== undefined) {
+      this.#looseInvites.set(looseKey, machine);
     }
-    if (identity.mergeKey !== undefined && !this.#merges.has(identity.mergeKey)) {
-      this.#merges.set(identity.mergeKey, machine);
+    if (mergeKey !== undefined && !this.#merges.has(mergeKey)) {
+      this.#merges.set(mergeKey, machine);
     }
     return machine;
   }
 
   #forgetServer(machine: ServerMachine): void {
-    const identity = this.#identities.get(machine.key);
-    this.#servers.delete(machine.key);
-    this.#identities.delete(machine.key);
-    if (identity === undefined) {
-      return;
+    const { key, looseKey, mergeKey } = machine.identity;
+    this.#servers.delete(key);
+    if (looseKey !== undefined && this.#looseInvites.get(looseKey) === machine) {
+      this.#looseInvites.delete(looseKey);
     }
-    if (this.#looseInvites.get(identity.looseKey) === machine) {
-      this.#looseInvites.delete(identity.looseKey);
-    }
-    if (identity.mergeKey !== undefined && this.#merges.get(identity.mergeKey) === machine) {
-      this.#merges.delete(identity.mergeKey);
+    if (mergeKey !== undefined && this.#merges.get(mergeKey) === machine) {
+      this.#merges.delete(mergeKey);
     }
   }
 
@@ -540,11 +536,12 @@ function identify(request: SipRequest): RequestIdentity | undefined {
   const modern = via.branch?.toLowerCase().startsWith(magicCookie) === true;
   // RFC 3261 §17.2.3: without the cookie the branch is not unique, and URI, tags, Call-ID, CSeq and Via decide together.
   const branchPart = modern ? (via.branch ?? "") : `2543|${request.uri}|${via.branch ?? ""}|${dialogPart}`;
+  const cancellable = method === "INVITE" || method === "CANCEL";
   const toTag = parseNameAddr(headers.get("To") ?? "")?.tag;
   const merges = toTag === undefined && fromTag !== undefined && method !== "CANCEL" && request.method !== "ACK";
   return {
     key: `${branchPart}|${sentBy}|${method}`,
-    looseKey: `${branchPart}|${dialogPart}`,
+    looseKey: cancellable ? `${branchPart}|${dialogPart}` : undefined,
     mergeKey: merges ? `${dialogPart}|${method}` : undefined,
   };
 }

@@ -2,6 +2,7 @@ import { parseNameAddr, parseVias } from "../sip/grammar.ts";
 import { type SipRequest, type SipResponse, withoutContents } from "../sip/message.ts";
 import { type Clock, type SipTimers, TimerSet } from "../timers.ts";
 import type { Source, Target, TransportLayer } from "../transport/index.ts";
+import type { RequestIdentity } from "./index.ts";
 import { type InviteServerEvent, type InviteServerState, inviteServerTable } from "./ist.ts";
 import { type Effect, responseClass, step, type TimerName } from "./machine.ts";
 import { mostAmplification } from "./proven.ts";
@@ -28,7 +29,7 @@ const unansweredFactor = 2.1;
 
 /** One server transaction of RFC 3261 §17.2. */
 export class ServerMachine {
-  readonly key: string;
+  readonly identity: RequestIdentity;
   /** As received; once the final response is out only its method is left, because a call that is over shall cost little. */
   request: SipRequest;
   readonly source: Source;
@@ -52,13 +53,13 @@ export class ServerMachine {
   readonly #broughtTag: boolean;
 
   constructor(
-    key: string,
+    identity: RequestIdentity,
     request: SipRequest,
     source: Source,
     cancels: ServerMachine | undefined,
     parts: ServerParts,
   ) {
-    this.key = key;
+    this.identity = identity;
     this.request = request;
     this.source = source;
     this.cancels = cancels;
@@ -74,6 +75,10 @@ export class ServerMachine {
         this.abandon();
       });
     }
+  }
+
+  get key(): string {
+    return this.identity.key;
   }
 
   get state(): InviteServerState | ServerState {

@@ -65,7 +65,9 @@ export class Accepted {
       peer: hop,
       txnId: this.#core.parts.random.uuid(),
       dialogId: dialog.id,
-      message: textForApp(ack),
+      get message() {
+        return textForApp(ack);
+      },
     });
     if (outgoing.cancelled) {
       this.#byes.byeFromEngine(dialog, cancelRace);

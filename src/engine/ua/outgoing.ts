@@ -158,13 +158,16 @@ export class OutgoingRequests {
   }
 
   replySent(command: SipCommand, outgoing: OutgoingRequest): void {
+    const { request } = outgoing;
     this.#core.reply(command, {
       type: "sent",
       kind: "request",
       peer: outgoing.hop,
       txnId: outgoing.txnId,
       dialogId: undefined,
-      message: textForApp(outgoing.request),
+      get message() {
+        return textForApp(request);
+      },
     });
   }
 
@@ -179,7 +182,9 @@ export class OutgoingRequests {
       peer: source,
       txnId: outgoing.txnId,
       dialogId: usesDialogId ? dialogId : undefined,
-      message: textForApp(response),
+      get message() {
+        return textForApp(response);
+      },
     });
   }
 

@@ -239,12 +239,12 @@ export class WireServer implements EngineEvents {
     if (client === undefined || client.closing) {
       return false;
     }
-    const { peer, receivedOn } = delivery;
+    const { peer, receivedOn, message } = delivery;
     const tokens = [
       this.#parts.random.uuid(),
       "sip",
       delivery.source,
-      String(delivery.message.length),
+      String(message.length),
       peer.protocol,
       peer.address,
       String(peer.port),
@@ -256,7 +256,7 @@ export class WireServer implements EngineEvents {
       tokens.push(receivedOn.address, String(receivedOn.port));
     }
     tokens.push("");
-    return this.#write(client, encodeFrame(tokens, delivery.message));
+    return this.#write(client, encodeFrame(tokens, message));
   }
 
   reply(id: ClientId, requestId: string, reply: CommandReply): void {
@@ -269,11 +269,11 @@ export class WireServer implements EngineEvents {
       this.#answer(client, requestId, ["NOK", reply.text]);
       return;
     }
-    const { peer } = reply;
+    const { peer, message } = reply;
     const tokens = [
       "OK",
       "application",
-      String(reply.message.length),
+      String(message.length),
       peer.protocol,
       peer.address,
       String(peer.port),
@@ -285,7 +285,7 @@ export class WireServer implements EngineEvents {
       tokens.push(reply.dialogId ?? "", "");
     }
     tokens.push("Msg sent:", "");
-    this.#answer(client, requestId, tokens, reply.message);
+    this.#answer(client, requestId, tokens, message);
   }
 
   #answer(client: Client, requestId: string, tokens: readonly string[], sip?: Buffer): void {
