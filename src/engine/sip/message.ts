@@ -57,6 +57,94 @@ const listHeaders: ReadonlySet<string> = new Set([
   "warning",
 ]);
 
+// drachtio's spelling of the headers it knows.
+const knownNames: readonly string[] = [
+  "Accept",
+  "Accept-Contact",
+  "Accept-Encoding",
+  "Accept-Language",
+  "Alert-Info",
+  "Allow",
+  "Allow-Events",
+  "Authentication-Info",
+  "Authorization",
+  "Call-ID",
+  "Call-Info",
+  "Contact",
+  "Content-Disposition",
+  "Content-Encoding",
+  "Content-Language",
+  "Content-Length",
+  "Content-Type",
+  "CSeq",
+  "Date",
+  "Diversion",
+  "Error-Info",
+  "Event",
+  "Expires",
+  "From",
+  "History-Info",
+  "Identity",
+  "In-Reply-To",
+  "Max-Forwards",
+  "MIME-Version",
+  "Min-Expires",
+  "Min-SE",
+  "Organization",
+  "P-Asserted-Identity",
+  "P-Preferred-Identity",
+  "Path",
+  "Priority",
+  "Privacy",
+  "Proxy-Authenticate",
+  "Proxy-Authorization",
+  "Proxy-Require",
+  "RAck",
+  "Reason",
+  "Record-Route",
+  "Refer-Sub",
+  "Refer-To",
+  "Referred-By",
+  "Reject-Contact",
+  "Remote-Party-ID",
+  "Replaces",
+  "Reply-To",
+  "Request-Disposition",
+  "Require",
+  "Retry-After",
+  "Route",
+  "RSeq",
+  "Server",
+  "Service-Route",
+  "Session-Expires",
+  "SIP-ETag",
+  "SIP-If-Match",
+  "Subject",
+  "Subscription-State",
+  "Supported",
+  "Timestamp",
+  "To",
+  "Unsupported",
+  "User-Agent",
+  "Via",
+  "Warning",
+  "WWW-Authenticate",
+];
+
+/** What an application writes in any case goes out like this; by the name in lower case. */
+export const knownSpellings: ReadonlyMap<string, string> = new Map(
+  knownNames.map((name) => [name.toLowerCase(), name]),
+);
+
+// Nearly every name is one of these, and looking it up is cheaper than making it small letters: of each message dozens of
+// names are asked for.
+const knownKeys: ReadonlyMap<string, string> = new Map(
+  knownNames.flatMap((name) => {
+    const key = name.toLowerCase();
+    return [[name, key] as const, [key, key] as const];
+  }),
+);
+
 /** The full name of a compact form, anything else unchanged. */
 export function expandHeaderName(name: string): string {
   return name.length === 1 ? (compactForms.get(name.toLowerCase()) ?? name) : name;
@@ -68,7 +156,7 @@ export function isListHeader(name: string): boolean {
 }
 
 function keyOf(name: string): string {
-  return expandHeaderName(name).toLowerCase();
+  return knownKeys.get(name) ?? expandHeaderName(name).toLowerCase();
 }
 
 export interface HeaderLine {
@@ -76,7 +164,8 @@ export interface HeaderLine {
   readonly value: string;
 }
 
-interface StoredLine extends HeaderLine {
+/** With the full name in small letters, by which lines are compared. */
+export interface StoredLine extends HeaderLine {
   readonly key: string;
 }
 
@@ -90,7 +179,7 @@ export class Headers {
     }
   }
 
-  get lines(): readonly HeaderLine[] {
+  get lines(): readonly StoredLine[] {
     return this.#lines;
   }
 
@@ -98,6 +187,12 @@ export class Headers {
   get(name: string): string | undefined {
     const key = keyOf(name);
     return this.#lines.find((line) => line.key === key)?.value;
+  }
+
+  /** Where the first line of that name stands, -1 without one. */
+  indexOf(name: string): number {
+    const key = keyOf(name);
+    return this.#lines.findIndex((line) => line.key === key);
   }
 
   /** One entry per line of that name. */
@@ -183,8 +278,7 @@ export class Headers {
 }
 
 function stored(name: string, value: string): StoredLine {
-  const full = expandHeaderName(name);
-  return { name: full, value, key: full.toLowerCase() };
+  return { name: expandHeaderName(name), value, key: keyOf(name) };
 }
 
 const noBody = Buffer.alloc(0);
@@ -192,9 +286,9 @@ const noBody = Buffer.alloc(0);
 function serialise(startLine: string, headers: Headers, body: Buffer): Buffer {
   let head = `${startLine}\r\n`;
   let lengthWritten = false;
-  for (const { name, value } of headers.lines) {
+  for (const { name, key, value } of headers.lines) {
     // RFC 3261 §20.14: the length counts bytes of the body as it is now, whatever the line said before.
-    if (keyOf(name) === "content-length") {
+    if (key === "content-length") {
       if (lengthWritten) {
         continue;
       }
@@ -205,8 +299,19 @@ function serialise(startLine: string, headers: Headers, body: Buffer): Buffer {
     }
   }
   head += lengthWritten ? "\r\n" : `Content-Length: ${body.length}\r\n\r\n`;
-  const headBytes = Buffer.from(head, "utf8");
-  return body.length === 0 ? headBytes : Buffer.concat([headBytes, body]);
+  return joined(head, body);
+}
+
+/** Head and body in one buffer, written once. */
+export function joined(head: string, body: Buffer): Buffer {
+  if (body.length === 0) {
+    return Buffer.from(head, "utf8");
+  }
+  const headBytes = Buffer.byteLength(head, "utf8");
+  const bytes = Buffer.allocUnsafe(headBytes + body.length);
+  bytes.write(head, 0, "utf8");
+  body.copy(bytes, headBytes);
+  return bytes;
 }
 
 export class SipRequest {

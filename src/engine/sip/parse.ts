@@ -321,12 +321,24 @@ function isLineBreak(code: number): boolean {
 // The five fields that every message has and that identify its transaction and dialog (RFC 3261 §8.1.1, without Max-Forwards).
 const identifyingHeaders: readonly string[] = ["From", "To", "Call-ID", "CSeq", "Content-Length"];
 
+const singleKeys: ReadonlySet<string> = new Set(singleHeaders.map((name) => name.toLowerCase()));
+
+function repeatedHeader({ kind, headers }: SipMessage): string | undefined {
+  const { lines } = headers;
+  for (let at = 1; at < lines.length; at += 1) {
+    const key = lines[at]?.key ?? "";
+    if (singleKeys.has(key) && headers.indexOf(key) < at) {
+      return (kind === "request" ? singleHeaders : identifyingHeaders).find((name) => headers.count(name) > 1);
+    }
+  }
+  return undefined;
+}
+
 function validate(message: SipMessage, limits: MessageLimits): Refusal | undefined {
   const { headers } = message;
-  for (const name of message.kind === "request" ? singleHeaders : identifyingHeaders) {
-    if (headers.count(name) > 1) {
-      return new Refusal(`Repeated ${name}`);
-    }
+  const repeated = repeatedHeader(message);
+  if (repeated !== undefined) {
+    return new Refusal(`Repeated ${repeated}`);
   }
   const overfull = overfullList(message, limits);
   if (overfull !== undefined) {
@@ -366,14 +378,17 @@ function validate(message: SipMessage, limits: MessageLimits): Refusal | undefin
  * number; a comma within quotes counts too, which no honest message notices.
  */
 function overfullList({ headers }: SipMessage, limits: MessageLimits): string | undefined {
+  let most = headers.lines.length;
+  for (const { value } of headers.lines) {
+    most += commasIn(value);
+  }
+  if (most <= limits.listValues) {
+    return undefined;
+  }
   const counts = new Map<string, number>();
-  for (const { name, value } of headers.lines) {
+  for (const { name, key, value } of headers.lines) {
     if (isListHeader(name)) {
-      const key = name.toLowerCase();
-      let count = (counts.get(key) ?? 0) + 1;
-      for (let comma = value.indexOf(","); comma !== -1; comma = value.indexOf(",", comma + 1)) {
-        count += 1;
-      }
+      const count = (counts.get(key) ?? 0) + 1 + commasIn(value);
       if (count > limits.listValues) {
         return name;
       }
@@ -381,6 +396,14 @@ function overfullList({ headers }: SipMessage, limits: MessageLimits): string | 
     }
   }
   return undefined;
+}
+
+function commasIn(value: string): number {
+  let count = 0;
+  for (let comma = value.indexOf(","); comma !== -1; comma = value.indexOf(",", comma + 1)) {
+    count += 1;
+  }
+  return count;
 }
 
 function parseAll<T>(values: readonly string[], parse: (value: string) => readonly T[] | undefined): T[] | undefined {

@@ -8,8 +8,8 @@ import {
   splitList,
   uriScheme,
 } from "../sip/grammar.ts";
-import type { Headers } from "../sip/message.ts";
-import type { HeaderLine, SipMessage, SipRequest } from "../sip/message.ts";
+import { joined, knownSpellings } from "../sip/message.ts";
+import type { HeaderLine, Headers, SipMessage, SipRequest } from "../sip/message.ts";
 import type { NextHop } from "./core.ts";
 
 /** A SIP message as an application wrote it over the wire protocol: no Via, no tags, a Content-Length nobody may trust. */
@@ -37,82 +37,6 @@ const headEndMark = Buffer.from("\r\n\r\n");
 // Tabs are blanks in SIP; every other control character could end a line or a string somewhere behind us.
 const requestLine = /^(\S+) (.+) SIP\/2\.0$/;
 const statusLine = /^SIP\/2\.0 ([1-6]\d\d)(?: (.*))?$/;
-
-/** drachtio's spelling of the headers it knows; what an application writes in any case goes out like this. */
-const knownNames: ReadonlyMap<string, string> = new Map(
-  [
-    "Accept",
-    "Accept-Contact",
-    "Accept-Encoding",
-    "Accept-Language",
-    "Alert-Info",
-    "Allow",
-    "Allow-Events",
-    "Authentication-Info",
-    "Authorization",
-    "Call-ID",
-    "Call-Info",
-    "Contact",
-    "Content-Disposition",
-    "Content-Encoding",
-    "Content-Language",
-    "Content-Length",
-    "Content-Type",
-    "CSeq",
-    "Date",
-    "Diversion",
-    "Error-Info",
-    "Event",
-    "Expires",
-    "From",
-    "History-Info",
-    "Identity",
-    "In-Reply-To",
-    "Max-Forwards",
-    "MIME-Version",
-    "Min-Expires",
-    "Min-SE",
-    "Organization",
-    "P-Asserted-Identity",
-    "P-Preferred-Identity",
-    "Path",
-    "Priority",
-    "Privacy",
-    "Proxy-Authenticate",
-    "Proxy-Authorization",
-    "Proxy-Require",
-    "RAck",
-    "Reason",
-    "Record-Route",
-    "Refer-Sub",
-    "Refer-To",
-    "Referred-By",
-    "Reject-Contact",
-    "Remote-Party-ID",
-    "Replaces",
-    "Reply-To",
-    "Request-Disposition",
-    "Require",
-    "Retry-After",
-    "Route",
-    "RSeq",
-    "Server",
-    "Service-Route",
-    "Session-Expires",
-    "SIP-ETag",
-    "SIP-If-Match",
-    "Subject",
-    "Subscription-State",
-    "Supported",
-    "Timestamp",
-    "To",
-    "Unsupported",
-    "User-Agent",
-    "Via",
-    "Warning",
-    "WWW-Authenticate",
-  ].map((name) => [name.toLowerCase(), name]),
-);
 
 /** Rule 1 of the specification: the engine writes these itself, an application never does. */
 const neverFromApp: ReadonlySet<string> = new Set(["via", "route", "record-route", "rseq", "content-length"]);
@@ -200,7 +124,7 @@ export function cleanAppHeaders(lines: readonly HeaderLine[], local: LocalHost):
 }
 
 function spell(name: string): string {
-  const known = knownNames.get(name.toLowerCase());
+  const known = knownSpellings.get(name.toLowerCase());
   if (known !== undefined) {
     return known;
   }
@@ -261,15 +185,15 @@ export function textForApp(message: SipMessage): Buffer {
     message.kind === "request"
       ? `${message.method} ${message.uri} SIP/2.0\r\n`
       : `SIP/2.0 ${message.status} ${cleanText(message.reason)}\r\n`;
-  for (const { name, value } of message.headers.lines) {
-    const key = name.toLowerCase();
-    if (key === "content-length" || unsafeNames.has(key) || name.includes("%") || !isToken(name)) {
+  for (const { name, key, value } of message.headers.lines) {
+    const known = knownSpellings.has(key);
+    if (key === "content-length" || (!known && (unsafeNames.has(key) || name.includes("%") || !isToken(name)))) {
       continue;
     }
     head += `${name}: ${cleanText(addressLists.has(key) ? plainList(value) : value)}\r\n`;
   }
   head += `Content-Length: ${message.body.length}\r\n\r\n`;
-  return Buffer.concat([Buffer.from(head, "utf8"), message.body]);
+  return joined(head, message.body);
 }
 
 // Lists of addresses that drachtio-srf takes apart, after joining all lines of the name.
