@@ -36,7 +36,7 @@ export interface EngineLimits {
   readonly authenticationMs: number;
   /** Incoming requests an application has not answered yet. */
   readonly pendingRequests: number;
-  /** Requests of ours that have no final response yet. */
+  /** Requests of ours that have no final response yet, and INVITEs that wait 37 s for repetitions of their 2xx. */
   readonly outgoingRequests: number;
   readonly dialogs: number;
 }
@@ -49,7 +49,7 @@ export const defaultLimits: EngineLimits = {
   clientBacklogBytes: 16 * 1024 * 1024,
   authenticationMs: 10_000,
   pendingRequests: 10_000,
-  outgoingRequests: 10_000,
+  outgoingRequests: 60_000,
   dialogs: 20_000,
 };
 
