@@ -210,7 +210,9 @@ export class Headers {
   /** One entry per value: lines of list headers are split at their commas, lines that cannot be split stay whole. */
   list(name: string): string[] {
     const values = this.all(name);
-    return isListHeader(name) ? values.flatMap((value) => splitList(value) ?? [value]) : values;
+    return values.some((value) => value.includes(",")) && isListHeader(name)
+      ? values.flatMap((value) => splitList(value) ?? [value])
+      : values;
   }
 
   has(name: string): boolean {

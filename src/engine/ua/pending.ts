@@ -204,7 +204,9 @@ export class IncomingRequests {
       txnId: incoming.txnId,
       dialogId: inDialog ? dialog?.id : undefined,
       receivedOn: inDialog ? undefined : transaction.source.local,
-      message: textForApp(request),
+      get message() {
+        return textForApp(request);
+      },
     };
   }
 

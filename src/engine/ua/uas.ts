@@ -278,7 +278,9 @@ export class Uas {
         peer: source,
         txnId: random.uuid(),
         dialogId: dialog.id,
-        message: textForApp(request),
+        get message() {
+          return textForApp(request);
+        },
       });
     }
     if (dialog.awaitingAck.size === 0) {
@@ -350,7 +352,9 @@ export class Uas {
       peer: incoming.transaction.source,
       txnId,
       dialogId: dialogIdFor(incoming, built.status),
-      message: textForApp(built),
+      get message() {
+        return textForApp(built);
+      },
     });
   }
 
