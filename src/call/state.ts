@@ -11,6 +11,8 @@ export interface Queued {
   /** Position in the command's `replies`, from 0. */
   readonly index: number;
   readonly arrivedAtMs: number;
+  /** Keys between caller and operator: they end with the talk. */
+  readonly ofTalk?: true;
 }
 
 export interface Playing {

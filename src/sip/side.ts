@@ -350,11 +350,31 @@ export class SipSide implements Signalling {
     if (found === undefined) {
       const failure = { status: null, reason: "the caller is gone", q850: null, redirect: null };
       this.#later(() => this.#options.post(call, { type: "refer.done", leg, ...failure }));
-    } else {
-      this.#with(leg, () => {
-        found.refer(request);
-      });
+      return;
     }
+    const botId = this.#calls.get(call)?.facts.botId ?? "";
+    const refusal = this.#referRefusal(request, found.trunk, botId);
+    if (refusal !== null) {
+      this.#options.log.warn({ call, botId, refusal }, "an operator is not called");
+      const failure = { status: null, reason: refusal, q850: null, redirect: null, refused: true } as const;
+      this.#later(() => this.#options.post(call, { type: "refer.done", leg, ...failure }));
+      return;
+    }
+    this.#with(leg, () => {
+      found.refer(request);
+    });
+  }
+
+  /** Whom the caller's side is asked to call is judged like whom we call ourselves, by the rules of its own trunk. */
+  #referRefusal({ target }: TransferRequest, trunk: TrunkId, botId: string): string | null {
+    const [gateway] = this.#context.directory.trunk(trunk)?.gateways ?? [];
+    const refusal =
+      gateway === undefined ? null : destinationRefusal({ target, trunk, gateway: gateway.id }, botId, this.#context);
+    if (refusal !== null) return refusal;
+    const full = this.#options.operators?.enter(botId) ?? null;
+    // Who follows a REFER talks without us: he counts for the calls of this second only.
+    if (full === null) this.#options.operators?.leave(botId, 0);
+    return full;
   }
 
   reinvite(_call: CallId, leg: LegId, offer: Sdp): void {

@@ -76,17 +76,19 @@ export function readings(digits: string, country: string): Readings {
   const add = (set: Set<string>, reading: string): void => {
     if (reading.length >= internationalMin) set.add(reading);
   };
-  if (digits.startsWith("+")) {
+  if (/^\+[1-9]/.test(digits)) {
     add(explicit, digits.slice(1));
     return { explicit, guessed };
   }
+  // No country's code begins with 0, * or #, so whoever reads a number with such a + on leaves the + out.
+  const text = digits.replace(/^\+/, "");
   const known = plans.get(country);
   const prefixes = [...universalInternational, ...(known?.international ?? [])];
-  for (const bare of withoutServiceCode(digits)) {
+  for (const bare of withoutServiceCode(text)) {
     // One digit in front may ask a switchboard for an outside line.
-    for (const text of [bare, bare.slice(1)]) {
+    for (const front of [bare, bare.slice(1)]) {
       for (const prefix of prefixes) {
-        if (text.startsWith(prefix)) add(explicit, text.slice(prefix.length));
+        if (front.startsWith(prefix)) add(explicit, front.slice(prefix.length));
       }
     }
     if (bare.length >= longerThanNational) add(guessed, bare);
@@ -102,7 +104,8 @@ export function readings(digits: string, country: string): Readings {
 /** The class a number belongs to in any of its readings, null for an ordinary one. */
 export function numberClass(digits: string, country: string): NumberClass | null {
   const emergency = [...universalEmergency, ...(plans.get(country)?.emergency ?? commonEmergency)];
-  if (withoutServiceCode(digits.replace(/^\+/, "")).some((bare) => emergency.includes(bare))) return "emergency";
+  // A # at the end says only that the number is whole.
+  if (withoutServiceCode(digits.replace(/^\+|#+$/g, "")).some((bare) => emergency.includes(bare))) return "emergency";
   const { explicit, guessed } = readings(digits, country);
   const begins = (prefixes: readonly string[]): boolean =>
     [...explicit, ...guessed].some((reading) => prefixes.some((prefix) => reading.startsWith(prefix)));

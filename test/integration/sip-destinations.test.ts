@@ -1,7 +1,8 @@
 import { afterEach, describe, expect, test } from "vitest";
 
-import type { LegId, Sdp } from "../../src/call/ids.ts";
+import type { CommandId, GatewayId, LegId, Sdp, TransferId, TrunkId } from "../../src/call/ids.ts";
 import type { CallSetup } from "../../src/call/setup.ts";
+import type { TransferRequest } from "../../src/call/transfer.ts";
 import type { ResolvedPlace } from "../../src/sip/pinning.ts";
 import { Closings, RawCall, RawCallee, RawPeer, sdp, tagOf } from "./engine-support.ts";
 import { fresh, oneTrunk, order, requests, startSide } from "./sip-support.ts";
@@ -182,4 +183,46 @@ describe("what never goes out", () => {
     await side.event("leg.failed");
     expect(said).toEqual(["enter b", "enter b", "leave b false"]);
   });
+
+  test("a REFER: neither to a refused number or host nor while the bot is halted", async () => {
+    let said: string | null = null;
+    const { side, setup } = await talk("{}", undefined, {
+      operators: { enter: () => said, leave: () => undefined },
+    });
+    const refer = (target: TransferRequest["target"]): void =>
+      side.side.refer(setup.call, setup.caller, { ...referRequest, target });
+    refer({ kind: "phone", digits: "112" });
+    expect(await side.event("refer.done")).toMatchObject({ status: null, refused: true });
+    refer(uri("sip:x@elsewhere.example").target);
+    expect(await side.event("refer.done")).toMatchObject({ status: null, refused: true });
+    said = "halted";
+    refer({ kind: "phone", digits: "79123456789" });
+    expect(await side.event("refer.done")).toMatchObject({ status: null, refused: true, reason: "halted" });
+  });
 });
+
+const referRequest: TransferRequest = {
+  transferId: "t1" as TransferId,
+  commandId: "c1" as CommandId,
+  method: "refer",
+  target: { kind: "phone", digits: "79123456789" },
+  number: "79123456789",
+  route: {
+    trunk: "t" as TrunkId,
+    gateways: ["g" as GatewayId],
+    identity: "caller",
+    retryWithBotNumber: false,
+    sipUriVia: "direct",
+    progressTimeoutMs: 1000,
+  },
+  headers: [],
+  answerTimeoutMs: 1000,
+  continueCall: false,
+  continueRecording: false,
+  referFallback: true,
+  others: [],
+  strategy: "serial",
+  confirm: null,
+  maxTalkMs: null,
+  duringRing: [],
+};

@@ -51,9 +51,13 @@ async function referred(
   refer: Packet;
 }> {
   const peer = await RawPeer.open(closings);
-  const side = await startSide(closings, oneTrunk(5999, trunk, 'number: "+7495"'), {
-    password: (_trunk, direction) => (trunk !== "" && direction === "outbound" ? "secret" : undefined),
-  });
+  const side = await startSide(
+    closings,
+    oneTrunk(5999, trunk, 'number: "+7495", destinations: { sipHosts: [ok.example] }'),
+    {
+      password: (_trunk, direction) => (trunk !== "" && direction === "outbound" ? "secret" : undefined),
+    },
+  );
   const call = new RawCall(peer, side.engine.port);
   call.send("INVITE", { body: sdp(4000) });
   const setup = await side.call();

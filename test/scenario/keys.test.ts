@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import { fallbackCommand } from "../../src/call/patience.ts";
 import type { TransferRequest } from "../../src/call/transfer.ts";
 import { CallScript, caller, operator, transferTo } from "./script.ts";
 
@@ -69,6 +70,23 @@ describe("the operator hands the caller back", () => {
   });
 });
 
+test("a caller whose bot is lost is not handed back to it: he would hear nothing", () => {
+  const fallback = transferTo("74950000000", { continueCall: false, commandId: fallbackCommand });
+  const patience = { answerMs: 1000, silenceMs: 1000, inputMs: null };
+  const call = new CallScript({
+    returnKeys: "*7",
+    patience: { ...patience, fallback: [{ type: "switch", request: fallback }] },
+  })
+    .callerIsWithBot()
+    .happens({ type: "timer.fired", timer: "bot" })
+    .invited()
+    .answers()
+    .joined();
+  expect(presses(call, "*7").state.phase).toBe("withOperator");
+  call.hangsUp(operator(1));
+  expect(call.asked("leg.bye")).toMatchObject([{ leg: caller }]);
+});
+
 describe("keys that come by INFO", () => {
   test("are sent to the other side as tones, one after the other and in their order", () => {
     const call = presses(talking(), "12", caller, "info");
@@ -81,6 +99,20 @@ describe("keys that come by INFO", () => {
     played(call);
     presses(call, "3", operator(1), "info");
     expect(digitsSent(call)).toContainEqual([caller, "3"]);
+  });
+
+  test("do not fill the bot's queue, and end with the talk", () => {
+    const call = presses(talking({ continueCall: true }), "1".repeat(300), caller, "info");
+    call.bot({ type: "text", text: "still there?", lang: null, voice: null });
+    expect(call.effects).not.toContainEqual(
+      expect.objectContaining({ event: expect.objectContaining({ event: "rejected" }) }),
+    );
+    presses(call, "2", operator(1), "info");
+    call.hangsUp(operator(1));
+    expect(call.last.filter(({ type }) => type === "media.play")).toMatchObject([{ prompt: { kind: "text" } }]);
+    expect(call.effects).not.toContainEqual(
+      expect.objectContaining({ event: expect.objectContaining({ code: "no_operator" }) }),
+    );
   });
 
   test("those in the sound are there already", () => {

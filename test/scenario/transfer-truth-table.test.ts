@@ -338,6 +338,24 @@ describe("REFER", () => {
     ]);
   });
 
+  test("refused by ourselves → FAIL rejected, no INVITE instead, the caller stays", () => {
+    const call = script().botSwitches({ ...refer, referFallback: true });
+    call.happens({
+      type: "refer.done",
+      leg,
+      status: null,
+      reason: "halted",
+      q850: null,
+      redirect: null,
+      refused: true,
+    });
+    expect(call.transfers).toMatchObject([
+      { status: { status: "FAIL", hangup: false }, details: { cause: "rejected" } },
+    ]);
+    expect(call.asked("trunk.withoutRefer")).toEqual([]);
+    expect(call.state.phase).toBe("withBot");
+  });
+
   test.each([true, false])("refused, continueCall %s → FAIL refer_refused, the caller stays", (keep) => {
     const call = script().botSwitches({ ...refer, continueCall: keep });
     call.happens({ type: "refer.done", leg, status: 405, reason: null, q850: null, redirect: null });

@@ -26,6 +26,7 @@ describe("the class of a number", () => {
     ["112", "", "emergency"],
     ["+112", "", "emergency"],
     ["911", "7", "emergency"],
+    ["112#", "", "emergency"],
     ["103", "7", "emergency"],
     ["103", "", "emergency"],
     ["103", "44", null],
@@ -34,6 +35,10 @@ describe("the class of a number", () => {
     ["*67911", "1", "emergency"],
     ["+88161234567", "", "satellite"],
     ["0088161234567", "", "satellite"],
+    ["+0088161234567", "", "satellite"],
+    ["+*670088161234567", "", "satellite"],
+    // Whoever leaves the + out of a Japanese number must not be taken for one who dials 810.
+    ["+81088161234567", "7", null],
     ["01188161234567", "1", "satellite"],
     ["901188161234567", "1", "satellite"],
     ["81088161234567", "7", "satellite"],

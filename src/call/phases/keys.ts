@@ -5,6 +5,8 @@ import { finishTransfer } from "./transfer-end.ts";
 
 /** Keys pressed further apart than this are not one code. */
 const betweenKeysMs = 3_000;
+/** Tones last longer than an INFO takes: whoever sends more has them lost, and does not fill the bot's queue. */
+const keysMax = 32;
 
 type Digit = Extract<CallEvent, { type: "media.digit" }>;
 type Talking = In<"withOperator">;
@@ -16,7 +18,8 @@ export function pressed(state: Talking, event: Digit, atMs: number): Step {
 }
 
 function pressedByOperator(state: Talking, event: Digit, atMs: number): Step {
-  const code = state.core.setup.policy.returnKeys ?? "";
+  // A bot that is lost can take nobody back: its caller would hear nothing.
+  const code = state.core.bot === "lost" ? "" : (state.core.setup.policy.returnKeys ?? "");
   const recent = state.keys !== undefined && atMs - state.keys.atMs <= betweenKeysMs ? state.keys.text : "";
   const text = (recent + event.digit).slice(-Math.max(1, code.length));
   if (code === "" || text !== code) return [passedOn({ ...state, keys: { text, atMs } }, event, atMs), []];
@@ -35,8 +38,10 @@ function passedOn(state: Talking, event: Digit, atMs: number): Talking {
 /** Digits are sent before anything else that waits. */
 export function withDigits(state: Talking, digits: string, to: "caller" | "operator", atMs: number): Talking {
   const { commandId } = state.transfer.request;
-  const queued: Queued = { reply: { type: "dtmf", digits, to }, commandId, index: 0, arrivedAtMs: atMs };
+  const reply = { type: "dtmf", digits, to } as const;
+  const queued: Queued = { reply, commandId, index: 0, arrivedAtMs: atMs, ofTalk: true };
   const { queue } = state.core;
+  if (queue.filter(({ ofTalk }) => ofTalk === true).length >= keysMax) return state;
   // Behind digits that wait already, so that a code keeps its order.
   const place = queue.findIndex(({ reply }) => reply.type !== "dtmf");
   const at = place < 0 ? queue.length : place;

@@ -64,6 +64,13 @@ function left(state: Referring, { status, reason }: SipFailure, atMs: number): S
 /** Refused or failed: the caller is still ours; the target is called by INVITE where the trunk allows it. RFC 3515 §2.4. */
 function referFailed(state: Referring, failure: SipFailure, atMs: number): Step {
   const { core, transfer } = state;
+  if (failure.refused === true) {
+    return finishTransfer(
+      state,
+      { status: "FAIL", cause: "rejected", endedBy: "service", sipReason: failure.reason, stays: true },
+      atMs,
+    );
+  }
   if (transfer.request.referFallback) {
     const message = `The caller's side did not follow the REFER (${told(failure)}); the target is called by INVITE.`;
     const { commandId } = transfer.request;

@@ -75,7 +75,12 @@ export function releasePassing(
   ];
 }
 
-/** A tone towards an operator ends with him. */
+/** A tone towards an operator ends with him, and so do the keys of the talk that wait. */
 export function withoutTones(core: CallCore): CallCore {
-  return core.playing === null || core.playing.leg === core.setup.caller ? core : { ...core, playing: null };
+  const { playing } = core;
+  return {
+    ...core,
+    playing: playing === null || playing.leg === core.setup.caller ? playing : null,
+    queue: core.queue.filter(({ ofTalk }) => ofTalk !== true),
+  };
 }
