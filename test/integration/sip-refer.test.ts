@@ -53,7 +53,7 @@ async function referred(
   const peer = await RawPeer.open(closings);
   const side = await startSide(
     closings,
-    oneTrunk(5999, trunk, 'number: "+7495", destinations: { sipHosts: [ok.example] }'),
+    oneTrunk(5999, trunk, 'number: "+7495"\n    destinations: { sipHosts: [ok.example] }'),
     {
       password: (_trunk, direction) => (trunk !== "" && direction === "outbound" ? "secret" : undefined),
     },
