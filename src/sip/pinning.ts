@@ -1,6 +1,7 @@
 import type { InviteOrder } from "../call/effect.ts";
 import type { CallId, LegId, TrunkId } from "../call/ids.ts";
 import { addressBits } from "../lib/ip-network.ts";
+import { isOurs, ourselves } from "./destination.ts";
 import type { CallFacts, Leg, LegContext } from "./leg.ts";
 import { formatSipUri, hostText, parseSipUri } from "./uri.ts";
 import type { SipUri } from "./uri.ts";
@@ -46,7 +47,7 @@ export async function pin(
   uri: SipUri,
   botId: string,
   resolve: HostResolver,
-  { directory }: Pick<LegContext, "directory">,
+  { directory, link }: Pick<LegContext, "directory" | "link">,
 ): Promise<PinOutcome> {
   const wanted = uri.params.get("transport")?.toLowerCase();
   const transport =
@@ -55,7 +56,9 @@ export async function pin(
   if (places.length === 0) {
     return { ok: false, refused: false, reason: "the host name cannot be resolved" };
   }
-  const judged = places.map((place) => ({ place, refusal: directory.addressRefusal(botId, place.address, uri.host) }));
+  const judge = ({ address, port }: ResolvedPlace): string | null =>
+    isOurs(address, port, link) ? ourselves : directory.addressRefusal(botId, address, uri.host);
+  const judged = places.map((place) => ({ place, refusal: judge(place) }));
   const allowed = judged.filter(({ refusal }) => refusal === null).map(({ place }) => place);
   // Over TLS the engine looks the name up itself, so that all it may find has to be allowed.
   const [refused] = judged.filter(({ refusal }) => refusal !== null);

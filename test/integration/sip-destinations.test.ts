@@ -150,6 +150,30 @@ describe("what never goes out", () => {
     expect(asked).toEqual([]);
   });
 
+  test("a name that resolves to this service itself", async () => {
+    let port = 0;
+    const { side, setup } = await talk('{ sipHosts: ["ops.example:*"], privateNetworks: [127.0.0.1] }', () => [
+      udp("127.0.0.1", port),
+    ]);
+    ({ port } = side.engine);
+    side.side.invite(setup.call, order(setup, uri("sip:x@ops.example")));
+    expect(await side.event("leg.failed")).toMatchObject({
+      refused: true,
+      reason: "the target is this service itself",
+    });
+  });
+
+  test("an emergency number at a gateway's host, however it is written and whatever the port", async () => {
+    const { side, setup, asked } = await talk('{ sipHosts: ["127.0.0.1:*"] }');
+    for (const target of ["sip:1-1-2@127.0.0.1:7", "sip:112@127.0.0.1:7", "sip:(112)@[::ffff:127.0.0.1]:7"]) {
+      side.side.invite(setup.call, order(setup, uri(target)));
+      const failed = await side.event("leg.failed");
+      expect(failed).toMatchObject({ status: null, refused: true });
+      expect(failed.reason).toContain("emergency");
+    }
+    expect(asked).toEqual([]);
+  });
+
   test("an emergency number, as a number, as a URI at the gateway and behind a 302", async () => {
     const { side, setup, operator } = await talk("{}");
     side.side.invite(setup.call, order(setup, { target: { kind: "phone", digits: "112" } }));
