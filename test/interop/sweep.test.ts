@@ -27,10 +27,8 @@ async function pooled(jobs: readonly (() => Promise<void>)[], most: number): Pro
 
 async function overOnce({ call }: Talk): Promise<void> {
   await call.event("hangup", { timeoutMs: 15_000 });
-  const ids = call.all("transfer").map((event) => transferOf(event).details.transferId);
-  expect(new Set(ids).size).toBe(ids.length);
-  const accepted = call.all("transferProgress").length > 0;
-  expect(ids.length).toBeGreaterThanOrEqual(accepted ? 1 : 0);
+  // The switch was accepted before anybody hung up, so its one outcome is owed whether or not it had begun.
+  expect(call.all("transfer").map((event) => transferOf(event).details.transferId)).toHaveLength(1);
 }
 
 describe("every 50 ms of a call with a prompt, two operators who ring, a talk and a return", () => {
