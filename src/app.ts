@@ -26,7 +26,7 @@ import { SipSide } from "./sip/side.ts";
 import { createTelemetry } from "./telemetry/events.ts";
 import type { Log } from "./telemetry/log.ts";
 import { createMetrics } from "./telemetry/metrics.ts";
-import { type PolicyFacts, transferPolicy } from "./transfer-policy.ts";
+import { fallbackProblems, type PolicyFacts, transferPolicy } from "./transfer-policy.ts";
 import { Allowance } from "./trunk/allowance.ts";
 import { GatewayHealth } from "./trunk/gateway-health.ts";
 import { ReferMemory } from "./trunk/refer-memory.ts";
@@ -102,7 +102,8 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
   const referMemory = new ReferMemory(() => systemClock.now());
   const policyOf = (call: PolicyFacts): TransferPolicy =>
     transferPolicy(table, { health, referMemory }, carriesTls, call);
-  checkFallbacks(config, policyOf);
+  const [unfit] = fallbackProblems(config);
+  if (unfit !== undefined) throw Object.assign(new Error(`${unfit.path}: ${unfit.message}`), { code: "start_failed" });
   const metrics = createMetrics({
     phases: () => registry.phases(),
     gateways: () => new Map(gateways.map(([id]) => [id, health.state(id)])),
@@ -241,6 +242,8 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
       link.close(address.call);
       open.ended(address.call);
     }
+    if (open.leftCalls.length > 0) log.warn({ calls: open.leftCalls.length }, "calls of an earlier process were ended");
+    await media.releaseLeft(open.leftCalls.map(({ call }) => call));
   }
 
   const adminPort = await named("admin.port", admin.start());
@@ -316,16 +319,6 @@ function patienceOf(
   const inputMs = inputTimeoutMs ?? (format === "jaicp" ? jaicpInputMs : null);
   const answerMs = redisReady ? botTimeoutMs : Math.min(botTimeoutMs, awayMs);
   return { patience: { answerMs, silenceMs: botSilenceMs, inputMs, fallback: outcome.replies } };
-}
-
-/** A fallback that could not be carried out is refused at the start and not when it is needed. */
-function checkFallbacks(config: Config, policyOf: (call: PolicyFacts) => TransferPolicy): void {
-  for (const [index, { botId, fallback }] of config.channels.entries()) {
-    const outcome = fallbackReplies(fallback, policyOf({ botId, callerNumber: "" }), mintTransferId);
-    if (outcome.ok) continue;
-    const message = `channels[${index}].fallback: ${outcome.message}`;
-    throw Object.assign(new Error(message), { code: "start_failed" });
-  }
 }
 
 /** By the machine's own DNS servers, whichever engine sends the requests. */

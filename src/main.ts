@@ -8,7 +8,10 @@ import { ConfigError } from "./config/problem.ts";
 import { loadSecrets } from "./config/secrets.ts";
 import { createEngineProcess } from "./engine-process.ts";
 import { explain } from "./explain.ts";
+import type { ConfigProblem } from "./config/problem.ts";
+import type { Config } from "./config/schema.ts";
 import { createLog, type Log } from "./telemetry/log.ts";
+import { fallbackProblems } from "./transfer-policy.ts";
 
 const usage = `Usage:
   patchbay --config FILE         run the service on that configuration
@@ -62,12 +65,17 @@ function check(file: string): number {
     return 2;
   }
   const inText = checkConfig(text, process.env);
-  const problems = inText.length > 0 ? inText : certificateProblems(loadConfig(file, process.env));
+  const problems = inText.length > 0 ? inText : problemsBeyondText(loadConfig(file, process.env));
   if (problems.length === 0) return print(`${file}: no problems\n${missingSecrets(file)}`);
   for (const { path, message } of problems) {
     process.stderr.write(path === "" ? `${file}: ${message}\n` : `${file}: ${path}: ${message}\n`);
   }
   return 2;
+}
+
+/** What only the files it names, or its parts together, can tell. */
+function problemsBeyondText(config: Config): readonly ConfigProblem[] {
+  return [...certificateProblems(config), ...fallbackProblems(config)];
 }
 
 /** The file may be right where its secrets are not at hand; the service would not start there, so it is said. */

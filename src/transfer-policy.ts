@@ -1,8 +1,12 @@
+import { fallbackReplies } from "./bot/fallback.ts";
 import type { TransferPolicy } from "./bot/translate.ts";
+import type { TransferId } from "./call/ids.ts";
 import type { CallSetup } from "./call/setup.ts";
-import type { GatewayHealth } from "./trunk/gateway-health.ts";
-import type { ReferMemory } from "./trunk/refer-memory.ts";
-import type { TrunkTable } from "./trunk/table.ts";
+import type { ConfigProblem } from "./config/problem.ts";
+import type { Config } from "./config/schema.ts";
+import { GatewayHealth } from "./trunk/gateway-health.ts";
+import { ReferMemory } from "./trunk/refer-memory.ts";
+import { TrunkTable } from "./trunk/table.ts";
 
 export type PolicyFacts = Pick<CallSetup, "botId" | "callerNumber">;
 
@@ -30,4 +34,16 @@ export function transferPolicy(
       return { ...choice, route, identityHeaders, referFollowed: referMemory.follows(choice.ownTrunk) };
     },
   };
+}
+
+/** Fallbacks that could not be carried out: they are refused before the start, and not when they are needed. */
+export function fallbackProblems(config: Config): readonly ConfigProblem[] {
+  const table = new TrunkTable(config);
+  const carriesTls = config.sip.listen.some(({ protocol }) => protocol === "tls");
+  const seen = { health: new GatewayHealth(new Map(), () => 0), referMemory: new ReferMemory(() => 0) };
+  return config.channels.flatMap(({ botId, fallback }, index) => {
+    const policy = transferPolicy(table, seen, carriesTls, { botId, callerNumber: "" });
+    const outcome = fallbackReplies(fallback, policy, () => "fallback" as TransferId);
+    return outcome.ok ? [] : [{ path: `channels[${index}].fallback`, message: outcome.message }];
+  });
 }

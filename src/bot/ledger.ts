@@ -15,6 +15,8 @@ export interface LedgerOptions {
   readonly store: () => LedgerStore | null;
   /** The bots that have calls. */
   readonly bots: () => Iterable<string>;
+  /** Redis answered with an error; told at the first failure and at every hundredth in a row. */
+  readonly onFailure: (error: unknown) => void;
   /** Redis is asked this often while a bot has a call. */
   readonly everyMs: number;
 }
@@ -41,6 +43,7 @@ export class BotLedger {
   readonly #options: LedgerOptions;
   readonly #pages = new Map<string, Page>();
   #next: Cancellable | null = null;
+  #failures = 0;
 
   constructor(options: LedgerOptions) {
     this.#options = options;
@@ -117,8 +120,10 @@ export class BotLedger {
       const [halt, shared] = await store.get([`${prefix}.halt:{${botId}}`, talk]);
       page.halted = typeof halt === "string";
       page.sharedMs = Number(shared ?? 0) || 0;
-    } catch {
-      // The connection tells of itself.
+      this.#failures = 0;
+    } catch (error) {
+      // A connection that is lost tells of itself.
+      if (this.#options.store() !== null && this.#failures++ % 100 === 0) this.#options.onFailure(error);
     } finally {
       page.asking = false;
     }

@@ -184,6 +184,13 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
             },
       bots: () => this.#bots.keys(),
       everyMs: this.#limits.ledgerEveryMs,
+      onFailure: (error) => {
+        this.#failures += 1;
+        options.log.error(
+          { error: textOf(error) },
+          "Redis does not tell whether a bot is halted, nor count its talk: see the rights in docs/bot-contract.md",
+        );
+      },
     });
     this.#writer.on("ready", () => this.#guarded(() => this.#connectionChanged()));
     this.#writer.on("close", () => this.#guarded(() => this.#connectionChanged()));
@@ -530,7 +537,8 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
       retryStrategy: (times: number) => (this.#closed ? null : Math.min(50 * 2 ** Math.min(times - 1, 6), 2_000)),
       reconnectOnError: (error: Error) => (error.message.startsWith("READONLY") ? 1 : false),
     } satisfies RedisOptions;
-    const connection = url === undefined ? new Redis(options) : new Redis(url, options);
+    const connection =
+      url === undefined ? new Redis(options) : new Redis(withoutUser(url), { ...userOf(url), ...options });
     connection.on("error", (error: Error) => {
       if (this.#closed) return;
       this.#options.log.warn({ error: textOf(error), connection: role }, "the connection to Redis failed");
@@ -586,6 +594,19 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
       this.#options.log.error({ err: error }, "the bot link failed");
     }
   }
+}
+
+/** ioredis takes the empty password of a URL that names a user alone for the password, and not the one given beside it. */
+function userOf(url: string): { readonly username?: string } {
+  const username = URL.canParse(url) ? decodeURIComponent(new URL(url).username) : "";
+  return username === "" ? {} : { username };
+}
+
+function withoutUser(url: string): string {
+  if (!URL.canParse(url)) return url;
+  const parsed = new URL(url);
+  parsed.username = "";
+  return parsed.password === "" ? parsed.href : url;
 }
 
 /** ioredis hangs the refused command on its errors, with the password of AUTH or a whole event: only the text is logged. */

@@ -620,8 +620,8 @@ export const channelSchema = z
           .int()
           .min(1)
           .max(1000)
-          .default(20)
-          .describe("INVITEs to operators in a second, over all calls of the bot. Default 20."),
+          .default(100)
+          .describe("INVITEs to operators in a second, over all calls of the bot. Default 100."),
         maxOperatorCalls: z
           .int()
           .min(1)

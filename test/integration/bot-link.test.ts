@@ -1,3 +1,5 @@
+import { readFileSync } from "node:fs";
+
 import { Redis } from "ioredis";
 import { afterEach, beforeAll, afterAll, describe, expect, it, test } from "vitest";
 import type { CommandId } from "../../src/call/ids.ts";
@@ -505,6 +507,41 @@ describe("Redis goes away", () => {
     expect(await stream("bot-1")).toHaveLength(1);
     expect(fixture.link.stats()).toMatchObject({ calls: 0, bots: 0, timers: 0, queued: 0 });
     fixture.say(call, { event: "accepted", commandId: "z" as CommandId });
+  });
+});
+
+describe("under the rights that the contract writes down", () => {
+  it("works with a user name in the URL and the password beside it, halt and talk included", async () => {
+    const page = readFileSync(new URL("../../docs/bot-contract.md", import.meta.url), "utf8");
+    const line = /^ACL SETUSER patchbay (.*)$/m.exec(page)?.[1] ?? "";
+    await raw.call("ACL", "SETUSER", "patchbay", "reset", ...line.split(" "));
+    stack.push(async () => {
+      await raw.call("ACL", "DELUSER", "patchbay");
+    });
+    await raw.call("ACL", "LOG", "RESET");
+    const url = `redis://patchbay@127.0.0.1:${server.port}`;
+    const fixture = await linkFixture({ redis: { url, password: "secret" }, limits: { ledgerEveryMs: 20 } });
+    stack.push(() => fixture[Symbol.asyncDispose]());
+    expect(fixture.link.ready()).toBe(true);
+    await opened(fixture, "c", "bot-1");
+    await raw.set("pb.halt:{bot-1}", "why");
+    await waitFor(() => fixture.link.ledger.halted("bot-1"), { what: "the halt" });
+    fixture.link.ledger.addTalk("bot-1", 5_000);
+    await waitFor(async () => (await raw.keys("pb.talk:*")).length === 1, { what: "the talk" });
+    expect(await raw.call("ACL", "LOG")).toEqual([]);
+    expect(fixture.logged.filter((text) => text.startsWith("error"))).toEqual([]);
+  });
+
+  it("tells in the log when Redis refuses to say whether a bot is halted", async () => {
+    await raw.call("ACL", "SETUSER", "narrow", ..."reset on >s resetchannels &pb:* ~pb:* ~pb.* +@all -mget".split(" "));
+    stack.push(async () => {
+      await raw.call("ACL", "DELUSER", "narrow");
+    });
+    const url = `redis://narrow@127.0.0.1:${server.port}`;
+    const fixture = await linkFixture({ redis: { url, password: "s" }, limits: { ledgerEveryMs: 20 } });
+    stack.push(() => fixture[Symbol.asyncDispose]());
+    await opened(fixture, "c", "bot-1");
+    await waitFor(() => fixture.logged.some((text) => /^error .*halted/.test(text)), { what: "the line" });
   });
 });
 

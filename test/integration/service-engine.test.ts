@@ -27,6 +27,8 @@ interface Site extends AsyncDisposable {
   readonly uri: string;
   start(what: "engine" | "service"): Promise<RunningProcess>;
   phone(): Promise<Phone>;
+  /** Calls that rtpengine holds. */
+  mediaCalls(): Promise<readonly string[]>;
   /** Dialogs the engine holds. */
   dialogs(): Promise<number>;
 }
@@ -84,6 +86,7 @@ async function startSite(): Promise<Site> {
         }),
       ),
     phone: async () => kept.use(await Phone.start()),
+    mediaCalls: () => rtpengine.calls(),
     dialogs: async () => {
       const page = await (await fetch(`http://127.0.0.1:${engineAdmin}/metrics`)).text();
       return Number(/^patchbay_engine_dialogs (\d+)$/m.exec(page)?.[1] ?? Number.NaN);
@@ -133,6 +136,8 @@ describe("kill -9 of the service with calls up, the engine apart", () => {
       expect(body).toMatchObject({ by: "service", reason: "service restarted" });
     }
     await waitFor(async () => (await site.dialogs()) === 0, { what: "no dialog", timeoutMs: 10_000 });
+    // Otherwise their ports, and recordings, would be held until rtpengine's own timeout.
+    await waitFor(async () => (await site.mediaCalls()).length === 0, { what: "no media", timeoutMs: 10_000 });
     const next = await talk(site);
     await next.leg.hangUp();
     await next.call.event("hangup");

@@ -6,7 +6,10 @@ import { delay, waitFor } from "../support/wait.ts";
 import { type BotCall, transferOf } from "../integration/raw-bot.ts";
 import { sharedStage, type Talk } from "../integration/stage.ts";
 
-const stage = sharedStage({ channel: { destinations: { sipHosts: ["127.0.0.1:*"] } }, mediaPorts: 400 });
+const stage = sharedStage({
+  channel: { destinations: { sipHosts: ["127.0.0.1:*"], maxCallsPerSecond: 1000 } },
+  mediaPorts: 400,
+});
 const operators = (): readonly Phone[] => [stage().operator, stage().secondOperator, stage().otherOperator];
 const uriOf = (phone: Phone): string => `${phone.user}@${phone.address}:${phone.port}`;
 

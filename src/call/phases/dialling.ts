@@ -231,7 +231,8 @@ function attemptFailed(state: Dialling, attempt: Attempt, failure: SipFailure, a
   const told = cause === "callerid_rejected" && transfer.request.route.identity !== "caller" ? "rejected" : cause;
   const way = retryOf(transfer, attempt, next, failure);
   const { status: sipCode, reason: sipReason, q850 } = failure;
-  const over: LegEnd = { cause: told, endedBy: "operator", sipCode, sipReason, q850, first: [] };
+  const endedBy = failure.refused === true ? "service" : "operator";
+  const over: LegEnd = { cause: told, endedBy, sipCode, sipReason, q850, first: [] };
   return way === null ? legOver(state, attempt, over, atMs) : tryAgain(state, attempt, way, over, atMs);
 }
 

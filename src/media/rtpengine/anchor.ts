@@ -13,7 +13,7 @@ import { Recorder } from "../recording/recorder.ts";
 import type { RecoveredRecording } from "../recording/recorder.ts";
 import { createSpeech } from "../tts/speech.ts";
 import { WorkerPool } from "../worker/pool.ts";
-import { AnchoredCall } from "./anchored-call.ts";
+import { AnchoredCall, ngCallPrefix } from "./anchored-call.ts";
 import type { Waiting } from "./backdrop.ts";
 import { DtmfReceiver } from "./dtmf.ts";
 import { InstancePool } from "./instances.ts";
@@ -33,6 +33,8 @@ const workerIdleMs = 60_000;
 const usualLookAgainMs = 60_000;
 /** Time for open calls to end when the service does. */
 const closingMs = 10_000;
+/** Calls that one rtpengine is asked for. */
+const mostListed = 100_000;
 
 export interface MediaStats {
   readonly calls: number;
@@ -167,6 +169,27 @@ export class RtpengineAnchor implements MediaAnchor, AsyncDisposable {
       this.#nextLook = this.#options.clock.after(lookAgainMs, () => void this.recoverSpool());
     }
     return recovered;
+  }
+
+  /**
+   * Calls of an earlier process, whose legs are being ended: rtpengine would hold their ports, and their recordings, until
+   * its own timeout. Never rejects.
+   */
+  async releaseLeft(calls: readonly string[]): Promise<void> {
+    if (calls.length === 0) return;
+    for (const instance of this.#instances.all()) {
+      try {
+        const { calls: known } = await this.#ng.request(instance, "list", { limit: mostListed });
+        const held = Array.isArray(known) ? known.filter((id): id is string => typeof id === "string") : [];
+        const left = held.filter((id) => calls.some((call) => id.startsWith(ngCallPrefix(call))));
+        for (const id of left) await this.#ng.request(instance, "delete", { "call-id": id, "delete-delay": 0 });
+      } catch (error) {
+        this.#options.log.warn(
+          { error: messageOf(error) },
+          "rtpengine could not be told that calls of a crash are over",
+        );
+      }
+    }
   }
 
   /** False too when an rtpengine that writes to this folder cannot be asked. */

@@ -112,6 +112,11 @@ function lawsOf(codecs: readonly AudioCodec[]): ReadonlyMap<number, G711Law> {
   return new Map([...fixedLaws, ...codecs.map(({ payloadType, law }) => [payloadType, law] as const)]);
 }
 
+/** What the names of a call's media begin with in rtpengine. */
+export function ngCallPrefix(call: string): string {
+  return `pb-${safeName(call)}-`;
+}
+
 /**
  * One call in one rtpengine. The caller's leg is offered once; who is behind it changes by `answer`s of which his phone
  * sees nothing. Commands run one after another in the order of the calls of the methods.
@@ -149,7 +154,7 @@ export class AnchoredCall {
 
   constructor(options: AnchoredCallOptions) {
     this.#options = options;
-    this.ngCall = `pb-${safeName(options.call)}-${randomBytes(6).toString("hex")}`;
+    this.ngCall = `${ngCallPrefix(options.call)}${randomBytes(6).toString("hex")}`;
     this.#queue = new SerialQueue(options.mostQueued, (error) => {
       options.log.warn({ call: options.call, error: messageOf(error) }, "a media command failed");
     });

@@ -8,6 +8,7 @@ export type NgVerb =
   | "answer"
   | "delete"
   | "query"
+  | "list"
   | "ping"
   | "playMedia"
   | "stopMedia"
@@ -25,6 +26,7 @@ const repeatable: ReadonlySet<NgVerb> = new Set<NgVerb>([
   "answer",
   "delete",
   "query",
+  "list",
   "ping",
   "blockMedia",
   "unblockMedia",

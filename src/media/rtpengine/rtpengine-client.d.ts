@@ -18,6 +18,7 @@ declare module "rtpengine-client" {
     readonly answer: Command;
     readonly delete: Command;
     readonly query: Command;
+    readonly list: Command;
     readonly ping: Command;
     readonly playMedia: Command;
     readonly stopMedia: Command;
