@@ -19,8 +19,8 @@ export interface TransactionLimits {
 }
 
 /**
- * A short call leaves two transactions of each kind for up to 32 s, so this is enough for 1,500 calls a second: more than a
- * core can do. Full, they hold about 0.7 GB.
+ * A short call leaves two transactions of each kind for up to 32 s, so this is enough for 1,500 calls a second. Full of
+ * calls that are over, they hold about 0.7 GB.
  */
 export const defaultTransactionLimits: TransactionLimits = { client: 100_000, server: 100_000 };
 
