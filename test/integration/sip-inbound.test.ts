@@ -408,6 +408,7 @@ describe("inside the caller's dialog", () => {
       leg: setup.caller,
       digit: "5",
       durationMs: 250,
+      carriedBy: "info",
     });
     info("application/dtmf", "#");
     expect(await side.event("media.digit")).toMatchObject({ digit: "#", durationMs: 160 });

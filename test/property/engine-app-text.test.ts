@@ -49,7 +49,7 @@ const rewritten: ReadonlySet<string> = new Set(["contact", "route", "record-rout
 // Names that would reach what every object inherits, and escapes that srf would undo, are left out on purpose.
 const leftOut = (name: string): boolean => name === "__proto__" || name === "constructor" || name.includes("%");
 
-const withoutControls = (text: string): string => text.replaceAll(/[\p{Cc}\u2028\u2029]/gu, " ").trim();
+const withoutControls = (text: string): string => text.replaceAll(/(?!\t)[\p{Cc}\u2028\u2029]/gu, " ").trim();
 
 function agrees(message: SipMessage): void {
   const read = readBySrf(message);
