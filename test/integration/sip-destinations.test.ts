@@ -1,11 +1,11 @@
 import { afterEach, describe, expect, test } from "vitest";
 
-import type { CommandId, GatewayId, LegId, Sdp, TransferId, TrunkId } from "../../src/call/ids.ts";
+import type { LegId, Sdp } from "../../src/call/ids.ts";
 import type { CallSetup } from "../../src/call/setup.ts";
 import type { TransferRequest } from "../../src/call/transfer.ts";
 import type { ResolvedPlace } from "../../src/sip/pinning.ts";
 import { Closings, RawCall, RawCallee, RawPeer, sdp, tagOf } from "./engine-support.ts";
-import { fresh, oneTrunk, order, requests, startSide } from "./sip-support.ts";
+import { fresh, oneTrunk, order, referRequest, requests, startSide } from "./sip-support.ts";
 import type { TestSide } from "./sip-support.ts";
 
 const closings = new Closings();
@@ -224,29 +224,3 @@ describe("what never goes out", () => {
     expect(await side.event("refer.done")).toMatchObject({ status: null, refused: true, reason: "halted" });
   });
 });
-
-const referRequest: TransferRequest = {
-  transferId: "t1" as TransferId,
-  commandId: "c1" as CommandId,
-  method: "refer",
-  target: { kind: "phone", digits: "79123456789" },
-  number: "79123456789",
-  route: {
-    trunk: "t" as TrunkId,
-    gateways: ["g" as GatewayId],
-    identity: "caller",
-    retryWithBotNumber: false,
-    sipUriVia: "direct",
-    progressTimeoutMs: 1000,
-  },
-  headers: [],
-  answerTimeoutMs: 1000,
-  continueCall: false,
-  continueRecording: false,
-  referFallback: true,
-  others: [],
-  strategy: "serial",
-  confirm: null,
-  maxTalkMs: null,
-  duringRing: [],
-};

@@ -1,11 +1,11 @@
 import { afterEach, describe, expect, test } from "vitest";
 
-import type { CommandId, GatewayId, Sdp, TransferId, TrunkId } from "../../src/call/ids.ts";
+import type { Sdp } from "../../src/call/ids.ts";
 import type { CallSetup } from "../../src/call/setup.ts";
 import type { TransferRequest } from "../../src/call/transfer.ts";
 import { Closings, RawCall, RawPeer, sdp, tagOf } from "./engine-support.ts";
 import type { Packet } from "./engine-support.ts";
-import { fresh, oneTrunk, startSide } from "./sip-support.ts";
+import { fresh, oneTrunk, referRequest as request, startSide } from "./sip-support.ts";
 import type { TestSide } from "./sip-support.ts";
 
 const closings = new Closings();
@@ -13,32 +13,6 @@ const closings = new Closings();
 afterEach(async () => {
   await closings.closeAll();
 });
-
-const request: TransferRequest = {
-  transferId: "t1" as TransferId,
-  commandId: "c1" as CommandId,
-  method: "refer",
-  target: { kind: "phone", digits: "79123456789" },
-  number: "79123456789",
-  route: {
-    trunk: "t" as TrunkId,
-    gateways: ["g" as GatewayId],
-    identity: "caller",
-    retryWithBotNumber: false,
-    sipUriVia: "direct",
-    progressTimeoutMs: 1000,
-  },
-  headers: [],
-  answerTimeoutMs: 1000,
-  continueCall: false,
-  continueRecording: false,
-  referFallback: true,
-  others: [],
-  strategy: "serial",
-  confirm: null,
-  maxTalkMs: null,
-  duringRing: [],
-};
 
 async function referred(
   over: Partial<TransferRequest> = {},

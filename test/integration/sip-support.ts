@@ -6,8 +6,9 @@ import { expect } from "vitest";
 
 import type { InviteOrder } from "../../src/call/effect.ts";
 import type { CallEvent } from "../../src/call/event.ts";
-import type { CallId, GatewayId, LegId, Sdp, TrunkId } from "../../src/call/ids.ts";
+import type { CallId, CommandId, GatewayId, LegId, Sdp, TransferId, TrunkId } from "../../src/call/ids.ts";
 import type { CallSetup } from "../../src/call/setup.ts";
+import type { TransferRequest } from "../../src/call/transfer.ts";
 import type { EngineOptions } from "../../src/engine/index.ts";
 import { parseConfig } from "../../src/config/load.ts";
 import { systemClock } from "../../src/lib/clock.ts";
@@ -228,3 +229,30 @@ export function order(setup: CallSetup, over: Partial<InviteOrder> = {}): Invite
     ...over,
   };
 }
+
+/** A `switch` that asks for a REFER to a number. */
+export const referRequest: TransferRequest = {
+  transferId: "t1" as TransferId,
+  commandId: "c1" as CommandId,
+  method: "refer",
+  target: { kind: "phone", digits: "79123456789" },
+  number: "79123456789",
+  route: {
+    trunk: "t" as TrunkId,
+    gateways: ["g" as GatewayId],
+    identity: "caller",
+    retryWithBotNumber: false,
+    sipUriVia: "direct",
+    progressTimeoutMs: 1000,
+  },
+  headers: [],
+  answerTimeoutMs: 1000,
+  continueCall: false,
+  continueRecording: false,
+  referFallback: true,
+  others: [],
+  strategy: "serial",
+  confirm: null,
+  maxTalkMs: null,
+  duringRing: [],
+};
