@@ -1,5 +1,5 @@
 // `patchbay engine` as a process of its own: what its calls live through.
-import { writeFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -25,6 +25,8 @@ interface Site extends AsyncDisposable {
   readonly controlPort: number;
   /** A new application process, as soon as it is connected. */
   application(callee: RawPeer): Promise<RunningProcess>;
+  /** How many calls the applications have noted: one that is killed before leaves a call its successor cannot know. */
+  noted(): Promise<number>;
   /** A number of the engine's metrics page. */
   metric(name: string): Promise<number>;
 }
@@ -84,6 +86,10 @@ async function startSite(own: object = {}): Promise<Site> {
       });
       return app;
     },
+    noted: async () => {
+      const journal = await readFile(join(folder, "journal"), "utf8").catch(() => "");
+      return journal.split("\n").filter((line) => line.startsWith('{"pair"')).length;
+    },
     metric: async (name) => {
       const page = await (await fetch(`http://127.0.0.1:${admin.port}/metrics`)).text();
       return Number(new RegExp(`^patchbay_engine_${name} (\\d+)$`, "m").exec(page)?.[1] ?? Number.NaN);
@@ -114,6 +120,7 @@ async function bridge(site: Site, callers: RawPeer, callees: RawPeer, count: num
     calls.push({ caller, callee });
   }
   await waitFor(async () => (await site.metric("dialogs")) === 2 * count, { what: "all dialogs", timeoutMs: 10_000 });
+  await waitFor(async () => (await site.noted()) === count, { what: "the notes of all calls", timeoutMs: 10_000 });
   return calls;
 }
 
@@ -157,6 +164,7 @@ describe("kill -9 of the application under 50 bridged calls", () => {
     const calls = await bridge(site, callers, callees, 50);
     await first.kill();
     expect((await site.application(callees)).stdout).toBe("connected 50\n");
+    await waitFor(async () => (await site.metric("dialogs_adopted_total")) === 100, { what: "the adoption" });
     for (const [index, call] of calls.entries()) {
       const by = index % 2 === 0 ? "caller" : "callee";
       await hangUp(call, by);

@@ -212,6 +212,34 @@ it("closes a connection it has made when nothing needs it for two looks, and not
   await expect.poll(() => server.stats()).toMatchObject({ clients: 0, outbound: 0 });
 });
 
+it("what others left behind is handed over when drachtio-srf has told its application that it is connected, not with its routes", async () => {
+  const clock = new ManualClock();
+  const { app, core } = await start({}, { clock });
+  const one = app();
+  await one.authenticate();
+  await clock.advance(200);
+  one.send(["r", "route", "invite"]);
+  await one.answer("r");
+  await clock.advance(200);
+  expect(core.ready).toEqual([]);
+  await clock.advance(100);
+  expect(core.ready).toHaveLength(1);
+  await clock.advance(5000);
+  expect(core.ready).toHaveLength(1);
+});
+
+it("an application that routes nothing is handed what others left behind all the same, at its first command at the latest", async () => {
+  const clock = new ManualClock();
+  const { app, core } = await start({}, { clock });
+  await app().authenticate();
+  await clock.advance(300);
+  expect(core.ready).toHaveLength(1);
+  const other = app();
+  await other.authenticate();
+  other.send(["o", "sip", "", "a-dialog"], "INFO sip:placeholder SIP/2.0\r\n\r\n");
+  await expect.poll(() => core.ready).toHaveLength(2);
+});
+
 describe("commands", () => {
   it("refuses call detail records by name", async () => {
     const { app } = await start();

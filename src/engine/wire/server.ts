@@ -79,10 +79,11 @@ export interface WireStats {
 }
 
 /**
- * drachtio-srf routes its verbs before its application learns that it is connected. What others have left behind is handed
- * over after that, and after this time to applications that route nothing.
+ * drachtio-srf serves what it reads right after its routes before it tells its application that it is connected, and a BYE
+ * for a dialog that the application has not made again yet would be lost. What others have left behind is therefore handed
+ * over this long after the last new verb (after `authenticate` where none is routed), or with the first command.
  */
-const readyAfterMs = 100;
+const readyAfterMs = 300;
 
 /**
  * The listener that drachtio-srf connects to ("inbound" mode of drachtio). It authenticates, routes verbs, frames and
@@ -391,6 +392,14 @@ export class WireServer implements EngineEvents {
     }
   }
 
+  #readySoon(client: Client): void {
+    if (!client.ready) {
+      client.timers.start("ready", readyAfterMs, () => {
+        this.#ready(client);
+      });
+    }
+  }
+
   #ready(client: Client): void {
     client.timers.stop("ready");
     if (client.ready || client.closing) {
@@ -450,7 +459,6 @@ export class WireServer implements EngineEvents {
         return;
       case "ping":
         this.#answer(client, requestId, ["OK", "pong"]);
-        this.#ready(client);
         return;
       case "sip":
         this.#sip(client, requestId, rest, message.sip);
@@ -485,9 +493,7 @@ export class WireServer implements EngineEvents {
     this.#answer(client, requestId, ["OK", advertised.join(","), wireVersion, local.join(",")]);
     this.#parts.log.info("an application connected", { client: client.id, tags: client.tags });
     if (client.outbound === undefined) {
-      client.timers.start("ready", readyAfterMs, () => {
-        this.#ready(client);
-      });
+      this.#readySoon(client);
     } else {
       client.outbound.ready(client.id);
       if (!this.#timers.has("idle")) {
@@ -549,9 +555,11 @@ export class WireServer implements EngineEvents {
         verb,
       });
     }
-    client.verbs.add(verb);
+    if (!client.verbs.has(verb)) {
+      client.verbs.add(verb);
+      this.#readySoon(client);
+    }
     this.#answer(client, requestId, ["OK"]);
-    this.#ready(client);
     this.#core.routed(verb);
   }
 
