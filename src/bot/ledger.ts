@@ -28,7 +28,8 @@ interface Page {
   sharedMs: number;
   /** Of this instance, not in Redis yet. */
   unsentMs: number;
-  asking: boolean;
+  /** The question that is on its way to Redis. */
+  asking: Promise<void> | null;
 }
 
 const keptSeconds = 2 * 86_400;
@@ -85,8 +86,12 @@ export class BotLedger {
 
   /** Brings to Redis what it was not told yet. Never rejects. */
   async flush(): Promise<void> {
-    const unsent = [...this.#pages].filter(([, page]) => page.unsentMs > 0);
-    await Promise.all(unsent.map(([botId]) => this.#refresh(botId)));
+    const tell = async (botId: string, page: Page): Promise<void> => {
+      // What is on its way may have left before the last talk was added.
+      await page.asking;
+      if (page.unsentMs > 0) await this.#refresh(botId);
+    };
+    await Promise.all([...this.#pages].map(([botId, page]) => tell(botId, page)));
   }
 
   #schedule(): void {
@@ -96,7 +101,7 @@ export class BotLedger {
       for (const [botId, page] of this.#pages) {
         if (wanted.has(botId)) continue;
         if (page.unsentMs > 0) wanted.add(botId);
-        else if (!page.asking) this.#pages.delete(botId);
+        else if (page.asking === null) this.#pages.delete(botId);
       }
       for (const botId of wanted) void this.#refresh(botId);
       if (wanted.size > 0) this.#schedule();
@@ -107,8 +112,14 @@ export class BotLedger {
   async #refresh(botId: string): Promise<void> {
     const store = this.#options.store();
     const page = this.#page(botId);
-    if (store === null || page === undefined || page.asking) return;
-    page.asking = true;
+    if (store === null || page === undefined || page.asking !== null) return;
+    page.asking = this.#ask(store, botId, page).finally(() => {
+      page.asking = null;
+    });
+    await page.asking;
+  }
+
+  async #ask(store: LedgerStore, botId: string, page: Page): Promise<void> {
     const { prefix } = this.#options;
     const talk = `${prefix}.talk:{${botId}}:${page.day}`;
     try {
@@ -124,8 +135,6 @@ export class BotLedger {
     } catch (error) {
       // A connection that is lost tells of itself.
       if (this.#options.store() !== null && this.#failures++ % 100 === 0) this.#options.onFailure(error);
-    } finally {
-      page.asking = false;
     }
   }
 
@@ -137,14 +146,14 @@ export class BotLedger {
     const day = this.#today();
     const known = this.#pages.get(botId);
     if (known !== undefined) {
-      if (known.day !== day && !known.asking) {
+      if (known.day !== day && known.asking === null) {
         known.day = day;
         known.sharedMs = 0;
       }
       return known;
     }
     if (this.#pages.size >= pagesMax) return undefined;
-    const page: Page = { halted: false, day, sharedMs: 0, unsentMs: 0, asking: false };
+    const page: Page = { halted: false, day, sharedMs: 0, unsentMs: 0, asking: null };
     this.#pages.set(botId, page);
     return page;
   }
