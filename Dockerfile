@@ -1,12 +1,25 @@
-# Patchbay with the embedded SIP engine. Redis and rtpengine are containers of their own: see docker-compose.yml.
+# Two images. The last stage is Patchbay; `--target trial` is the sample bot and the demo with its phones, from source.
+# Redis, drachtio-server and rtpengine are containers of their own: see docker-compose.yml.
 
-FROM node:24-bookworm-slim AS build
+FROM node:24-bookworm-slim AS packages
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
 RUN npm ci
+
+FROM packages AS build
 COPY tsconfig.json tsconfig.build.json ./
 COPY src ./src
 RUN npm run build && npm prune --omit=dev
+
+FROM packages AS trial
+COPY tsconfig.json ./
+COPY src ./src
+COPY test/support ./test/support
+COPY demo ./demo
+COPY examples ./examples
+USER node
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["node", "--import", "tsx"]
 
 FROM node:24-bookworm-slim
 # espeak-ng is the text-to-speech of docker/patchbay.yaml; leave it out where another one is configured.
@@ -19,8 +32,10 @@ COPY package.json ./
 COPY bin ./bin
 COPY --from=build /app/node_modules ./node_modules
 COPY --from=build /app/dist ./dist
-# The folders exist here with their owner, so that new volumes mounted on them are writable without root.
-RUN mkdir -p /etc/patchbay /var/lib/patchbay/prompts /var/lib/patchbay/recordings /var/cache/patchbay /var/spool/patchbay \
+# The folders exist here with their owner, so that new volumes mounted on them are writable without root. Nothing else is
+# written but temporary files, so the root file system may be read-only with a tmpfs on /tmp.
+RUN mkdir -p /etc/patchbay /var/lib/patchbay/prompts /var/lib/patchbay/recordings /var/lib/patchbay/state \
+    /var/cache/patchbay /var/spool/patchbay \
   && chown -R node:node /var/lib/patchbay /var/cache/patchbay /var/spool/patchbay
 USER node
 # SIGTERM lets calls end by themselves; a second one ends them.

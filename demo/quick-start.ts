@@ -174,7 +174,7 @@ async function startAll(places: Places): Promise<Running> {
   );
   const colour = process.stdout.isTTY && process.env["NO_COLOR"] === undefined;
   resources.use(
-    await RedisWitness.start(service.redis.port, { keep: false, seen: (message) => showMessage(message, colour) }),
+    await RedisWitness.start(service.redis, { keep: false, seen: (message) => showMessage(message, colour) }),
   );
   const held = resources.move();
   return { service, bot, [Symbol.asyncDispose]: () => held[Symbol.asyncDispose]() };

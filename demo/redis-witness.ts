@@ -1,6 +1,7 @@
 // Watches what goes over Redis, events and commands alike. By MONITOR and not by a subscription: PUBLISH tells a bot how
 // many receivers there were, and a witness must not be one of them.
 import { connect, type Socket } from "node:net";
+import type { RedisAddress } from "../src/client/index.ts";
 import { within } from "../test/support/wait.ts";
 
 export interface WireObject {
@@ -57,6 +58,12 @@ const lineMost = 1024 * 1024;
 /** No call of a demo comes near it. */
 const messagesMost = 100_000;
 
+interface WitnessOptions {
+  readonly botId?: string;
+  readonly keep: boolean;
+  readonly seen: (message: RedisMessage) => void;
+}
+
 export class RedisWitness implements AsyncDisposable {
   /** What was seen, when it is kept. */
   readonly messages: RedisMessage[] = [];
@@ -66,24 +73,30 @@ export class RedisWitness implements AsyncDisposable {
     this.#socket = socket;
   }
 
-  /** Comes back when it watches. `seen` is called with each message; with `keep` they are kept too. */
-  static async start(
-    port: number,
-    { keep, seen }: { readonly keep: boolean; readonly seen: (message: RedisMessage) => void },
-  ): Promise<RedisWitness> {
-    const socket = connect({ host: "127.0.0.1", port }).setEncoding("latin1");
+  /**
+   * Comes back when it watches. `seen` is called with each message, of one bot where `botId` says so; with `keep` they
+   * are kept too.
+   * Rejects when Redis cannot be reached or refuses.
+   */
+  static async start({ url, password }: RedisAddress, { botId, keep, seen }: WitnessOptions): Promise<RedisWitness> {
+    const { hostname, port } = new URL(url);
+    const socket = connect({ host: hostname, port: Number(port || 6379) }).setEncoding("latin1");
     const witness = new RedisWitness(socket);
+    const commands = [...(password === undefined ? [] : [`AUTH ${password}`]), "MONITOR"];
     const watching = new Promise<void>((resolve, reject) => {
       let rest = "";
+      let waiting = commands.length;
       socket.once("error", reject);
-      socket.once("connect", () => socket.write("MONITOR\r\n"));
+      socket.once("connect", () => socket.write(`${commands.join("\r\n")}\r\n`));
       socket.on("data", (bytes: string) => {
         const lines = (rest + bytes).split("\r\n");
         rest = (lines.pop() ?? "").slice(0, lineMost);
         for (const line of lines) {
-          if (line === "+OK") resolve();
+          if (line === "+OK" && --waiting === 0) resolve();
+          if (line.startsWith("-")) reject(new Error(`Redis says: ${line.slice(1)}`));
           const message = readMonitorLine(line);
           if (message === undefined) continue;
+          if (botId !== undefined && !message.channel.includes(`{${botId}}`)) continue;
           if (keep && witness.messages.length < messagesMost) witness.messages.push(message);
           seen(message);
         }

@@ -4,6 +4,7 @@ import { isIP } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { stringify } from "yaml";
+import type { RedisAddress } from "../src/client/index.ts";
 import { DisposalStack } from "../test/support/disposal.ts";
 import { temporaryFolder } from "../test/support/folder.ts";
 import { claimPort } from "../test/support/ports.ts";
@@ -37,6 +38,19 @@ export interface ServiceOptions {
   readonly recordingFolder: string;
 }
 
+/** What a story needs of Patchbay and of what it runs on. */
+export interface Serving extends AsyncDisposable {
+  readonly redis: RedisAddress;
+  /** Where it takes calls. */
+  readonly sip: { readonly host: string; readonly port: number };
+  /** The calls that the media server holds. */
+  mediaCalls(): Promise<readonly string[]>;
+  /** Resolves with the reason when Patchbay ends by itself. */
+  readonly ended: Promise<string>;
+  /** What Patchbay has logged, as far as it is known here. */
+  readonly log: string;
+}
+
 /** The configuration the service runs on, as it would stand in a file. */
 export function serviceConfiguration(
   options: ServiceOptions & { readonly sipPort: number },
@@ -44,6 +58,7 @@ export function serviceConfiguration(
     readonly redisUrl: string;
     readonly ngPort: number;
     readonly dtmfPort: number;
+    readonly adminPort: number;
     readonly spoolFolder: string;
     readonly folder: string;
   },
@@ -84,7 +99,7 @@ export function serviceConfiguration(
         privateNetworks: ["127.0.0.0/8", "::1/128"],
       },
     })),
-    admin: { address: "127.0.0.1", port: 0 },
+    admin: { address: "127.0.0.1", port: parts.adminPort },
     log: { level: "info" },
   };
 }
@@ -94,7 +109,7 @@ function saysReady(log: string): boolean {
   return log.includes('"msg":"ready"');
 }
 
-export class Service implements AsyncDisposable {
+export class Service implements Serving {
   readonly redis: RedisServer;
   readonly rtpengine: RtpengineServer;
   readonly patchbay: RunningProcess;
@@ -132,6 +147,7 @@ export class Service implements AsyncDisposable {
     const redis = resources.use(await startRedis());
     const dtmf = resources.use(await claimPort());
     const rtpengine = resources.use(await startRtpengine({ dtmfLog: { address: "127.0.0.1", port: dtmf.port } }));
+    const admin = resources.use(await claimPort());
     const sipPort = options.sipPort ?? resources.use(await claimPort()).port;
     const configurationFile = join(folder, "patchbay.yaml");
     const configuration = serviceConfiguration(
@@ -140,6 +156,7 @@ export class Service implements AsyncDisposable {
         redisUrl: redis.url,
         ngPort: rtpengine.ngPort,
         dtmfPort: dtmf.port,
+        adminPort: admin.port,
         spoolFolder: rtpengine.recordingFolder,
         folder,
       },
@@ -156,6 +173,19 @@ export class Service implements AsyncDisposable {
       }),
     );
     return new Service(redis, rtpengine, patchbay, sipPort, configurationFile, resources.move());
+  }
+
+  get sip(): Serving["sip"] {
+    return { host: "127.0.0.1", port: this.sipPort };
+  }
+  get log(): string {
+    return this.patchbay.output;
+  }
+  get ended(): Promise<string> {
+    return this.patchbay.exited.then(({ code, signal }) => signal ?? `exit status ${code}`);
+  }
+  mediaCalls(): Promise<readonly string[]> {
+    return this.rtpengine.calls();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

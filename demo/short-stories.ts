@@ -176,7 +176,7 @@ export async function playShortStory(stage: ShortStage, trace: Trace): Promise<r
       if (!repeated) trace.add(atMs, sipArrow(phone === caller ? "caller" : "operator", direction, message));
     });
   }
-  await using witness = await RedisWitness.start(service.redis.port, {
+  await using witness = await RedisWitness.start(service.redis, {
     keep: true,
     seen: (message) => {
       for (const row of redisRows(message)) trace.add(message.atMs, row);

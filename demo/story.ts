@@ -11,7 +11,8 @@ import type { Evidence, EventSeen, HeardSeen, Plan, TransferSeen } from "./expec
 import { redisRows, sipArrow } from "./labels.ts";
 import { measureByPhase, type MeasuredRecording } from "./recording.ts";
 import { type RedisMessage, RedisWitness, type WireObject } from "./redis-witness.ts";
-import { Service } from "./service.ts";
+import { findService } from "./found-service.ts";
+import { Service, type Serving } from "./service.ts";
 import type { Trace } from "./trace.ts";
 
 const botId = "demo-bot";
@@ -33,7 +34,9 @@ function exchangeAnswers(invite: SipText): Answering {
 }
 
 export interface Stage extends AsyncDisposable {
-  readonly service: Service;
+  readonly service: Serving;
+  /** What the caller dials: the user part of the URI. */
+  readonly number: string;
   readonly caller: Phone;
   /** Behind the trunk's gateway: the operator who answers and the one who is busy. */
   readonly exchange: Phone;
@@ -45,22 +48,56 @@ export interface Stage extends AsyncDisposable {
 /** Starts everything that the call needs but the bot. */
 export async function setStage(recordingFolder: string): Promise<Stage> {
   await using resources = new DisposalStack();
-  const exchange = resources.use(
-    await Phone.start({ user: "exchange", tone: pitches.operator, answering: exchangeAnswers }),
-  );
-  const silent = resources.use(await Phone.start({ user: "night-desk", answering: { type: "ring" } }));
-  const caller = resources.use(await Phone.start({ user: callerNumber, tone: pitches.caller }));
+  const phones = resources.use(await startPhones());
+  const number = "demo";
   const service = resources.use(
     await Service.start({
-      channels: [{ botId, number: "demo" }],
-      gateway: { host: exchange.address, port: exchange.port },
-      sipHosts: [silent.address],
+      channels: [{ botId, number }],
+      gateway: { host: phones.exchange.address, port: phones.exchange.port },
+      sipHosts: [phones.silent.address],
       sources: ["127.0.0.1"],
       recordingFolder,
     }),
   );
+  return stageOf(phones, service, number, resources.move());
+}
+
+/** The same on a service that runs already on this configuration and takes calls at `sip`, HOST:PORT. */
+export async function setStageAt(configurationFile: string, sip: string): Promise<Stage> {
+  await using resources = new DisposalStack();
+  const service = resources.use(await findService(configurationFile, botId, sip));
+  const phones = resources.use(await startPhones(service.gateway));
+  return stageOf(phones, service, service.number, resources.move());
+}
+
+type Phones = Pick<Stage, "caller" | "exchange" | "silent">;
+
+async function startPhones(gateway?: {
+  readonly host: string;
+  readonly port: number;
+}): Promise<Phones & AsyncDisposable> {
+  await using resources = new DisposalStack();
+  const exchange = resources.use(
+    await Phone.start({
+      user: "exchange",
+      tone: pitches.operator,
+      answering: exchangeAnswers,
+      ...(gateway && { address: gateway.host, port: gateway.port }),
+    }),
+  );
+  const silent = resources.use(await Phone.start({ user: "night-desk", answering: { type: "ring" } }));
+  const caller = resources.use(await Phone.start({ user: callerNumber, tone: pitches.caller }));
   const held = resources.move();
-  const failed = (number: string, cause: string): TransferSeen => ({ status: "FAIL", hangup: false, number, cause });
+  return { exchange, silent, caller, [Symbol.asyncDispose]: () => held[Symbol.asyncDispose]() };
+}
+
+function stageOf({ exchange, silent, caller }: Phones, service: Serving, number: string, held: AsyncDisposable): Stage {
+  const failed = (failedNumber: string, cause: string): TransferSeen => ({
+    status: "FAIL",
+    hangup: false,
+    number: failedNumber,
+    cause,
+  });
   const plan: Plan = {
     transfers: [
       { status: "SUCCESS", hangup: false, number: numbers.answers, cause: "completed" },
@@ -72,7 +109,7 @@ export async function setStage(recordingFolder: string): Promise<Stage> {
     operatorHz: pitches.operator,
     longestGapMs: 60,
   };
-  return { service, caller, exchange, silent, plan, [Symbol.asyncDispose]: () => held[Symbol.asyncDispose]() };
+  return { service, number, caller, exchange, silent, plan, [Symbol.asyncDispose]: () => held[Symbol.asyncDispose]() };
 }
 
 function silentTarget(silent: Phone): string {
@@ -117,13 +154,12 @@ async function talk(operator: PhoneCall, callerCall: PhoneCall, trace: Trace): P
 
 /** Rejects when Patchbay ends before the story does. */
 async function untilPatchbayEnds({ service }: Stage): Promise<never> {
-  const { code, signal } = await service.patchbay.exited;
-  throw new Error(`Patchbay ended by itself (${signal ?? `exit status ${code}`})`);
+  throw new Error(`Patchbay ended by itself (${await service.ended})`);
 }
 
 async function playCall(stage: Stage, witness: RedisWitness, trace: Trace): Promise<Played> {
   const { service, silent } = stage;
-  await using bot = connectBot({ redis: service.redis.url, botId, worker: "demo" });
+  await using bot = connectBot({ redis: service.redis, botId, worker: "demo" });
   const botFails = new Promise<never>((_resolve, reject) => {
     bot.on("error", (error) => reject(new Error("the bot failed", { cause: error })));
   });
@@ -151,8 +187,8 @@ async function playCall(stage: Stage, witness: RedisWitness, trace: Trace): Prom
 
 /** The caller's side of the story and the operators'; the bot plays its own. */
 async function watchCall(stage: Stage, witness: RedisWitness, trace: Trace): Promise<Played> {
-  const { service, caller, exchange } = stage;
-  const callerCall = await caller.dial(`sip:demo@127.0.0.1:${service.sipPort}`);
+  const { service, number, caller, exchange } = stage;
+  const callerCall = await caller.dial(`sip:${number}@${service.sip.host}:${service.sip.port}`);
   const heard = await talk(await exchange.nextCall({ timeoutMs: 30_000 }), callerCall, trace);
   await within(callerCall.ended, storyTimeoutMs, "the end of the call");
   await waitFor(() => witness.events.some(({ event }) => event === "hangup"), {
@@ -201,7 +237,7 @@ export async function playStory(stage: Stage, trace: Trace): Promise<Evidence> {
   const seen = (message: RedisMessage): void => {
     for (const row of redisRows(message)) trace.add(message.atMs, row);
   };
-  await using witness = await RedisWitness.start(stage.service.redis.port, { keep: true, seen });
+  await using witness = await RedisWitness.start(stage.service.redis, { botId, keep: true, seen });
   let fault: string | undefined;
   let played: Played | undefined;
   let recording: MeasuredRecording | undefined;
@@ -226,7 +262,7 @@ export async function playStory(stage: Stage, trace: Trace): Promise<Evidence> {
     callerStream: played?.stream ?? { sources: [], packets: 0, ssrcs: 0, sequenceJumps: 0 },
     talk: played?.heard ?? { callerHeardHz: undefined, operatorHeardHz: undefined, callerGapMs: undefined },
     recording,
-    callsLeft: await stage.service.rtpengine.calls().then(
+    callsLeft: await stage.service.mediaCalls().then(
       (calls) => calls.length,
       () => undefined,
     ),

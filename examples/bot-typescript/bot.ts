@@ -1,11 +1,13 @@
 // A small support bot on the client library:
 //   npx tsx examples/bot-typescript/bot.ts BOT_ID OPERATOR [redis://127.0.0.1:6379]
-// OPERATOR is a phone number, or a SIP address such as operator@127.0.0.1:5070.
+// OPERATOR is a phone number, or a SIP address such as operator@127.0.0.1:5070. Where Redis wants a user, REDIS_USERNAME
+// names him and REDIS_PASSWORD_FILE the file with his password.
 // In a project of its own the import is `from "patchbay/client"`.
+import { readFileSync } from "node:fs";
 import { connectBot } from "../../src/client/index.ts";
 import type { BotCall, TransferStatus } from "../../src/client/index.ts";
 
-const [botId, operator, redis = "redis://127.0.0.1:6379"] = process.argv.slice(2);
+const [botId, operator, url = "redis://127.0.0.1:6379"] = process.argv.slice(2);
 if (botId === undefined || operator === undefined) {
   console.error("usage: bot.ts BOT_ID OPERATOR [REDIS_URL]");
   process.exit(2);
@@ -40,6 +42,10 @@ function farewell(outcome: TransferStatus): string {
   if (outcome.status === "SUCCESS") return "You are back with the bot. Thank you for calling!";
   return outcome.details?.cause === "busy" ? "All operators are busy. Please call again." : "No operator is free.";
 }
+
+const { REDIS_USERNAME: username, REDIS_PASSWORD_FILE: file } = process.env;
+const password = file === undefined ? undefined : readFileSync(file, "utf8").trim();
+const redis = { url, ...(username && { username }), ...(password && { password }) };
 
 const bot = connectBot({ redis, botId, onError: "hangup" });
 bot.onCall((call) => support(call, operator));

@@ -2,10 +2,14 @@ import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
+import { RedisWitness } from "../../demo/redis-witness.ts";
+import { Service } from "../../demo/service.ts";
 import { measureRecording } from "../../src/media/audio/measure.ts";
 import { temporaryFolder } from "../support/folder.ts";
 import { pitches } from "../support/pitch.ts";
+import { claimPort } from "../support/ports.ts";
 import { RunningProcess } from "../support/process.ts";
+import { startRedis } from "../support/redis.ts";
 import { waitFor, within } from "../support/wait.ts";
 
 const projectFolder = fileURLToPath(new URL("../..", import.meta.url));
@@ -65,6 +69,56 @@ describe("npm run demo -- --story", () => {
     await using demo = await startDemo(["--story", "constructor"]);
     expect(await within(demo.exited, 20_000, "its end")).toMatchObject({ code: 2 });
     expect(demo.output).toContain("hunting");
+  });
+});
+
+describe("npm run demo -- --running", () => {
+  it("plays the story against a Patchbay that runs already", { timeout: 120_000 }, async () => {
+    await using folder = await temporaryFolder("demo");
+    await using gateway = await claimPort();
+    await using service = await Service.start({
+      channels: [{ botId: "demo-bot", number: "story" }],
+      gateway: { host: "127.0.0.1", port: gateway.port },
+      sipHosts: ["127.0.0.1"],
+      sources: ["127.0.0.1"],
+      recordingFolder: folder.path,
+    });
+    const { host, port } = service.sip;
+    await using demo = await startDemo(["--json", "--running", service.configurationFile, "--sip", `${host}:${port}`]);
+    const { code } = await within(demo.exited, 110_000, "the end of the demo");
+    expect(code, demo.output).toBe(0);
+    const report = JSON.parse(lastLine(demo.stdout)) as Report;
+    expect(report.ok).toBe(true);
+    expect(dirname(report.recording.file)).toBe(folder.path);
+    // It was not the demo's to stop.
+    expect(service.patchbay.exit).toBeUndefined();
+  });
+
+  it("says what is missing", async () => {
+    await using demo = await startDemo(["--running", "docker/patchbay.yaml"]);
+    expect(await within(demo.exited, 20_000, "its end")).toMatchObject({ code: 2 });
+    expect(demo.output).toContain("--running and --sip go together");
+  });
+
+  it("watches a Redis that wants a password, and one bot alone", async () => {
+    await using redis = await startRedis({ password: "a-password-of-the-test" });
+    const url = `redis://127.0.0.1:${redis.port}`;
+    const told: string[] = [];
+    const options = { botId: "mine", keep: true, seen: ({ channel }: { channel: string }) => void told.push(channel) };
+    await expect(RedisWitness.start({ url, password: "wrong" }, options)).rejects.toThrow("Redis says: ");
+    await using witness = await RedisWitness.start({ url, password: "a-password-of-the-test" }, options);
+    await using publisher = await RunningProcess.start({
+      name: "redis-cli",
+      command: "sh",
+      args: [
+        "-c",
+        `for bot in other mine; do redis-cli -p ${redis.port} -a a-password-of-the-test publish "pb:{$bot}:events" '{"event":"call"}'; done`,
+      ],
+    });
+    await within(publisher.exited, 10_000, "both to be published");
+    await waitFor(() => told.length > 0, { what: "the event of its bot" });
+    expect(told).toEqual(["pb:{mine}:events"]);
+    expect(witness.events).toEqual([{ event: "call" }]);
   });
 });
 

@@ -19,11 +19,11 @@ export interface RtpengineOptions {
 }
 
 /** One command over the ng protocol in its JSON form. */
-function askNg(port: number, command: object, timeoutMs = 1_000): Promise<Record<string, unknown>> {
+function askNg(port: number, command: object, host = "127.0.0.1"): Promise<Record<string, unknown>> {
   return new Promise((resolve, reject) => {
     const socket = createSocket("udp4");
     const cookie = Math.random().toString(36).slice(2);
-    const timer = setTimeout(() => finish(new Error("rtpengine did not answer")), timeoutMs);
+    const timer = setTimeout(() => finish(new Error("rtpengine did not answer")), 1_000);
     const finish = (result: Error | Record<string, unknown>): void => {
       clearTimeout(timer);
       socket.close();
@@ -35,8 +35,14 @@ function askNg(port: number, command: object, timeoutMs = 1_000): Promise<Record
       const text = bytes.toString("utf8");
       if (text.startsWith(`${cookie} `)) finish(JSON.parse(text.slice(cookie.length + 1)) as Record<string, unknown>);
     });
-    socket.send(`${cookie} ${JSON.stringify(command)}`, port, "127.0.0.1");
+    socket.send(`${cookie} ${JSON.stringify(command)}`, port, host);
   });
+}
+
+/** The call-ids that the rtpengine at this ng port holds now. */
+export async function callsOf(port: number, host?: string): Promise<readonly string[]> {
+  const reply = await askNg(port, { command: "list", limit: 10_000 }, host);
+  return Array.isArray(reply["calls"]) ? (reply["calls"] as string[]) : [];
 }
 
 export class RtpengineServer implements AsyncDisposable {
@@ -127,9 +133,8 @@ export class RtpengineServer implements AsyncDisposable {
   }
 
   /** The call-ids it holds now. */
-  async calls(): Promise<readonly string[]> {
-    const reply = await this.ask({ command: "list", limit: 10_000 });
-    return Array.isArray(reply["calls"]) ? (reply["calls"] as string[]) : [];
+  calls(): Promise<readonly string[]> {
+    return callsOf(this.ngPort);
   }
 
   async crash(): Promise<void> {

@@ -176,7 +176,14 @@ describe("the demo's configuration", () => {
         recordingFolder: "/recordings",
         sipPort: 5_060,
       },
-      { redisUrl: "redis://127.0.0.1:1", ngPort: 2, dtmfPort: 3, spoolFolder: "/spool", folder: "/service" },
+      {
+        redisUrl: "redis://127.0.0.1:1",
+        ngPort: 2,
+        dtmfPort: 3,
+        adminPort: 4,
+        spoolFolder: "/spool",
+        folder: "/service",
+      },
     );
     const parsed = parseConfig(JSON.stringify(configuration), {}, "/");
     expect(parsed.ok ? [] : parsed.problems).toEqual([]);
