@@ -124,27 +124,20 @@ export interface MediaLimits {
 
 export const defaultMediaLimits: MediaLimits = { mostCalls: 2_000, mostQueuedPerCall: 64, mostLegsPerCall: 64 };
 
-export interface MediaOptions {
-  readonly instances: readonly [RtpengineInstance, ...RtpengineInstance[]];
-  /** For one ng command before it is repeated or given up. */
+/** What every media anchor is told. */
+export interface AnchorOptions {
+  /** For one command to the media server before it is repeated or given up. */
   readonly commandTimeoutMs: number;
-  /** Between two health checks of an instance. */
+  /** Between two health checks of a media server. */
   readonly pingMs: number;
-  /** Between two checks that rtpengine still holds a call. */
+  /** Between two checks that the media server still holds a call. */
   readonly watchMs: number;
   /**
    * A caller who has sent neither RTP nor RTCP for so long is gone; not while he holds the call. Looked at every `watchMs`.
    */
   readonly callerTimeoutMs: number;
-  /** An instance that answers nothing for so long has lost its calls. */
+  /** A media server that answers nothing for so long has lost its calls. */
   readonly lostAfterMs: number;
-  /** Where rtpengine's `--dtmf-log-dest` points; port 0 takes a free one. */
-  readonly dtmf: { readonly address: string; readonly port: number };
-  /**
-   * Far end of a parked caller, where his packets are thrown away: rtpengine's own loopback, port 9 (discard), or RFC 5737's
-   * 192.0.2.1, which is never routed.
-   */
-  readonly parkingAddress: string;
   /** One cycle of what a caller hears while an operator's phone rings; most of Europe: 425 Hz, 1 s on, 4 s off. */
   readonly ringback: readonly Tone[];
   readonly prompts: PromptOptions;
@@ -155,4 +148,16 @@ export interface MediaOptions {
   readonly post: Post;
   readonly log: MediaLog;
   readonly clock: MediaClock;
+}
+
+/** For the anchor on rtpengine. */
+export interface MediaOptions extends AnchorOptions {
+  readonly instances: readonly [RtpengineInstance, ...RtpengineInstance[]];
+  /** Where rtpengine's `--dtmf-log-dest` points; port 0 takes a free one. */
+  readonly dtmf: { readonly address: string; readonly port: number };
+  /**
+   * Far end of a parked caller, where his packets are thrown away: rtpengine's own loopback, port 9 (discard), or RFC 5737's
+   * 192.0.2.1, which is never routed.
+   */
+  readonly parkingAddress: string;
 }

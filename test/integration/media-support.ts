@@ -1,4 +1,4 @@
-// A real rtpengine with a media anchor on it, and the events it posts, for the media tests.
+// A media anchor on a real media server, and the events it posts, for the media tests.
 import { fork } from "node:child_process";
 import { once } from "node:events";
 import { readdirSync } from "node:fs";
@@ -8,7 +8,8 @@ import type { CallEvent } from "../../src/call/event.ts";
 import type { CallId, ExchangeId, LegId, PlayId, Sdp } from "../../src/call/ids.ts";
 import { toInt16, WavWriter } from "../../src/media/audio/wav.ts";
 import { defaultMediaLimits, systemMediaClock } from "../../src/media/options.ts";
-import type { MediaOptions } from "../../src/media/options.ts";
+import type { Anchor } from "../../src/media/switching/switching-anchor.ts";
+import type { AnchorOptions, MediaOptions } from "../../src/media/options.ts";
 import { startRtpengineAnchor } from "../../src/media/rtpengine/anchor.ts";
 import type { RtpengineAnchor } from "../../src/media/rtpengine/anchor.ts";
 import { DisposalStack } from "../support/disposal.ts";
@@ -73,10 +74,10 @@ export class TestCall {
   readonly id: CallId;
   readonly caller: LegId;
   readonly events: CallEvent[] = [];
-  readonly #anchor: RtpengineAnchor;
+  readonly #anchor: Anchor;
   #plays = 0;
 
-  constructor(anchor: RtpengineAnchor, id: string) {
+  constructor(anchor: Anchor, id: string) {
     this.#anchor = anchor;
     this.id = id as CallId;
     this.caller = `${id}/caller` as LegId;
@@ -160,10 +161,9 @@ export class TestCall {
   }
 }
 
+/** An anchor and what it works with. */
 export interface MediaStage extends AsyncDisposable {
-  readonly server: RtpengineServer;
-  readonly anchor: RtpengineAnchor;
-  readonly options: MediaOptions;
+  readonly anchor: Anchor;
   readonly folder: string;
   readonly promptFolder: string;
   readonly recordingFolder: string;
@@ -174,77 +174,76 @@ export interface MediaStage extends AsyncDisposable {
   readonly phones: () => Promise<readonly [PhoneMedia, PhoneMedia, PhoneMedia]>;
   /** What the media side has logged. */
   readonly logged: readonly string[];
-  /** Files in rtpengine's recording folder, ours included. */
+  /** Calls or channels that the media server holds. */
+  readonly held: () => Promise<number>;
+  /** Files in the folder of recordings under way, ours included. */
   readonly spool: () => readonly string[];
 }
 
-/** Starts everything; what is in `change` differs from the options a service has. */
-export async function startStage(
-  change: Partial<MediaOptions> = {},
-  server: Omit<RtpengineOptions, "dtmfLog"> = {},
-): Promise<MediaStage> {
-  await using resources = new DisposalStack();
+/** Starts an anchor of one kind; what is in `change` differs from the options a service has. */
+export type StartStage = (change?: Partial<AnchorOptions>) => Promise<MediaStage>;
+
+/** What an anchor is started with, and what becomes of it. */
+export interface StageParts<A extends Anchor> {
+  readonly anchor: A;
+  readonly spoolFolder: string;
+  readonly held: () => Promise<number>;
+}
+
+/** Builds a stage in `resources`, which it owns from then on. */
+export async function buildStage<A extends Anchor>(
+  resources: DisposalStack,
+  start: (common: Omit<AnchorOptions, "recording">, folder: string) => Promise<StageParts<A>>,
+): Promise<MediaStage & { readonly anchor: A }> {
   const { path } = resources.use(await temporaryFolder("media"));
-  const dtmf = { address: "127.0.0.1", port: resources.use(await claimPort()).port };
-  const rtpengine = resources.use(await startRtpengine({ ...server, dtmfLog: dtmf }));
   const promptFolder = join(path, "prompts");
-  const recordingFolder = join(path, "recordings");
   await mkdir(promptFolder);
   const calls = new Map<string, TestCall>();
   const logged: string[] = [];
   const log = (level: string) => (fields: object, message: string) => {
     logged.push(`${level} ${message} ${JSON.stringify(fields)}`);
   };
-  const options: MediaOptions = {
-    instances: [{ host: "127.0.0.1", port: rtpengine.ngPort }],
-    commandTimeoutMs: 500,
-    pingMs: 500,
-    watchMs: 500,
-    callerTimeoutMs: 60_000,
-    lostAfterMs: 3_000,
-    dtmf,
-    parkingAddress: "127.0.0.1",
-    ringback: [
-      { frequenciesHz: [pitches.ringback], ms: 1_000 },
-      { frequenciesHz: [], ms: 500 },
-    ],
-    prompts: {
-      folder: promptFolder,
-      cacheFolder: join(path, "cache"),
-      cacheBytes: 50_000_000,
-      mostBytes: 20_000_000,
-      mostSeconds: 600,
-      timeoutMs: 3_000,
-      freshMs: 60_000,
-      hosts: "any",
-      mostDownloads: 8,
+  const { anchor, spoolFolder, held } = await start(
+    {
+      commandTimeoutMs: 500,
+      pingMs: 500,
+      watchMs: 500,
+      callerTimeoutMs: 60_000,
+      lostAfterMs: 3_000,
+      ringback: [
+        { frequenciesHz: [pitches.ringback], ms: 1_000 },
+        { frequenciesHz: [], ms: 500 },
+      ],
+      prompts: {
+        folder: promptFolder,
+        cacheFolder: join(path, "cache"),
+        cacheBytes: 50_000_000,
+        mostBytes: 20_000_000,
+        mostSeconds: 600,
+        timeoutMs: 3_000,
+        freshMs: 60_000,
+        hosts: "any",
+        mostDownloads: 8,
+      },
+      speech: { kind: "none" },
+      limits: defaultMediaLimits,
+      post(call, event) {
+        calls.get(call)?.events.push(event);
+        return calls.has(call);
+      },
+      log: { debug: log("debug"), info: log("info"), warn: log("warn"), error: log("error") },
+      clock: systemMediaClock,
     },
-    speech: { kind: "none" },
-    recording: {
-      folder: recordingFolder,
-      spoolFolder: rtpengine.recordingFolder,
-      mostRenders: 1,
-      mostWaiting: 100,
-    },
-    limits: defaultMediaLimits,
-    post(call, event) {
-      calls.get(call)?.events.push(event);
-      return calls.has(call);
-    },
-    log: { debug: log("debug"), info: log("info"), warn: log("warn"), error: log("error") },
-    clock: systemMediaClock,
-    ...change,
-  };
-  const anchor = resources.use(await startRtpengineAnchor(options));
+    path,
+  );
+  resources.use(anchor);
   const owned = resources.move();
   const phone = async (): Promise<PhoneMedia> => owned.use(await PhoneMedia.open("127.0.0.1"));
   return {
-    server: rtpengine,
     anchor,
-    options,
     folder: path,
     promptFolder,
-    recordingFolder,
+    recordingFolder: recordingFolderOf(path),
     botPrompt(seconds) {
       const file = join(promptFolder, `bot-${seconds}.wav`);
       writeTone(file, pitches.bot, seconds, 16_000);
@@ -258,14 +257,58 @@ export async function startStage(
     logged,
     phone,
     phones: () => Promise.all([phone(), phone(), phone()]),
+    held,
     spool: () =>
-      readdirSync(rtpengine.recordingFolder, { recursive: true, withFileTypes: true })
+      readdirSync(spoolFolder, { recursive: true, withFileTypes: true })
         .filter((entry) => entry.isFile())
         .map((entry) => join(entry.parentPath, entry.name)),
     async [Symbol.asyncDispose]() {
       await owned[Symbol.asyncDispose]();
     },
   };
+}
+
+export function recordingFolderOf(folder: string): string {
+  return join(folder, "recordings");
+}
+
+export interface RtpengineStage extends MediaStage {
+  readonly server: RtpengineServer;
+  readonly anchor: RtpengineAnchor;
+  readonly options: MediaOptions;
+}
+
+/** A stage on a real rtpengine of its own. */
+export async function startStage(
+  change: Partial<MediaOptions> = {},
+  server: Omit<RtpengineOptions, "dtmfLog"> = {},
+): Promise<RtpengineStage> {
+  await using resources = new DisposalStack();
+  const dtmf = { address: "127.0.0.1", port: resources.use(await claimPort()).port };
+  const rtpengine = resources.use(await startRtpengine({ ...server, dtmfLog: dtmf }));
+  let options: MediaOptions | undefined;
+  const stage = await buildStage(resources, async (common, folder) => {
+    options = {
+      ...common,
+      instances: [{ host: "127.0.0.1", port: rtpengine.ngPort }],
+      dtmf,
+      parkingAddress: "127.0.0.1",
+      recording: {
+        folder: recordingFolderOf(folder),
+        spoolFolder: rtpengine.recordingFolder,
+        mostRenders: 1,
+        mostWaiting: 100,
+      },
+      ...change,
+    };
+    return {
+      anchor: await startRtpengineAnchor(options),
+      spoolFolder: rtpengine.recordingFolder,
+      held: async () => (await rtpengine.calls()).length,
+    };
+  });
+  if (options === undefined) throw new Error("the stage was built without options");
+  return { ...stage, server: rtpengine, options };
 }
 
 export interface KillableService {
@@ -310,13 +353,13 @@ export async function startKillableService(
   return { port: portIn(told.find(({ opened }) => opened !== undefined)?.opened ?? ""), kill };
 }
 
-/** Nothing of any call is left: in the anchor, in rtpengine, in the spool. */
+/** Nothing of any call is left: in the anchor, in the media server, in the spool. */
 export async function expectAtRest(stage: MediaStage): Promise<void> {
   await waitFor(
     async () => {
       const { strayReplies: _, ...rest } = stage.anchor.stats();
       const left = Object.values(rest).reduce((sum, count) => sum + count, 0);
-      return left === 0 && (await stage.server.calls()).length === 0 && stage.spool().length === 0;
+      return left === 0 && (await stage.held()) === 0 && stage.spool().length === 0;
     },
     { what: `rest: ${JSON.stringify(stage.anchor.stats())} ${stage.spool().join(" ")}`, timeoutMs: 5_000 },
   );

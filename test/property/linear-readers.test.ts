@@ -5,7 +5,7 @@ import { systemClock } from "../../src/engine/timers.ts";
 import type { Lookups } from "../../src/engine/transport/lookups.ts";
 import { orderServices, TargetResolver } from "../../src/engine/transport/resolve.ts";
 import { Sources } from "../../src/engine/transport/sources.ts";
-import { readAudio } from "../../src/media/rtpengine/sdp.ts";
+import { readAudio } from "../../src/media/switching/sdp.ts";
 import type { IncomingRequest, SipDialog } from "../../src/sip/link/types.ts";
 import { readHeaders, type ReceivedHeaders } from "../../src/sip/message.ts";
 import { parseReason } from "../../src/sip/reason.ts";

@@ -9,13 +9,13 @@ import { systemMediaClock } from "../../src/media/options.ts";
 import type { MediaLog } from "../../src/media/options.ts";
 import type { ReadyPrompt } from "../../src/media/prompts/library.ts";
 import type { CallRecording, Recorder } from "../../src/media/recording/recorder.ts";
-import { RecordingControl } from "../../src/media/rtpengine/call-recording.ts";
+import { RecordingControl } from "../../src/media/recording/call-recording.ts";
 import { parseDigit } from "../../src/media/rtpengine/dtmf.ts";
 import { InstancePool } from "../../src/media/rtpengine/instances.ts";
 import type { Instance } from "../../src/media/rtpengine/instances.ts";
 import { NgClient, NgError } from "../../src/media/rtpengine/ng.ts";
-import { Player } from "../../src/media/rtpengine/player.ts";
-import { SerialQueue } from "../../src/media/rtpengine/serial-queue.ts";
+import { Player } from "../../src/media/switching/player.ts";
+import { SerialQueue } from "../../src/media/switching/serial-queue.ts";
 import { Slots } from "../../src/media/slots.ts";
 import { ManualClock, settled } from "./media-clock.ts";
 
@@ -220,7 +220,7 @@ describe("player", () => {
         return this.#ready(name);
       },
       enqueue: (step) => !this.full && this.queue.push(step),
-      start: async (file, times) => {
+      start: async ({ playableFile: file }, times) => {
         await settled();
         if (this.startFails) throw new MediaError("on_hold", "held");
         this.did.push(`start ${file}${times === 1 ? "" : ` x${times}`}`);
@@ -373,7 +373,8 @@ describe("the recording of a call", () => {
     const events: CallEvent[] = [];
     const made = new RecordingControl({
       call: "c" as CallId,
-      ngCall: "pb-c",
+      name: () => "pb-c",
+      captureFolder: "pcaps",
       order,
       recorder: { open: () => Promise.resolve(recording) } as unknown as Recorder,
       spoolFolder: "/nowhere",

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
-import { describeEnd, describePeer, mirrored, readAudio } from "../../src/media/rtpengine/sdp.ts";
-import type { AudioDescription } from "../../src/media/rtpengine/sdp.ts";
+import { describeEnd, describePeer, mirrored, readAudio } from "../../src/media/switching/sdp.ts";
+import type { AudioDescription } from "../../src/media/switching/sdp.ts";
 
 function sdp(media: readonly string[], session: readonly string[] = ["c=IN IP4 198.51.100.7"]): string {
   return ["v=0", "o=- 1 1 IN IP4 198.51.100.7", "s=-", ...session, "t=0 0", ...media, ""].join("\r\n");

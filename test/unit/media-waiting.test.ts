@@ -3,8 +3,8 @@ import { describe, expect, test } from "vitest";
 import { usualSounds } from "../../src/call/setup.ts";
 import type { MediaLog } from "../../src/media/options.ts";
 import type { ReadyPrompt } from "../../src/media/prompts/library.ts";
-import { Backdrop } from "../../src/media/rtpengine/backdrop.ts";
-import { BridgeWatch } from "../../src/media/rtpengine/bridge-watch.ts";
+import { Backdrop } from "../../src/media/switching/backdrop.ts";
+import { BridgeWatch } from "../../src/media/switching/bridge-watch.ts";
 import { receivedFrom } from "../../src/media/rtpengine/streams.ts";
 import { ManualClock, settled } from "./media-clock.ts";
 

@@ -180,19 +180,26 @@ export class Recorder {
 
   /**
    * Begins the log of a recording. Rejects with a MediaError `no_recording_folder` when the finished file could not be
-   * written, `no_spool` when rtpengine's folder is not there or not ours to write in, `disk_full` when too little is free.
+   * written, `no_spool` when the media server's folder is not there or not ours to write in, `disk_full` when too little is
+   * free.
    */
-  async open(callId: string, ngCall: string, order: RecordingOrder, spoolFolder: string): Promise<CallRecording> {
+  async open(
+    callId: string,
+    ngCall: string,
+    order: RecordingOrder,
+    spoolFolder: string,
+    captureFolder = "pcaps",
+  ): Promise<CallRecording> {
     const { folder, clock } = this.#options;
     await access(folder, constants.W_OK).catch((error: unknown) => {
       throw new MediaError("no_recording_folder", "the recording folder cannot be written", { cause: error });
     });
     const journalFolder = join(spoolFolder, journalFolderName);
     try {
-      await access(join(spoolFolder, "pcaps"), constants.W_OK);
+      await access(join(spoolFolder, captureFolder), constants.W_OK);
       await mkdir(journalFolder, { recursive: true, mode: spoolMode });
     } catch (error) {
-      throw new MediaError("no_spool", "rtpengine's recording folder cannot be used", { cause: error });
+      throw new MediaError("no_spool", "the media server's recording folder cannot be used", { cause: error });
     }
     await this.#checkFree(folder);
     await this.#checkFree(spoolFolder);

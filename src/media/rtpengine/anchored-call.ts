@@ -1,36 +1,47 @@
-import { randomBytes, randomInt } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import type { Prompt } from "../../call/effect.ts";
 import type { CallEvent } from "../../call/event.ts";
-import type { CallId, ExchangeId, LegId, PlayId, Sdp } from "../../call/ids.ts";
-import type { RecordingOrder } from "../../call/ports.ts";
-import type { CallerSounds } from "../../call/setup.ts";
+import type { ExchangeId, LegId, PlayId, Sdp } from "../../call/ids.ts";
 import type { G711Law } from "../audio/g711.ts";
 import { MediaError, messageOf } from "../media-error.ts";
 import type { MediaClock, MediaLog } from "../options.ts";
-import type { ReadyPrompt } from "../prompts/library.ts";
 import { safeName } from "../recording/recorder.ts";
-import type { Recorder } from "../recording/recorder.ts";
 import { callerLeg } from "../recording/timeline.ts";
-import { Backdrop, type Waiting } from "./backdrop.ts";
-import { BridgeWatch } from "./bridge-watch.ts";
-import { RecordingControl } from "./call-recording.ts";
+import { Backdrop } from "../switching/backdrop.ts";
+import { BridgeWatch } from "../switching/bridge-watch.ts";
+import { RecordingControl } from "../recording/call-recording.ts";
+import { CallerWatch } from "../switching/caller-watch.ts";
 import type { Instance } from "./instances.ts";
 import { NgError } from "./ng.ts";
 import type { NgClient, NgReply, NgVerb } from "./ng.ts";
-import { Player, type SoundKind } from "./player.ts";
-import { describeEnd, describePeer, isNowhere, mirrored, readAudio } from "./sdp.ts";
-import type { AudioCodec, AudioDescription, AudioFormats, Direction, LocalEnd } from "./sdp.ts";
-import { SerialQueue } from "./serial-queue.ts";
+import { Player, type SoundKind } from "../switching/player.ts";
+import {
+  chooseFormats,
+  describeEnd,
+  describePeer,
+  holds,
+  isNowhere,
+  mayHear,
+  mirrored,
+  newEnd,
+  readAudio,
+} from "../switching/sdp.ts";
+import type {
+  AudioCodec,
+  AudioDescription,
+  AudioFormats,
+  ChosenFormats,
+  Direction,
+  LocalEnd,
+} from "../switching/sdp.ts";
+import { SerialQueue } from "../switching/serial-queue.ts";
+import type { SwitchedCall, SwitchedCallOptions } from "../switching/switching-anchor.ts";
 import { receivedFrom } from "./streams.ts";
 
-export interface AnchoredCallOptions {
-  readonly call: CallId;
-  readonly caller: LegId;
-  readonly order: RecordingOrder;
+export interface AnchoredCallOptions extends SwitchedCallOptions {
   readonly ng: NgClient;
   /** Undefined when no instance answers; `except` have failed for this call already. */
   readonly chooseInstance: (except: ReadonlySet<Instance>) => Instance | undefined;
-  readonly recorder: Recorder | null;
   /** Spool of an instance that has none of its own. */
   readonly spoolFolder: string;
   readonly parkingAddress: string;
@@ -39,16 +50,8 @@ export interface AnchoredCallOptions {
   readonly mostLegs: number;
   readonly clock: MediaClock;
   readonly log: MediaLog;
-  readonly prepare: (prompt: Prompt) => Promise<ReadyPrompt>;
-  readonly sounds: CallerSounds;
-  /** What is heard where the channel has no sound of its own. */
-  readonly usualSounds: Readonly<Record<Waiting, ReadyPrompt>>;
   /** A caller who sends nothing for so long is gone. */
   readonly callerTimeoutMs: number;
-  /** False when the call is not held any more. */
-  readonly post: (event: CallEvent) => boolean;
-  /** The call has ended and everything of it is released. */
-  readonly onClosed: () => void;
 }
 
 // Sent in every offer and answer. Port latching keeps the caller's port when the far party changes.
@@ -92,20 +95,9 @@ const parkingOf = ({ tag }: Operator): string => `${tag}-parking`;
 
 interface CallerEnd {
   remote: AudioDescription;
-  formats: AudioFormats & { readonly codecs: readonly [AudioCodec] };
+  formats: ChosenFormats;
   /** Null until rtpengine has named it. */
   end: LocalEnd | null;
-}
-
-/** The first codec of a description that we take; the one in use, when it is among them, so that nothing changes. */
-function chooseFormats(audio: AudioDescription, inUse: G711Law | null): CallerEnd["formats"] | undefined {
-  const codec = audio.codecs.find(({ law }) => law === inUse) ?? audio.codecs[0];
-  return codec === undefined ? undefined : { codecs: [codec], eventType: audio.eventType };
-}
-
-function newEnd(at: AudioDescription): LocalEnd {
-  const { family, address, port } = at;
-  return { originId: randomInt(2 ** 47), version: 1, family, address, port };
 }
 
 function lawsOf(codecs: readonly AudioCodec[]): ReadonlyMap<number, G711Law> {
@@ -121,7 +113,7 @@ export function ngCallPrefix(call: string): string {
  * One call in one rtpengine. The caller's leg is offered once; who is behind it changes by `answer`s of which his phone
  * sees nothing. Commands run one after another in the order of the calls of the methods.
  */
-export class AnchoredCall {
+export class AnchoredCall implements SwitchedCall {
   /** The call's name in rtpengine: no character of it is ever escaped, and it is never used twice. */
   readonly ngCall: string;
   readonly #options: AnchoredCallOptions;
@@ -141,7 +133,7 @@ export class AnchoredCall {
   #heldBack: string | null = null;
   readonly #backdrop: Backdrop;
   readonly #bridgeWatch: BridgeWatch;
-  #callerHeard = { packets: -1, atMs: 0 };
+  readonly #callerWatch: CallerWatch;
   #instance: Instance | undefined;
   #callerEnd: CallerEnd | undefined;
   /** Counts the caller's descriptions. */
@@ -183,11 +175,16 @@ export class AnchoredCall {
       relatch: async () => void (await this.#answerFrom(this.#partner)),
       unheard: () => this.#unheard(),
     });
+    this.#callerWatch = new CallerWatch(clock, options.callerTimeoutMs, (reason) => {
+      log.warn({ call }, reason);
+      this.#post({ type: "media.lost", reason });
+    });
     // The instance is chosen when the call opens, and recordings only begin after that.
     const spoolFolder = (): string => this.#instance?.spoolFolder ?? options.spoolFolder;
     this.#recording = new RecordingControl({
       call,
-      ngCall: this.ngCall,
+      name: () => this.ngCall,
+      captureFolder: "pcaps",
       order,
       recorder,
       get spoolFolder() {
@@ -677,7 +674,7 @@ export class AnchoredCall {
   /** Caller and operator hear each other; or the caller is parked, with music, because the operator holds him. */
   async #connect(operator: Operator): Promise<void> {
     const { remote } = operator;
-    if (holds(operator)) {
+    if (holds(operator.remote)) {
       const flows = remote?.direction === "sendonly" && !isNowhere(remote);
       this.#bridgeWatch.stop();
       if (flows) await this.#answerFrom(operator);
@@ -702,7 +699,7 @@ export class AnchoredCall {
   /** Whom the caller's sound goes to: an operator who holds him wants none. */
   get #partner(): FarEnd {
     const current = this.#current;
-    return current !== this.#bot && holds(current as Operator) ? this.#bot : current;
+    return current !== this.#bot && holds((current as Operator).remote) ? this.#bot : current;
   }
 
   #operatorByTag(tag: string): Operator | undefined {
@@ -887,7 +884,7 @@ export class AnchoredCall {
       clock,
       prepare,
       enqueue: (step) => this.#queue.push(() => this.#unlessEnding(step)),
-      start: async (file, times, kind: SoundKind) => {
+      start: async ({ playableFile: file }, times, kind: SoundKind) => {
         if (isCaller) await this.#removeLeaving();
         if (isCaller && kind !== "background") await this.#backdrop.interrupt();
         if (kind === "tones") return this.#playAlone(tag, file, times);
@@ -963,23 +960,8 @@ export class AnchoredCall {
   async #lookAtStreams(): Promise<void> {
     const reply = await this.#query(this.#partner.tag);
     const { packets } = receivedFrom(reply, callerTag) ?? {};
-    if (packets !== undefined) this.#checkCaller(packets);
-  }
-
-  /** rtpengine itself counts the streams of operators who have gone, and so keeps a call whose caller has vanished for an hour. */
-  #checkCaller(packets: number): void {
-    const { clock, callerTimeoutMs, log, call } = this.#options;
-    const nowMs = clock.now();
-    // Who has put us on hold need not send anything.
-    const may = this.#caller().remote.direction !== "sendrecv";
-    if (may || packets !== this.#callerHeard.packets) {
-      this.#callerHeard = { packets, atMs: nowMs };
-    } else if (nowMs - this.#callerHeard.atMs >= callerTimeoutMs) {
-      const reason = "nothing comes from the caller any more";
-      log.warn({ call }, reason);
-      this.#callerHeard = { packets, atMs: nowMs };
-      this.#post({ type: "media.lost", reason });
-    }
+    // rtpengine itself counts the streams of operators who have gone, and so keeps a call whose caller has vanished for an hour.
+    if (packets !== undefined) this.#callerWatch.seen(packets, this.#caller().remote.direction === "sendrecv");
   }
 
   async #close(): Promise<void> {
@@ -1002,14 +984,4 @@ export class AnchoredCall {
       this.#options.onClosed();
     });
   }
-}
-
-/** Whether a side with this direction takes sound from us. */
-function mayHear(direction: Direction | undefined): boolean {
-  return direction === "sendrecv" || direction === "recvonly";
-}
-
-/** RFC 3264 §8.4: he sends only, or nothing at all, and wants nothing of ours. */
-function holds({ remote }: Operator): boolean {
-  return remote?.direction === "sendonly" || remote?.direction === "inactive";
 }

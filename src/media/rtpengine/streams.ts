@@ -1,11 +1,5 @@
+import type { Received } from "../switching/bridge-watch.ts";
 import type { NgReply } from "./ng.ts";
-
-/** What rtpengine has received from one leg. */
-export interface Received {
-  readonly rtpPackets: number;
-  /** RTCP too: a side that sends nothing but reports is there. */
-  readonly packets: number;
-}
 
 /** Reads the reply to `query`; undefined for a leg that it does not have, or without numbers. */
 export function receivedFrom(reply: NgReply, tag: string): Received | undefined {

@@ -6,7 +6,7 @@ import type { ReadyPrompt } from "../prompts/library.ts";
 
 /** The last packets of a prompt are still on their way when its length is over. */
 const tailMs = 40;
-/** rtpengine wants a number of repetitions: this many cycles of a ringing tone last for hours. */
+/** Media servers want a number of repetitions: this many cycles of a ringing tone last for hours. */
 const backgroundCycles = 3_600;
 
 /** More repetitions of one prompt are cut to this. */
@@ -20,8 +20,8 @@ export interface PlayerOptions {
   prepare(prompt: Prompt): Promise<ReadyPrompt>;
   /** Runs a step in the call's queue; false when it will not run. */
   enqueue(step: () => Promise<void>): boolean;
-  /** Starts playing in place of what plays; resolves with the length of one cycle in milliseconds. */
-  start(file: string, times: number, kind: SoundKind): Promise<number>;
+  /** Starts playing in place of what plays; resolves when it plays, with the length of one cycle in milliseconds. */
+  start(ready: ReadyPrompt, times: number, kind: SoundKind): Promise<number>;
   stop(): Promise<void>;
   /** What the leg hears from now on is this file, or nothing: for the recording. */
   onSound(prompt: ReadyPrompt | null, times: number): void;
@@ -36,20 +36,21 @@ interface Playing {
   /** Detectors of tones fail when they hear a voice with them. */
   readonly kind: "prompt" | "tones";
   ready: ReadyPrompt | null;
-  /** Set when rtpengine has begun to play it. */
+  /** Set when the media server has begun to play it. */
   started: boolean;
   timer: { cancel(): void } | null;
 }
 
 /**
- * What one leg hears from us: at most one prompt, and a background (ringback, music) while there is none. rtpengine tells neither when a prompt
- * ends nor what it plays, so this keeps what should be heard and what is, and brings the second to the first.
+ * What one leg hears from us: at most one prompt, and a background (ringback, music) while there is none. rtpengine tells
+ * neither when a prompt ends nor what it plays, so this keeps what should be heard and what is, and brings the second to
+ * the first.
  */
 export class Player {
   readonly #options: PlayerOptions;
   #current: Playing | null = null;
   #background: ReadyPrompt | null = null;
-  /** What rtpengine plays: a prompt's mark, or the background itself. */
+  /** What the media server plays: a prompt's mark, or the background itself. */
   #sounding: "nothing" | "prompt" | ReadyPrompt = "nothing";
   #syncing = false;
   #closed = false;
@@ -110,7 +111,7 @@ export class Player {
   }
 
   /**
-   * rtpengine may have stopped by itself what it played: what should be heard is started anew. A prompt begins from its
+   * The media server may have stopped by itself what it played: what should be heard is started anew. A prompt begins from its
    * start then, so that is only done when it was certainly silenced (`promptsToo`).
    */
   async restart(promptsToo: boolean): Promise<void> {
@@ -170,7 +171,7 @@ export class Player {
   async #startPrompt(playing: Playing, ready: ReadyPrompt): Promise<void> {
     let durationMs: number;
     try {
-      durationMs = await this.#options.start(ready.playableFile, playing.times, playing.kind);
+      durationMs = await this.#options.start(ready, playing.times, playing.kind);
     } catch (error) {
       if (this.#current === playing) this.#end("failed", codeOf(error, "play_failed"));
       this.#sync();
@@ -195,7 +196,7 @@ export class Player {
 
   async #startBackground(ready: ReadyPrompt): Promise<void> {
     if (this.#sounding === ready) return;
-    await this.#options.start(ready.playableFile, backgroundCycles, "background");
+    await this.#options.start(ready, backgroundCycles, "background");
     this.#sounding = ready;
     this.#options.onSound(ready, backgroundCycles);
   }

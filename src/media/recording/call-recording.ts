@@ -7,19 +7,21 @@ import type { RecordingOrder } from "../../call/ports.ts";
 import type { G711Law } from "../audio/g711.ts";
 import { codeOf, MediaError, messageOf } from "../media-error.ts";
 import type { MediaClock, MediaLog } from "../options.ts";
-import type { CallRecording, Recorder } from "../recording/recorder.ts";
+import type { CallRecording, Recorder } from "./recorder.ts";
 
 export interface RecordingControlOptions {
   readonly call: CallId;
-  /** The call's name in rtpengine. */
-  readonly ngCall: string;
+  /** The call's name in the media server; never used twice. */
+  readonly name: () => string;
+  /** Where below the spool folder the media server puts what it captures. */
+  readonly captureFolder: "pcaps" | "segments";
   readonly order: RecordingOrder;
   /** Null when no recordings are configured. */
   readonly recorder: Recorder | null;
   readonly spoolFolder: string;
   readonly clock: MediaClock;
   readonly log: MediaLog;
-  /** Starts capturing; resolves with the capture's path as rtpengine sees it, undefined when it names none. */
+  /** Starts capturing; resolves with the capture's path as the media server sees it, undefined when it names none. */
   startCapture(): Promise<string | undefined>;
   stopCapture(): Promise<void>;
   post(event: CallEvent): void;
@@ -101,7 +103,7 @@ export class RecordingControl {
   }
 
   async start(): Promise<void> {
-    const { recorder, call, ngCall, order, spoolFolder } = this.#options;
+    const { recorder, call, name, order, spoolFolder, captureFolder } = this.#options;
     if (this.#recording !== null) {
       await this.resume();
       return;
@@ -111,7 +113,7 @@ export class RecordingControl {
       return;
     }
     try {
-      const recording = await recorder.open(call, ngCall, order, spoolFolder);
+      const recording = await recorder.open(call, name(), order, spoolFolder, captureFolder);
       this.#recording = recording;
       for (const { leg, port, laws } of this.#legs.values()) recording.leg(0, leg, port, laws);
       if (this.#joined !== null) recording.joined(this.#now, this.#joined);
@@ -130,10 +132,10 @@ export class RecordingControl {
   async #capture(recording: CallRecording): Promise<void> {
     const path = await this.#options.startCapture();
     // Without a recording folder rtpengine 10.5 says that all is well and records nothing: the file is the only proof.
-    if (path === undefined) throw new MediaError("no_spool", "rtpengine names no capture file");
+    if (path === undefined) throw new MediaError("no_spool", "the media server names no capture file");
     const file = basename(path);
-    await access(join(recording.spoolFolder, "pcaps", file)).catch((error: unknown) => {
-      throw new MediaError("no_spool", "rtpengine's capture is not in the spool folder", { cause: error });
+    await access(join(recording.spoolFolder, this.#options.captureFolder, file)).catch((error: unknown) => {
+      throw new MediaError("no_spool", "the media server's capture is not in the spool folder", { cause: error });
     });
     recording.captured(file);
     recording.run(this.#now);
@@ -178,7 +180,7 @@ export class RecordingControl {
     }
   }
 
-  /** Ends the recording; it is rendered while the call goes on. `reachable`: rtpengine can still be asked to stop. */
+  /** Ends the recording; it is rendered while the call goes on. `reachable`: the media server can still be asked to stop. */
   async stop(reachable = true): Promise<void> {
     const recording = this.#recording;
     if (recording === null) return;

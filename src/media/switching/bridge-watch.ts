@@ -1,6 +1,12 @@
 import { messageOf } from "../media-error.ts";
 import type { MediaClock, MediaLog } from "../options.ts";
-import type { Received } from "./streams.ts";
+
+/** What the media server has received from one leg. */
+export interface Received {
+  readonly rtpPackets: number;
+  /** RTCP too: a side that sends nothing but reports is there. */
+  readonly packets: number;
+}
 
 /** From the bridge to the first look, and from the repair to the second. */
 const firstLookMs = 2_000;
@@ -15,7 +21,7 @@ export interface BridgeWatchOptions {
   readonly received: () => Promise<{ readonly caller: Received; readonly operator: Received } | undefined>;
   /** False while the caller has agreed to send nothing. */
   readonly callerSends: () => boolean;
-  /** rtpengine learns anew where both send from. */
+  /** The media server learns anew where both send from. */
   readonly relatch: () => Promise<void>;
   /** Not one packet has come from the operator. */
   readonly unheard: () => void;

@@ -1,3 +1,4 @@
+import { randomInt } from "node:crypto";
 import { isIP } from "node:net";
 import type { Sdp } from "../../call/ids.ts";
 import type { G711Law } from "../audio/g711.ts";
@@ -181,6 +182,30 @@ export interface LocalEnd {
 export interface AudioFormats {
   readonly codecs: readonly AudioCodec[];
   readonly eventType: number | null;
+}
+
+/** One codec, and events where both sides know them. */
+export type ChosenFormats = AudioFormats & { readonly codecs: readonly [AudioCodec] };
+
+/** The first codec of a description that we take; the one in use, when it is among them, so that nothing changes. */
+export function chooseFormats(audio: AudioDescription, inUse: G711Law | null): ChosenFormats | undefined {
+  const codec = audio.codecs.find(({ law }) => law === inUse) ?? audio.codecs[0];
+  return codec === undefined ? undefined : { codecs: [codec], eventType: audio.eventType };
+}
+
+/** Our end as the media server has just named it. */
+export function newEnd({ family, address, port }: AudioDescription): LocalEnd {
+  return { originId: randomInt(2 ** 47), version: 1, family, address, port };
+}
+
+/** Whether a side with this direction takes sound from us. */
+export function mayHear(direction: Direction | undefined): boolean {
+  return direction === "sendrecv" || direction === "recvonly";
+}
+
+/** RFC 3264 §8.4: he sends only, or nothing at all, and wants nothing of ours. */
+export function holds(remote: AudioDescription | null): boolean {
+  return remote?.direction === "sendonly" || remote?.direction === "inactive";
 }
 
 function formatLines({ codecs, eventType }: AudioFormats): string[] {
