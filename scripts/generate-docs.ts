@@ -16,6 +16,7 @@ import {
   warningCodes,
 } from "../src/bot/contract.ts";
 import { configSchema } from "../src/config/schema.ts";
+import { metricsTables } from "./metrics-table.ts";
 
 /** The part of JSON Schema that zod writes. */
 interface Schema {
@@ -201,20 +202,21 @@ function contractReference(): string {
     rejections: codeTable(rejectionCodes),
     warnings: codeTable(warningCodes),
   };
-  return filledIn(readFileSync(new URL("docs/bot-contract.md", root), "utf8"), parts);
+  return filledIn("docs/bot-contract.md", parts);
 }
 
 /** Puts each part between its marks; what stands outside of them is written by hand. */
-function filledIn(page: string, parts: Readonly<Record<string, string>>): string {
+function filledIn(path: string, parts: Readonly<Record<string, string>>): string {
   const seen = new Set<string>();
+  const page = readFileSync(new URL(path, root), "utf8");
   const text = page.replaceAll(/<!-- generated: (\w+) -->[\s\S]*?<!-- end -->/g, (_all, name: string) => {
     const part = parts[name];
-    if (part === undefined) throw new Error(`docs/bot-contract.md asks for the part "${name}", which does not exist`);
+    if (part === undefined) throw new Error(`${path} asks for the part "${name}", which does not exist`);
     seen.add(name);
     return `<!-- generated: ${name} -->\n\n${part}\n\n<!-- end -->`;
   });
   const missing = Object.keys(parts).filter((name) => !seen.has(name));
-  if (missing.length > 0) throw new Error(`docs/bot-contract.md has no place for: ${missing.join(", ")}`);
+  if (missing.length > 0) throw new Error(`${path} has no place for: ${missing.join(", ")}`);
   return text;
 }
 
@@ -277,6 +279,7 @@ export function generatedFiles(): readonly GeneratedFile[] {
     { path: "docs/bot-contract.md", text: contractReference() },
     { path: "config/patchbay.schema.json", text: configurationSchema() },
     { path: "docs/configuration.md", text: configurationReference() },
+    { path: "docs/operations.md", text: filledIn("docs/operations.md", metricsTables()) },
   ];
 }
 

@@ -35,9 +35,11 @@ export const folderRules: readonly FolderRule[] = [
 /** Files directly below src/. They compose the rest, so they may import every folder. */
 export const rootFiles: readonly string[] = [
   "app.ts",
+  "engine-figures.ts",
   "engine-process.ts",
   "explain.ts",
   "main.ts",
+  "service-state.ts",
   "transfer-policy.ts",
 ];
 

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { AdminServer } from "./admin/http.ts";
 import { fallbackReplies } from "./bot/fallback.ts";
 import type { BotFormat } from "./bot/envelope.ts";
-import { RedisBotLink } from "./bot/link.ts";
+import { type RedisAddress, RedisBotLink } from "./bot/link.ts";
 import type { TransferPolicy } from "./bot/translate.ts";
 import type { BotEvent } from "./call/bot-event.ts";
 import type { CallId, TransferId } from "./call/ids.ts";
@@ -15,17 +15,21 @@ import type { Secrets } from "./config/secrets.ts";
 import { type Engine, startEngine, TargetResolver } from "./engine/index.ts";
 import { systemClock as engineClock, systemRandom } from "./engine/timers.ts";
 import { engineOptions } from "./engine-process.ts";
+import { engineFigures } from "./engine-figures.ts";
 import { systemClock } from "./lib/clock.ts";
 import { Disposal } from "./lib/disposal.ts";
+import { version } from "./lib/version.ts";
 import { defaultMediaLimits, type MediaOptions, type SpeechOptions, systemMediaClock } from "./media/options.ts";
 import { type RtpengineAnchor, startRtpengineAnchor } from "./media/rtpengine/anchor.ts";
 import { CallRegistry } from "./runtime/registry.ts";
 import { openCalls } from "./runtime/open-calls.ts";
 import type { HostResolver } from "./sip/pinning.ts";
 import { SipSide } from "./sip/side.ts";
+import { callsByPhase, serviceState } from "./service-state.ts";
 import { createTelemetry } from "./telemetry/events.ts";
 import type { Log } from "./telemetry/log.ts";
 import { createMetrics } from "./telemetry/metrics.ts";
+import type { ServiceState } from "./telemetry/service-state.ts";
 import { fallbackProblems, type PolicyFacts, transferPolicy } from "./transfer-policy.ts";
 import { Allowance } from "./trunk/allowance.ts";
 import { GatewayHealth } from "./trunk/gateway-health.ts";
@@ -104,10 +108,14 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
     transferPolicy(table, { health, referMemory }, carriesTls, call);
   const [unfit] = fallbackProblems(config);
   if (unfit !== undefined) throw Object.assign(new Error(`${unfit.path}: ${unfit.message}`), { code: "start_failed" });
+  const state = (): ServiceState => serviceState({ config, table, health, link, sip, media });
   const metrics = createMetrics({
-    phases: () => registry.phases(),
-    gateways: () => new Map(gateways.map(([id]) => [id, health.state(id)])),
-    registrations: () => sip.registrations(),
+    version: version(),
+    state,
+    phases: () => callsByPhase(registry),
+    redis: () => link.stats(),
+    recordingsWaiting: () => media.stats().rendering + media.stats().waitingForRendering,
+    folders: { recordings: config.recording.folder, spool: config.recording.spoolFolder },
   });
   const telemetry = createTelemetry(log, metrics);
   const registry: CallRegistry = new CallRegistry({
@@ -122,7 +130,7 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
   const formatOf = (botId: string): BotFormat => table.channel(botId)?.format ?? "patchbay";
 
   const link = new RedisBotLink({
-    redis: { url: config.redis.url, ...optional("password", secrets.get("redis")) },
+    redis: redisAddress(config, secrets),
     prefix: config.redis.prefix,
     streamMaxLength: config.redis.streamMaxLength,
     clock: systemClock,
@@ -132,13 +140,14 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
     onState: (state) => {
       if (state === "lost") registry.postAll({ type: "bot.away" });
     },
+    onStored: (waitedMs) => metrics.redisDelivery.observe(waitedMs / 1000),
     onSeq: (call, seq) => open?.said(call, seq),
   });
   // Deferred first, so that it answers to the end: whoever watches `/livez` would take a long closing for a crash.
   const admin = new AdminServer({
     ...config.admin,
-    ready: () => ({ redis: link.ready(), sip: sip.ready(), media: media.ready() }),
-    trunks: () => trunkStates(table, health, sip.registrations()),
+    ready: () => state().parts,
+    details: state,
     metrics: () => metrics.render(),
   });
   disposal.defer(() => admin.close());
@@ -173,6 +182,7 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
         })
       : undefined;
   disposal.defer(() => engine?.close());
+  if (engine !== undefined) metrics.add(engineFigures, () => engine.stats());
   // An embedded engine has ended with its process, and every dialog with it.
   const open = engine === undefined ? openCalls(config.sip.stateFolder, log) : undefined;
   disposal.defer(() => open?.close());
@@ -207,6 +217,7 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
     resolve: hostResolver(),
     // Without Redis no bot hears of the call: the caller gets the channel's fallback, or is refused before he is answered.
     takesCalls: (botId) => link.ready() || table.channel(botId)?.fallback !== undefined,
+    onRefused: (status) => telemetry.callRefused(status),
     onCall: (admitted) => {
       const policy = policyOf(admitted);
       const channel = table.channel(admitted.botId);
@@ -281,28 +292,19 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
   };
 }
 
+function redisAddress({ redis: { url, sentinel } }: Config, secrets: Secrets): RedisAddress {
+  const password = optional("password", secrets.get("redis"));
+  if (sentinel === undefined) return { url, ...password };
+  const { name, nodes, tls, username } = sentinel;
+  const ownPassword = optional("password", secrets.get("redis.sentinel"));
+  return { url, ...password, sentinel: { name, nodes, tls, ...optional("username", username), ...ownPassword } };
+}
+
 function drachtioServer(config: Config, secrets: Secrets): { host: string; port: number; secret: string } {
   const { drachtio } = config.sip;
   // The schema refuses `engine: drachtio` without both.
   if (drachtio === undefined) throw new Error("sip.drachtio is missing");
   return { host: drachtio.host, port: drachtio.port, secret: secrets.get("sip.drachtio") ?? "" };
-}
-
-/** What `/readyz` says of each trunk; one that is away does not make the service useless for the others. */
-function trunkStates(
-  table: TrunkTable,
-  health: GatewayHealth,
-  registrations: ReturnType<SipSide["registrations"]>,
-): Readonly<Record<string, object>> {
-  return Object.fromEntries(
-    table.trunks().map((trunk) => [
-      trunk.id,
-      {
-        ...optional("registration", registrations.get(trunk.id)),
-        gateways: Object.fromEntries(trunk.gateways.map(({ id }) => [id, health.state(id)])),
-      },
-    ]),
-  );
 }
 
 /** What is done about a silent bot; without Redis the caller waits no longer than for a slow bot's first word. */

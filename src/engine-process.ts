@@ -5,10 +5,12 @@ import { listenerTls } from "./config/certificates.ts";
 import { ConfigError } from "./config/problem.ts";
 import type { Config } from "./config/schema.ts";
 import type { Secrets } from "./config/secrets.ts";
+import { engineFigures } from "./engine-figures.ts";
 import { type Engine, type EngineOptions, startEngine } from "./engine/index.ts";
 import { Disposal } from "./lib/disposal.ts";
 import { addressBits, networkContains, parseIpNetwork } from "./lib/ip-network.ts";
 import type { Log } from "./telemetry/log.ts";
+import { figuresPage } from "./telemetry/metrics.ts";
 import { TrunkTable } from "./trunk/table.ts";
 
 /** The SIP engine in a process of its own: calls survive a crash of the application that serves them. */
@@ -58,7 +60,7 @@ export async function createEngineProcess(
   const admin = new AdminServer({
     ...own.admin,
     ready: () => ({ application: own.applications.length > 0 || engine.stats().wire.clients > 0 }),
-    metrics: () => Promise.resolve({ contentType: "text/plain; version=0.0.4", body: metricsOf(engine) }),
+    metrics: figuresPage(engineFigures, () => engine.stats()),
   });
   const adminPort = await admin.start();
   disposal.defer(() => admin.close());
@@ -104,26 +106,6 @@ export function engineOptions(config: Config, log: Log): Omit<EngineOptions, "co
       error: (text, fields = {}) => engineLog.error(fields, text),
     },
   };
-}
-
-/** Every counter and the sizes that matter, in Prometheus' text format. */
-function metricsOf(engine: Engine): string {
-  const { counters, agent, transactions, wire } = engine.stats();
-  const snake = (name: string): string => name.replaceAll(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-  const lines = Object.entries(counters).flatMap(([name, value]) => [
-    `# TYPE patchbay_engine_${snake(name)}_total counter`,
-    `patchbay_engine_${snake(name)}_total ${value}`,
-  ]);
-  const sizes = {
-    dialogs: agent.dialogs,
-    applications: wire.clients,
-    // Everything that is not a call at rest: requests, transactions, timers.
-    pending: agent.incoming + agent.outgoing + agent.timers + transactions.client + transactions.server,
-  };
-  for (const [name, value] of Object.entries(sizes)) {
-    lines.push(`# TYPE patchbay_engine_${name} gauge`, `patchbay_engine_${name} ${value}`);
-  }
-  return `${lines.join("\n")}\n`;
 }
 
 /** RFC 1918, RFC 6598, RFC 4193, loopback and link-local: not reached from the internet. */

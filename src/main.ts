@@ -10,6 +10,7 @@ import { createEngineProcess } from "./engine-process.ts";
 import { explain } from "./explain.ts";
 import type { ConfigProblem } from "./config/problem.ts";
 import type { Config } from "./config/schema.ts";
+import { version } from "./lib/version.ts";
 import { createLog, type Log } from "./telemetry/log.ts";
 import { fallbackProblems } from "./transfer-policy.ts";
 
@@ -49,11 +50,6 @@ function wrong(): number {
 function print(text: string): number {
   process.stdout.write(text);
   return 0;
-}
-
-function version(): string {
-  const text = readFileSync(new URL("../package.json", import.meta.url), "utf8");
-  return (JSON.parse(text) as { version: string }).version;
 }
 
 function check(file: string): number {

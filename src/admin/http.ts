@@ -8,8 +8,8 @@ export interface AdminOptions {
   readonly port: number;
   /** The state of each part by name; the service is ready when all are true. */
   readonly ready: () => Readonly<Record<string, boolean>>;
-  /** Facts about each trunk; they do not decide whether the service is ready. */
-  readonly trunks?: () => Readonly<Record<string, object>>;
+  /** Further facts for `/readyz`; they do not decide whether the service is ready. */
+  readonly details?: () => object;
   readonly metrics: () => Promise<{ contentType: string; body: string }>;
 }
 
@@ -53,7 +53,7 @@ export class AdminServer {
           response,
           ready ? 200 : 503,
           "application/json",
-          `${JSON.stringify({ ready, parts, trunks: this.#options.trunks?.() })}\n`,
+          `${JSON.stringify({ ready, parts, ...this.#options.details?.() })}\n`,
         );
       }
       case "/metrics": {

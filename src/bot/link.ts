@@ -25,6 +25,16 @@ export interface RedisAddress {
   readonly password?: string;
   readonly db?: number;
   readonly tls?: ConnectionOptions;
+  /** Who tells where the master is; host and port above do not count then. */
+  readonly sentinel?: RedisSentinel;
+}
+
+export interface RedisSentinel {
+  readonly name: string;
+  readonly nodes: readonly { readonly host: string; readonly port: number }[];
+  readonly username?: string;
+  readonly password?: string;
+  readonly tls: boolean;
 }
 
 /** The part of a structured log that is used here; pino's logger fits. */
@@ -47,6 +57,8 @@ export interface RedisBotLinkOptions {
   mintTransferId(): TransferId;
   /** Redis can be used, or is away. Calls go on without it; this is for readiness. */
   onState?(state: "ready" | "lost"): void;
+  /** Redis has confirmed an event, so long after it happened. */
+  onStored?(waitedMs: number): void;
   /** Told of the number of each event of a call before it is sent. */
   onSeq?(call: CallId, seq: number): void;
   readonly limits?: Partial<RedisBotLinkLimits>;
@@ -159,6 +171,8 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
   #failures = 0;
   /** The subscriber is connected and every call's commands are heard again. */
   #listening = false;
+  /** The writer's Redis was looked at and can be used. */
+  #suitable = false;
   #state: "ready" | "lost" = "lost";
   #overflowing = false;
   #ping: Cancellable | null = null;
@@ -192,8 +206,13 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
         );
       },
     });
-    this.#writer.on("ready", () => this.#guarded(() => this.#connectionChanged()));
-    this.#writer.on("close", () => this.#guarded(() => this.#connectionChanged()));
+    this.#writer.on("ready", () => void this.#judge());
+    this.#writer.on("close", () =>
+      this.#guarded(() => {
+        this.#suitable = false;
+        this.#connectionChanged();
+      }),
+    );
     this.#subscriber.on("ready", () => this.#guarded(() => this.#resubscribe()));
     this.#subscriber.on("close", () => this.#guarded(() => this.#unsubscribed()));
     this.#subscriber.on("messageBuffer", (channel: Buffer, bytes: Buffer) =>
@@ -228,6 +247,14 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
   /** What the operators of this installation keep about bots. */
   get ledger(): Pick<BotLedger, "halted" | "talkedMs" | "addTalk"> {
     return this.#ledger;
+  }
+
+  /** How long the oldest event that Redis has not confirmed has waited, in milliseconds; 0 when none waits. */
+  lagMs(): number {
+    const now = this.#options.clock.now();
+    let lagMs = 0;
+    for (const { outbox } of this.#lines.values()) lagMs = Math.max(lagMs, now - (outbox.waitingSince ?? now));
+    return lagMs;
   }
 
   stats(): RedisBotLinkStats {
@@ -434,8 +461,9 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
       outbox: new Outbox({
         clock,
         send: (events) => this.#send(line, events),
-        canSend: () => line.subscribed && this.#writer.status === "ready",
+        canSend: () => line.subscribed && this.#suitable && this.#writer.status === "ready",
         onFailure: (error) => this.#refused(error, call),
+        onStored: (waitedMs) => this.#options.onStored?.(waitedMs),
         onEmpty: () => this.#guarded(() => this.#forgetWhenEmpty(line)),
       }),
     };
@@ -519,9 +547,10 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
   // ------------------------------------------------------------------------------------------------ connections
 
   #connection(role: "writer" | "subscriber"): Redis {
-    const { url, ...rest } = this.#options.redis;
+    const { url, sentinel, ...rest } = this.#options.redis;
     const options = {
       ...rest,
+      ...(sentinel === undefined ? {} : this.#throughSentinel(sentinel)),
       lazyConnect: true,
       connectionName: `patchbay-${role}`,
       // RESP2: what is used here is the same in both, and every Redis since 6 and every proxy speaks it.
@@ -546,9 +575,43 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
     return connection;
   }
 
+  /** A node of a cluster would take the events of some bots and turn those of the others away, so it takes none. */
+  async #judge(): Promise<void> {
+    // Who may not ask is believed: the rights are the operator's business.
+    const facts = await this.#writer.info("server").catch(() => "");
+    this.#guarded(() => {
+      if (this.#closed || this.#writer.status !== "ready") return;
+      this.#suitable = !/^redis_mode:cluster\s*$/m.test(facts);
+      if (!this.#suitable) {
+        const { log } = this.#options;
+        log.error({}, "this Redis is a node of a cluster, which is not supported: see docs/operations.md");
+      }
+      this.#connectionChanged();
+    });
+  }
+
+  /** The library asks the Sentinels at every connection, and looks at the role of what they have named. */
+  // Its type is what it has: the library's own would make every other option uncertain.
+  #throughSentinel({ name, nodes, username, password, tls }: RedisSentinel) {
+    return {
+      name,
+      sentinels: nodes.map((node) => ({ ...node })),
+      ...(username === undefined ? {} : { sentinelUsername: username }),
+      ...(password === undefined ? {} : { sentinelPassword: password }),
+      ...(tls ? { sentinelTLS: {} } : {}),
+      enableTLSForSentinelMode: true,
+      sentinelCommandTimeout: this.#limits.answerMs,
+      // An error would end the connection for good; without a Sentinel there may be one later.
+      sentinelRetryStrategy: (times: number) =>
+        this.#closed ? null : Math.min(50 * 2 ** Math.min(times - 1, 6), 2_000),
+      // A master that was cut off from the others looks well from here, and what it takes is lost.
+      failoverDetector: true,
+    } satisfies RedisOptions;
+  }
+
   #connectionChanged(): void {
     if (this.#closed) return;
-    const state = this.#writer.status === "ready" && this.#listening ? "ready" : "lost";
+    const state = this.#writer.status === "ready" && this.#suitable && this.#listening ? "ready" : "lost";
     if (state === this.#state) return;
     this.#state = state;
     if (state === "lost") {

@@ -8,6 +8,8 @@ export interface OutboxOptions {
   /** Whether `send` has a connection and the bot's answers can be heard. */
   canSend(): boolean;
   onFailure(error: unknown): void;
+  /** An event has been stored, so long after it was added. */
+  onStored(waitedMs: number): void;
   /** The last queued event has been stored. */
   onEmpty(): void;
 }
@@ -22,7 +24,7 @@ const retryMaxMs = 5_000;
  */
 export class Outbox {
   readonly #options: OutboxOptions;
-  readonly #queue: EncodedEvent[] = [];
+  readonly #queue: { readonly event: EncodedEvent; readonly addedAt: number }[] = [];
   #sending = false;
   #retryMs = retryMinMs;
   #retry: Cancellable | null = null;
@@ -35,12 +37,17 @@ export class Outbox {
     return this.#queue.length;
   }
 
+  /** When the oldest event that waits was added, by the clock's `now`; null when none waits. */
+  get waitingSince(): number | null {
+    return this.#queue[0]?.addedAt ?? null;
+  }
+
   get timers(): number {
     return this.#retry === null ? 0 : 1;
   }
 
   add(event: EncodedEvent): void {
-    this.#queue.push(event);
+    this.#queue.push({ event, addedAt: this.#options.clock.now() });
     this.flush();
   }
 
@@ -50,7 +57,7 @@ export class Outbox {
     this.#sending = true;
     this.#retry?.cancel();
     this.#retry = null;
-    const batch = this.#queue.slice(0, batchMax);
+    const batch = this.#queue.slice(0, batchMax).map(({ event }) => event);
     this.#options.send(batch).then(
       () => this.#sent(batch.length),
       (error: unknown) => this.#failed(error),
@@ -66,7 +73,8 @@ export class Outbox {
   #sent(count: number): void {
     this.#sending = false;
     this.#retryMs = retryMinMs;
-    this.#queue.splice(0, count);
+    const now = this.#options.clock.now();
+    for (const { addedAt } of this.#queue.splice(0, count)) this.#options.onStored(now - addedAt);
     if (this.#queue.length === 0) this.#options.onEmpty();
     else this.flush();
   }

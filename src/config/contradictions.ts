@@ -74,7 +74,7 @@ function signalling({ sip }: Config): ConfigProblem[] {
   return problems;
 }
 
-function redis({ redis: { url, passwordEnv, passwordFile } }: Config): ConfigProblem[] {
+function redis({ redis: { url, sentinel, passwordEnv, passwordFile } }: Config): ConfigProblem[] {
   const problems: ConfigProblem[] = [];
   const parsed = URL.canParse(url) ? new URL(url) : undefined;
   if (parsed === undefined || !["redis:", "rediss:"].includes(parsed.protocol)) {
@@ -91,6 +91,9 @@ function redis({ redis: { url, passwordEnv, passwordFile } }: Config): ConfigPro
   }
   if (passwordEnv !== undefined && passwordFile !== undefined) {
     problems.push(...oneSecret("redis", passwordEnv, passwordFile, "password"));
+  }
+  if (sentinel?.passwordEnv !== undefined && sentinel.passwordFile !== undefined) {
+    problems.push(...oneSecret("redis.sentinel", sentinel.passwordEnv, sentinel.passwordFile, "password"));
   }
   return problems;
 }

@@ -121,14 +121,23 @@ function takeOutSecrets(place: unknown, path: readonly PropertyKey[]): ConfigPro
   });
 }
 
+/** What somebody may well look for and is not there. */
+const absent: Readonly<Record<string, string>> = {
+  "redis.cluster":
+    "Redis Cluster is not supported: name a single Redis in `url`, or Sentinels in `sentinel`; docs/operations.md says why",
+};
+
 function explain(issue: z.core.$ZodIssue, raw: unknown): ConfigProblem[] {
   if (issue.code === "unrecognized_keys") {
     const schema = schemaAt(configSchema, issue.path, raw);
     const known = schema === undefined ? [] : keysOf(schema);
     return issue.keys.map((key) => {
       const near = nearestName(key, known);
+      const path = pathText([...issue.path, key]);
+      const reason = absent[path];
+      if (reason !== undefined) return { path, message: reason };
       return {
-        path: pathText([...issue.path, key]),
+        path,
         message:
           near === undefined
             ? `there is no such field: remove it, or use one of ${known.join(", ")}`

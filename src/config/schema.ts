@@ -158,9 +158,35 @@ const engineSchema = z
         port: portOrFree.default(9081).describe("Its port; 0 takes a free one. Default 9081."),
       })
       .prefault({})
-      .describe("`/livez` and `/readyz` of the engine's process."),
+      .describe("`/livez`, `/readyz` and `/metrics` of the engine's process."),
   })
   .describe("The engine in a process of its own (`patchbay engine`); nobody else reads it.");
+
+const sentinelSchema = z
+  .strictObject({
+    name: z
+      .string()
+      .regex(/^[A-Za-z0-9._-]{1,64}$/, "must be 1 to 64 letters, digits, dots, dashes or underscores")
+      .default("mymaster")
+      .describe("Name of the master in the Sentinels' configuration. Default mymaster."),
+    nodes: z
+      .array(
+        z.strictObject({
+          host: hostName.describe("Host of a Sentinel."),
+          port: portNumber.default(26_379).describe("Its port. Default 26379."),
+        }),
+      )
+      .min(1)
+      .max(16)
+      .describe("The Sentinels; one that answers is enough, and it names the others."),
+    username: z.string().min(1).max(128).optional().describe("User of the Sentinels' own ACL. No default."),
+    passwordEnv: nameOfVariable.optional().describe("Environment variable with the Sentinels' password. No default."),
+    passwordFile: filePath.optional().describe("File with the Sentinels' password. No default."),
+    tls: z.boolean().default(false).describe("The Sentinels are spoken to over TLS. Default false."),
+  })
+  .describe(
+    "Redis Sentinel tells where the master is. Of `redis.url` only the scheme, the user and the database count then.",
+  );
 
 const redisSchema = z
   .strictObject({
@@ -168,6 +194,7 @@ const redisSchema = z
       .string()
       .default("redis://127.0.0.1:6379")
       .describe("redis:// or rediss:// URL, without a password. Default redis://127.0.0.1:6379."),
+    sentinel: sentinelSchema.optional(),
     passwordEnv: nameOfVariable.optional().describe("Environment variable that holds the Redis password. No default."),
     passwordFile: filePath.optional().describe("File that holds the Redis password. No default."),
     prefix: z

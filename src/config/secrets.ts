@@ -10,6 +10,7 @@ import type { Config } from "./schema.ts";
 /** What a secret belongs to. */
 export type SecretName =
   | "redis"
+  | "redis.sentinel"
   | "sip.drachtio"
   | "media.tts"
   | `trunk:${string}:inbound`
@@ -71,6 +72,12 @@ export function loadSecrets(config: Config, env: Environment, baseFolder = "."):
 function references({ redis, sip, media, trunks }: Config): readonly Reference[] {
   const all: Reference[] = [
     { name: "redis", path: "redis.password", env: redis.passwordEnv, file: redis.passwordFile },
+    {
+      name: "redis.sentinel",
+      path: "redis.sentinel.password",
+      env: redis.sentinel?.passwordEnv,
+      file: redis.sentinel?.passwordFile,
+    },
     { name: "sip.drachtio", path: "sip.drachtio.secret", env: sip.drachtio?.secretEnv, file: sip.drachtio?.secretFile },
   ];
   if (media.tts.kind === "http") {

@@ -22,7 +22,11 @@ export interface DoorOptions {
   readonly withinPace: (trunk: SipTrunk) => boolean;
   /** False when new calls of this bot are refused for now: the service stops, or nobody could talk to the caller. */
   readonly takesCalls: (botId: string) => boolean;
+  /** True when the service stops: nobody gets a new call through. */
+  readonly draining: () => boolean;
   readonly mintCallId: () => CallId;
+  /** An INVITE was not let in and got this status. */
+  readonly onRefused: (status: number) => void;
   readonly log: Log;
 }
 
@@ -57,6 +61,7 @@ export class Door {
     if ("status" in result) {
       const { status, reason, headers } = result;
       this.#options.log.debug({ status, source: invite.sourceAddress }, "an INVITE was not let in");
+      this.#options.onRefused(status);
       invite.respond(status, reason, headers === undefined ? {} : { headers });
       return undefined;
     }
@@ -81,6 +86,9 @@ export class Door {
     if (admission !== "trunk" && !directory.isGateway(sourceAddress)) {
       if (admission === "challenge") request.respond(403);
       else request.ignore();
+    } else if (request.method === "OPTIONS" && this.#options.draining()) {
+      // RFC 3261 §11.2: the answer an INVITE would get, so that who asks sends his calls elsewhere.
+      request.respond(503, undefined, { headers: [{ name: "Retry-After", value: "10" }] });
     } else if (request.method === "OPTIONS") {
       answerOptions(request);
     } else {

@@ -33,6 +33,8 @@ export interface SipSideOptions {
   readonly post: Post;
   /** A call was let in; the call answers it through this object's methods. */
   readonly onCall: (setup: CallSetup) => void;
+  /** An INVITE was not let in and got this status. */
+  readonly onRefused?: (status: number) => void;
   /** False while a call of this bot could not be served: new ones are refused with 503. Default: always true. */
   readonly takesCalls?: (botId: string) => boolean;
   readonly mintCallId: () => CallId;
@@ -158,8 +160,10 @@ export class SipSide implements Signalling {
       registeredAt: (address, user) => this.#watch.registeredAt(address, user),
       legsOf: ({ id }) => this.#legsByTrunk.get(id) ?? 0,
       withinPace: ({ id }) => this.#paces.in.get(id)?.take() ?? true,
+      draining: () => this.#draining,
       takesCalls: (botId) => !this.#draining && (options.takesCalls?.(botId) ?? true),
       mintCallId,
+      onRefused: (status) => options.onRefused?.(status),
       log,
     });
     this.#context = {
@@ -204,6 +208,20 @@ export class SipSide implements Signalling {
   /** True while the engine is connected and new calls are taken. */
   ready(): boolean {
     return this.#link.ready() && !this.#draining;
+  }
+
+  /** True while the engine is connected. */
+  connected(): boolean {
+    return this.#link.ready();
+  }
+
+  get draining(): boolean {
+    return this.#draining;
+  }
+
+  /** Legs on each trunk that has any. */
+  legsByTrunk(): ReadonlyMap<TrunkId, number> {
+    return this.#legsByTrunk;
   }
 
   /** Where the engine listens, as peers see it. */

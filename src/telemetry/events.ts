@@ -4,6 +4,8 @@ import type { Metrics } from "./metrics.ts";
 /** Business events: each has one call site, and writes its log line and its counters together. */
 export interface Telemetry {
   callStarted(call: string, facts: { botId: string; trunk: string; caller: string; called: string }): void;
+  /** An INVITE was not let in; `status` is one of those that the door knows. */
+  callRefused(status: number): void;
   callEnded(call: string, facts: { by: string; reason: string | null; durationMs: number }): void;
   phaseChanged(call: string, from: string, to: string): void;
   transferEnded(call: string, facts: TransferFacts): void;
@@ -33,8 +35,12 @@ export function createTelemetry(log: Log, metrics: Metrics): Telemetry {
       metrics.callsStarted.inc();
       log.info({ call, ...facts }, "call started");
     },
+    callRefused(status) {
+      metrics.callsRefused.inc({ status: String(status) });
+    },
     callEnded(call, facts) {
       metrics.callsEnded.inc({ by: facts.by });
+      if (facts.durationMs > 0) metrics.callSeconds.observe(facts.durationMs / 1000);
       log.info({ call, ...facts }, "call ended");
     },
     phaseChanged(call, before, after) {

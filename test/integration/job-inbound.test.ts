@@ -220,17 +220,25 @@ describe("the service as a whole", () => {
         const { status, text } = await statusPage(stage, "/readyz");
         return { status, ...(JSON.parse(text) as object) };
       };
-      const all = { redis: true, sip: true, media: true };
-      const trunks = {
-        "trunk-a": { gateways: { "gateway-1": "up", "gateway-2": "up" } },
-        "trunk-b": { gateways: { "gateway-3": "up" } },
+      const all = { redis: true, engine: true, media: true };
+      const trunk = { state: "up", legs: 0, legsMax: expect.any(Number) };
+      const rest = {
+        draining: false,
+        engine: { kind: expect.stringMatching(/^(?:embedded|drachtio)$/), state: "up" },
+        trunks: {
+          "trunk-a": { ...trunk, gateways: { "gateway-1": "up", "gateway-2": "up" } },
+          "trunk-b": { ...trunk, gateways: { "gateway-3": "up" } },
+        },
       };
+      const anchor = `${stage.rtpengine.address}:${stage.rtpengine.ngPort}`;
       await waitFor(async () => (await statusPage(stage, "/readyz")).status === 200, { what: "readiness" });
       expect(await readiness()).toEqual({
         status: 200,
         ready: true,
         parts: all,
-        trunks,
+        redis: { state: "up", queuedEvents: 0, lagMs: 0 },
+        anchors: { [anchor]: { state: "up", calls: 0 } },
+        ...rest,
       });
       const { leg, call } = await stage.talk();
       const metrics = await statusPage(stage, "/metrics");
@@ -267,7 +275,14 @@ describe("the service as a whole", () => {
       await waitFor(async () => (await statusPage(stage, "/readyz")).status === 503, {
         what: "the loss of Redis to show",
       });
-      expect(await readiness()).toEqual({ status: 503, ready: false, parts: { ...all, redis: false }, trunks });
+      expect(await readiness()).toEqual({
+        status: 503,
+        ready: false,
+        parts: { ...all, redis: false },
+        redis: { state: "down", queuedEvents: 0, lagMs: 0 },
+        anchors: { [anchor]: { state: "up", calls: 0 } },
+        ...rest,
+      });
       await stage.redis.start();
       await waitFor(async () => (await statusPage(stage, "/readyz")).status === 200, {
         what: "the return of Redis to show",
@@ -332,9 +347,10 @@ describe("a trunk that registers", () => {
           (JSON.parse((await statusPage(stage, "/readyz")).text) as { trunks: Record<string, object> }).trunks[
             "trunk-a"
           ];
-        await expect.poll(registration).toEqual({ registration: "registered", gateways: { "gateway-1": "up" } });
+        const registered = { state: "up", registration: "registered", gateways: { "gateway-1": "up" } };
+        await expect.poll(registration).toMatchObject(registered);
         expect((await statusPage(stage, "/metrics")).text).toContain(
-          'patchbay_registrations{trunk="trunk-a",state="registered"} 1',
+          'patchbay_registration_state{trunk="trunk-a",state="registered"} 1',
         );
         const refresh = await registrar.request("REGISTER");
         expect(refresh.header("Call-ID")).toBe(first.header("Call-ID"));

@@ -269,6 +269,9 @@ describe("who is let in", () => {
       next.send("ACK", { branch: next.lastBranch });
     }
     expect(side.calls).toHaveLength(1);
+    // RFC 3261 §11.2: who asks by OPTIONS learns it too.
+    new RawCall(peer, side.engine.port).send("OPTIONS");
+    expect((await peer.response(503, "OPTIONS")).header("Retry-After")).toBe("10");
   });
 
   test("OPTIONS is answered 200 to known peers, REGISTER and MESSAGE 405, requests of unknown dialogs 481", async () => {

@@ -56,6 +56,7 @@ describe("the outbox", () => {
     const clock = new ManualClock();
     const batches: string[][] = [];
     const failures: unknown[] = [];
+    const waited: number[] = [];
     let failing = 0;
     let empty = 0;
     let open = false;
@@ -63,6 +64,7 @@ describe("the outbox", () => {
       clock,
       canSend: () => open,
       onFailure: (error) => failures.push(error),
+      onStored: (waitedMs) => waited.push(waitedMs),
       onEmpty: () => (empty += 1),
       send(events) {
         batches.push(events.map((one) => one.body));
@@ -80,6 +82,7 @@ describe("the outbox", () => {
     await settled();
     expect(batches).toHaveLength(1);
     expect(outbox.timers).toBe(1);
+    expect(outbox.waitingSince).toBe(clock.now());
     clock.pass(50);
     await settled();
     expect(batches).toHaveLength(2);
@@ -94,6 +97,8 @@ describe("the outbox", () => {
       ["33", "40"],
     ]);
     expect(failures).toHaveLength(2);
+    expect(waited).toEqual(Array.from({ length: 40 }, () => 150));
+    expect(outbox.waitingSince).toBeNull();
     expect({ empty, size: outbox.size, timers: outbox.timers, left: clock.timers }).toEqual({
       empty: 1,
       size: 0,

@@ -155,6 +155,7 @@ describe("the environment", () => {
 describe("what is refused", () => {
   test("unknown fields, with the nearest known name", () => {
     expect(problems("redis: { ulr: x }")).toEqual(["redis.ulr: there is no such field: did you mean `url`?"]);
+    expect(problems("redis: { cluster: [a] }")[0]).toContain("redis.cluster: Redis Cluster is not supported");
     expect(problems("chanels: []")).toEqual(["chanels: there is no such field: did you mean `channels`?"]);
     expect(problems("trunks: [{ id: a, sources: [192.0.2.1], caller_id: bot }]")).toEqual([
       "trunks[0].caller_id: there is no such field: did you mean `callerId`?",
@@ -296,6 +297,12 @@ describe("contradictions name the field and the fix", () => {
       ["remove one"],
     ],
     ["a password in the Redis URL", "redis: { url: 'redis://:hunter2@h' }", "redis.url", ["redis.passwordEnv"]],
+    [
+      "two passwords of the Sentinels",
+      "redis: { sentinel: { nodes: [{ host: a }], passwordEnv: A, passwordFile: b } }",
+      "redis.sentinel",
+      ["passwordEnv", "passwordFile"],
+    ],
     ["a URL that is none", "redis: { url: localhost }", "redis.url", ["redis://127.0.0.1:6379"]],
     ["two Redis passwords", "redis: { passwordEnv: A, passwordFile: b }", "redis", ["keep one of them"]],
     [

@@ -10,6 +10,7 @@ import { CallRegistry } from "../../src/runtime/registry.ts";
 import { CallTimers } from "../../src/runtime/timers.ts";
 import { createTelemetry } from "../../src/telemetry/events.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
+import { sourcesAtRest } from "../../scripts/metrics-table.ts";
 import { createMetrics } from "../../src/telemetry/metrics.ts";
 import { begin } from "../../src/call/decide.ts";
 import { caller, callId, sdp, setup, operator } from "../scenario/script.ts";
@@ -64,10 +65,7 @@ function registryWith(failing = ""): {
 } {
   const clock = new ManualClock();
   const ended: CallId[] = [];
-  const telemetry = createTelemetry(
-    silentLog,
-    createMetrics({ phases: () => registry.phases(), gateways: () => new Map(), registrations: () => new Map() }),
-  );
+  const telemetry = createTelemetry(silentLog, createMetrics(sourcesAtRest));
   const registry: CallRegistry = new CallRegistry({ clock, telemetry, ended: (call) => ended.push(call) });
   const asked: string[] = [];
   const told: BotEvent[] = [];

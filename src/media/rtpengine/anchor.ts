@@ -39,6 +39,11 @@ export class RtpengineAnchor extends SwitchingAnchor<AnchoredCall> {
     });
   }
 
+  /** The media servers by their addresses, with the calls that each holds. */
+  anchors(): readonly { readonly name: string; readonly healthy: boolean; readonly calls: number }[] {
+    return this.#instances.all().map(({ host, port, healthy, calls }) => ({ name: `${host}:${port}`, healthy, calls }));
+  }
+
   /** The port that key presses are expected on, for rtpengine's `--dtmf-log-dest`. */
   get dtmfPort(): number {
     return this.#dtmf.port;
