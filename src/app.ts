@@ -175,7 +175,6 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
     config.sip.engine === "embedded"
       ? await startEngine({
           ...engineOptions(config, log),
-          // drachtio-srf wants a real socket, so even in one process the engine is reached over loopback.
           control: { ...control, port: 0 },
           sources: table.allowedSources(),
           sessionTimers: sessionSecondMs === undefined ? {} : { secondMs: sessionSecondMs },
@@ -191,7 +190,12 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
     engine:
       engine === undefined
         ? drachtioServer(config, secrets)
-        : { host: control.address, port: engine.controlPort, secret: control.secret },
+        : {
+            host: control.address,
+            port: engine.controlPort,
+            secret: control.secret,
+            connection: () => engine.connection(),
+          },
     // An engine in this process cannot fall silent alone.
     pingMs: engine === undefined ? 5_000 : 0,
     directory: table,

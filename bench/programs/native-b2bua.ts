@@ -44,6 +44,10 @@ class NullApplication implements ApplicationSide {
     await Promise.resolve();
   }
 
+  attach(): void {
+    throw new Error("nobody connects here");
+  }
+
   stats(): { clients: number; routes: number; outbound: number } {
     return { clients: 1, routes: 1, outbound: 0 };
   }

@@ -2,6 +2,8 @@
 // application. BENCH_EMBEDDED=1 runs the engine in the same process, else BENCH_CONTROL_PORT says where one listens.
 import type { EventEmitter } from "node:events";
 import { createRequire } from "node:module";
+import { Server } from "node:net";
+import type { Socket } from "node:net";
 
 import { startEngine } from "../../src/engine/index.ts";
 import { benchLimits, remains } from "./limits.ts";
@@ -13,7 +15,9 @@ interface SrfDialog extends EventEmitter {
 }
 
 interface Srf extends EventEmitter {
+  readonly app: { readonly client: { routeVerbs(socket: Socket): void } };
   connect(options: { host: string; port: number; secret: string }): void;
+  listen(options: { server: Server; secret: string }): void;
   invite(handler: (req: { body: string }, res: object) => void): void;
   createB2BUA(req: object, res: object, uri: string, options: object): Promise<{ uas: SrfDialog; uac: SrfDialog }>;
 }
@@ -61,4 +65,15 @@ srf.once("connect", () => {
     return { failed, ...remains(engine) };
   });
 });
-srf.connect({ host: "127.0.0.1", port: engine?.controlPort ?? Number(setting("BENCH_CONTROL_PORT")), secret });
+if (engine === undefined) {
+  srf.connect({ host: "127.0.0.1", port: Number(setting("BENCH_CONTROL_PORT")), secret });
+} else {
+  // As src/sip/srf.ts does it: over a stream in this process.
+  const server = new Server();
+  const socket = engine.connection();
+  srf.once("connect", () => {
+    srf.app.client.routeVerbs(socket);
+  });
+  srf.listen({ server, secret });
+  server.emit("connection", socket);
+}

@@ -1,3 +1,5 @@
+import type { Socket } from "node:net";
+
 import { Counters } from "./counters.ts";
 import type { CounterValues } from "./counters.ts";
 import { defaultSessionRules } from "./dialog/session-timer.ts";
@@ -17,6 +19,7 @@ import { defaultTransactionLimits, TransactionLayer } from "./txn/index.ts";
 import type { TransactionStats } from "./txn/index.ts";
 import { UserAgent } from "./ua/agent.ts";
 import type { AgentStats } from "./ua/agent.ts";
+import { inProcessPair } from "./wire/in-process.ts";
 import { parseTarget } from "./wire/outbound.ts";
 import { WireServer } from "./wire/server.ts";
 import type { WireServerParts, WireStats } from "./wire/server.ts";
@@ -36,6 +39,11 @@ export interface EngineStats {
 export interface Engine {
   /** The port that drachtio-srf connects to. */
   readonly controlPort: number;
+  /**
+   * A connection to the engine for an application in the same process: drachtio-srf's end of it, for a `net.Server` that
+   * listens nowhere and is given to `srf.listen`. It authenticates and routes like one that came by TCP.
+   */
+  connection(): Socket;
   /** The SIP addresses really listened on. */
   readonly listening: readonly Listener[];
   /** Replaces the list of who may send requests, from the next message on. Throws `SourceError`. */
@@ -65,6 +73,8 @@ const defaultRingingLimitMs = 660_000;
  */
 export interface ApplicationSide extends EngineEvents {
   start(): Promise<number>;
+  /** Takes a connection of an application in this process. */
+  attach(socket: Socket): void;
   close(): Promise<void>;
   stats(): WireStats;
 }
@@ -238,6 +248,11 @@ export async function startEngineWith(
 
   return {
     controlPort,
+    connection: () => {
+      const pair = inProcessPair();
+      wire.attach(pair.engine);
+      return pair.application;
+    },
     listening: [...transport.listeners()],
     setSources: (sources) => {
       transport.setSources(sources);

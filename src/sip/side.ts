@@ -20,13 +20,13 @@ import { PendingLeg, pin, uriToPin } from "./pinning.ts";
 import type { HostResolver, PinOutcome } from "./pinning.ts";
 import type { RegistrationState } from "./registration.ts";
 import { EngineLink } from "./srf.ts";
-import type { ListenAddress } from "./srf.ts";
+import type { EnginePlace, ListenAddress } from "./srf.ts";
 import { TrunkWatch } from "./trunk-watch.ts";
 import type { SipUri } from "./uri.ts";
 
 export interface SipSideOptions {
   /** Control port and secret of the embedded engine or of drachtio-server. */
-  readonly engine: { readonly host: string; readonly port: number; readonly secret: string };
+  readonly engine: EnginePlace;
   readonly directory: TrunkDirectory;
   /** Passwords by trunk and direction; undefined where the configuration names none. */
   readonly password: (trunk: TrunkId, direction: "inbound" | "outbound") => string | undefined;

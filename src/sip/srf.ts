@@ -1,4 +1,5 @@
 import { createRequire } from "node:module";
+import { Server } from "node:net";
 import type { Socket } from "node:net";
 import Srf from "drachtio-srf";
 
@@ -31,10 +32,19 @@ const claimsAtOnce = 16;
 /** How often the connection may break before dialogs of an earlier process are left to the next one. */
 const mostLosses = 100;
 
-export interface EngineLinkOptions extends LinkContext {
+/** How often a connection within this process is made again when it breaks. */
+const reopenMs = 100;
+
+/** Where the signalling engine is. */
+export interface EnginePlace {
   readonly host: string;
   readonly port: number;
   readonly secret: string;
+  /** Makes a connection to an engine in this process; host and port then only say which one it is. */
+  readonly connection?: (() => Socket) | undefined;
+}
+
+export interface EngineLinkOptions extends LinkContext, EnginePlace {
   /** How long `start` waits for the engine. */
   readonly connectTimeoutMs: number;
   /** Interval of the liveness check of the connection; 0 for none (an engine in the same process). */
@@ -125,9 +135,32 @@ export class EngineLink {
       this.#srf.on("close", () => {
         this.#lost();
       });
-      // srf: the back-off grows without end unless it is capped.
-      this.#srf.connect({ host, port, secret, reconnect: { retryMaxDelay: 2000 } });
+      const { connection } = this.#options;
+      if (connection === undefined) {
+        // srf: the back-off grows without end unless it is capped.
+        this.#srf.connect({ host, port, secret, reconnect: { retryMaxDelay: 2000 } });
+      } else {
+        this.#connectWithin(connection);
+      }
     });
+  }
+
+  /** Over a stream in this process: half of drachtio-srf's time on a busy machine goes into loopback sockets. */
+  #connectWithin(connection: () => Socket): void {
+    const { clock, secret } = this.#options;
+    // srf: the only way in for a socket of ours is a `net.Server`; this one listens nowhere.
+    const server = new Server();
+    const open = (): void => {
+      const socket = connection();
+      socket.once("close", () => {
+        if (!this.#closing) {
+          clock.after(reopenMs, open);
+        }
+      });
+      server.emit("connection", socket);
+    };
+    this.#srf.listen({ server, secret });
+    open();
   }
 
   ready(): boolean {
@@ -251,7 +284,12 @@ export class EngineLink {
   }
 
   #connected(hostports: string): void {
-    const { log, onState } = this.#options;
+    const { connection, log, onState } = this.#options;
+    const socket = this.#socket();
+    if (connection !== undefined && socket !== undefined) {
+      // srf: it routes its verbs on connections that it made itself only.
+      this.#srf.app.client?.routeVerbs(socket);
+    }
     this.#listening = hostports.split(",").flatMap((text) => readListenAddress(text) ?? []);
     const again = this.#started;
     this.#started = true;

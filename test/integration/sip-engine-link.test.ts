@@ -1,6 +1,9 @@
+import type { Socket } from "node:net";
+
 import { afterEach, describe, expect, test } from "vitest";
 
 import type { Sdp } from "../../src/call/ids.ts";
+import type { Engine } from "../../src/engine/index.ts";
 import { Closings, RawCall, RawCallee, RawPeer, sdp, secret, startTestEngine, tagOf } from "./engine-support.ts";
 import { cuttableLine, fresh, oneTrunk, order, startSide } from "./sip-support.ts";
 
@@ -26,66 +29,74 @@ describe("the connection to the engine", () => {
     await own.settleAll();
   });
 
-  test("is cut and comes back: both dialogs go on, a call being dialled fails, new calls are taken", async () => {
-    const peer = await RawPeer.open(closings);
-    const operator = await RawPeer.open(closings);
-    let control = 0;
-    const line = await cuttableLine(closings, () => control);
-    const states: boolean[] = [];
-    const engineOptions = {
-      engine: { host: "127.0.0.1", port: line.port, secret },
-      onState: (up: boolean) => states.push(up),
-    };
-    const starting = startSide(closings, oneTrunk(operator.port), {
-      ...engineOptions,
-      onEngine: (port: number) => {
-        control = port;
-      },
-    });
-    const side = await starting;
-    const call = new RawCall(peer, side.engine.port);
-    call.send("INVITE", { body: sdp(4000) });
-    const setup = await side.call();
-    side.side.accept(setup.call, setup.caller, sdp(7000) as Sdp);
-    const ok = await peer.response(200, "INVITE");
-    call.toTag = tagOf(ok.header("To"));
-    call.send("ACK");
-    await side.event("leg.confirmed");
-    side.side.invite(setup.call, order(setup));
-    const callee = new RawCallee(operator, await fresh(operator, "INVITE"));
-    callee.reply(200, "OK", { body: sdp(5000) });
-    await side.event("leg.answered");
-    await fresh(operator, "ACK");
-    const second = order(setup, { leg: `${order(setup).leg}-2` as ReturnType<typeof order>["leg"] });
-    side.side.invite(setup.call, second);
-    const dialled = new RawCallee(operator, await fresh(operator, "INVITE"));
-    dialled.reply(180, "Ringing");
-    await side.event("leg.progress");
+  test.each([
+    ["over TCP", false],
+    ["in this process", true],
+  ])(
+    "%s: is cut and comes back: both dialogs go on, a call being dialled fails, new calls are taken",
+    async (_, inside) => {
+      const peer = await RawPeer.open(closings);
+      const operator = await RawPeer.open(closings);
+      let engine: Engine | undefined;
+      const line = await cuttableLine(closings, () => engine?.controlPort ?? 0);
+      let last: Socket | undefined;
+      const connection = (): Socket => {
+        if (engine === undefined) throw new Error("no engine yet");
+        return (last = engine.connection());
+      };
+      const states: boolean[] = [];
+      const side = await startSide(closings, oneTrunk(operator.port), {
+        engine: { host: "127.0.0.1", port: line.port, secret, ...(inside ? { connection } : {}) },
+        onState: (up: boolean) => states.push(up),
+        onEngine: (_port, started) => {
+          engine = started;
+        },
+      });
+      const call = new RawCall(peer, side.engine.port);
+      call.send("INVITE", { body: sdp(4000) });
+      const setup = await side.call();
+      side.side.accept(setup.call, setup.caller, sdp(7000) as Sdp);
+      const ok = await peer.response(200, "INVITE");
+      call.toTag = tagOf(ok.header("To"));
+      call.send("ACK");
+      await side.event("leg.confirmed");
+      side.side.invite(setup.call, order(setup));
+      const callee = new RawCallee(operator, await fresh(operator, "INVITE"));
+      callee.reply(200, "OK", { body: sdp(5000) });
+      await side.event("leg.answered");
+      await fresh(operator, "ACK");
+      const second = order(setup, { leg: `${order(setup).leg}-2` as ReturnType<typeof order>["leg"] });
+      side.side.invite(setup.call, second);
+      const dialled = new RawCallee(operator, await fresh(operator, "INVITE"));
+      dialled.reply(180, "Ringing");
+      await side.event("leg.progress");
 
-    line.cut();
-    expect(await side.event("leg.failed")).toMatchObject({ leg: second.leg, status: null });
-    await expect.poll(() => side.side.ready()).toBe(true);
-    expect(states).toEqual([true, false, true]);
-    // What was being dialled is taken back as soon as the engine is there again.
-    operator.reply(await fresh(operator, "CANCEL"), 200, "OK", { contact: "" });
-    dialled.reply(487, "Request Terminated");
-    // Both peers are asked whether they are still there, which makes the new connection the owner of the dialogs.
-    const probe = await fresh(peer, "OPTIONS");
-    expect(probe.header("Call-ID")).toBe(call.callId);
-    peer.reply(probe, 200, "OK");
-    operator.reply(await fresh(operator, "OPTIONS"), 200, "OK");
-    // From us to the network …
-    side.side.bye(setup.call, order(setup).leg, "over", []);
-    operator.reply(await fresh(operator, "BYE"), 200, "OK", { contact: "" });
-    // … and from the network to us.
-    await call.bye();
-    expect(await side.event("leg.ended")).toMatchObject({ leg: setup.caller });
-    const next = new RawCall(peer, side.engine.port);
-    next.send("INVITE", { body: sdp(4000) });
-    const again = await side.call();
-    side.side.reject(again.call, again.caller, 486, "Busy Here");
-    await peer.response(486, "INVITE");
-  });
+      if (inside) last?.destroy();
+      else line.cut();
+      expect(await side.event("leg.failed")).toMatchObject({ leg: second.leg, status: null });
+      await expect.poll(() => side.side.ready()).toBe(true);
+      expect(states).toEqual([true, false, true]);
+      // What was being dialled is taken back as soon as the engine is there again.
+      operator.reply(await fresh(operator, "CANCEL"), 200, "OK", { contact: "" });
+      dialled.reply(487, "Request Terminated");
+      // Both peers are asked whether they are still there, which makes the new connection the owner of the dialogs.
+      const probe = await fresh(peer, "OPTIONS");
+      expect(probe.header("Call-ID")).toBe(call.callId);
+      peer.reply(probe, 200, "OK");
+      operator.reply(await fresh(operator, "OPTIONS"), 200, "OK");
+      // From us to the network …
+      side.side.bye(setup.call, order(setup).leg, "over", []);
+      operator.reply(await fresh(operator, "BYE"), 200, "OK", { contact: "" });
+      // … and from the network to us.
+      await call.bye();
+      expect(await side.event("leg.ended")).toMatchObject({ leg: setup.caller });
+      const next = new RawCall(peer, side.engine.port);
+      next.send("INVITE", { body: sdp(4000) });
+      const again = await side.call();
+      side.side.reject(again.call, again.caller, 486, "Busy Here");
+      await peer.response(486, "INVITE");
+    },
+  );
 
   test.each(["answered", "cancelled"])(
     "a call that rang when the connection broke is the same call when the engine gives it to us again: %s",

@@ -9,7 +9,7 @@ import type { CallEvent } from "../../src/call/event.ts";
 import type { CallId, CommandId, GatewayId, LegId, Sdp, TransferId, TrunkId } from "../../src/call/ids.ts";
 import type { CallSetup } from "../../src/call/setup.ts";
 import type { TransferRequest } from "../../src/call/transfer.ts";
-import type { EngineOptions } from "../../src/engine/index.ts";
+import type { Engine, EngineOptions } from "../../src/engine/index.ts";
 import { parseConfig } from "../../src/config/load.ts";
 import { systemClock } from "../../src/lib/clock.ts";
 import { SipSide } from "../../src/sip/side.ts";
@@ -101,7 +101,7 @@ export async function startSide(
   closings: Closings,
   yaml: string,
   options: Partial<SipSideOptions> & {
-    readonly onEngine?: (controlPort: number) => void;
+    readonly onEngine?: (controlPort: number, engine: Engine) => void;
     readonly limits?: EngineOptions["limits"];
   } = {},
 ): Promise<TestSide> {
@@ -115,7 +115,7 @@ export async function startSide(
     ...(options.t1Ms === undefined ? {} : { t1Ms: options.t1Ms }),
     limits: options.limits,
   });
-  options.onEngine?.(engine.engine.controlPort);
+  options.onEngine?.(engine.engine.controlPort, engine.engine);
   const test = new TestSide(engine, table, options);
   await test.side.start();
   closings.addSettling(async () => {

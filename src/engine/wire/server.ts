@@ -160,6 +160,11 @@ export class WireServer implements EngineEvents {
     return (this.#server.address() as AddressInfo).port;
   }
 
+  /** A connection of an application in this process, which authenticates like any other. */
+  attach(socket: Socket): void {
+    this.#accept(socket, undefined);
+  }
+
   /** Closes every connection and the listener. Idempotent. */
   async close(): Promise<void> {
     if (this.#closed) {

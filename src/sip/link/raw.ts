@@ -57,6 +57,7 @@ export interface RawSrf extends EventEmitter {
   readonly app: {
     readonly client?: {
       readonly mapServer: Map<Socket, { readonly pendingRequests: Map<string, () => void> }>;
+      routeVerbs(socket: Socket): void;
       readonly wp: {
         closing?: boolean;
         readonly reconnectVars?: { retryTimer?: NodeJS.Timeout | null };
@@ -65,6 +66,7 @@ export interface RawSrf extends EventEmitter {
     };
   };
   connect(options: object): void;
+  listen(options: object): void;
   use(run: Middleware): void;
   invite(run: Middleware): void;
   options(run: Middleware): void;
