@@ -198,6 +198,7 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
           },
     // An engine in this process cannot fall silent alone.
     pingMs: engine === undefined ? 5_000 : 0,
+    sharesEngine: engine === undefined,
     directory: table,
     dialogs: open?.dialogs,
     password: (trunk, direction) => secrets.get(`trunk:${trunk}:${direction}`),

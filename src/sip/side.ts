@@ -46,6 +46,8 @@ export interface SipSideOptions {
   readonly connectTimeoutMs?: number;
   /** Interval of the check that a remote engine still answers; 0 for an engine in this process. Default 0. */
   readonly pingMs?: number;
+  /** Other applications may be connected to the engine too. Default: none are. */
+  readonly sharesEngine?: boolean;
   /** How long a call may take to answer an offer inside a dialog. Default 10000. */
   readonly exchangeMs?: number;
   /** A gateway has failed and asked not to be called for this long. */
@@ -239,9 +241,11 @@ export class SipSide implements Signalling {
     return this.#watch.states();
   }
 
-  /** New calls are refused with 503 from now on; those that are here stay. */
+  /** New calls are refused with 503 from now on, or go to another instance on the same engine; those that are here stay. */
   drain(): void {
+    if (this.#draining) return;
     this.#draining = true;
+    if (this.#options.sharesEngine === true) this.#link.turnAway();
   }
 
   /** Ends every leg, waits for that at most `timeoutMs`, and disconnects. May be called twice. */

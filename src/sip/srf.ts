@@ -167,6 +167,20 @@ export class EngineLink {
     return this.#up;
   }
 
+  /**
+   * New calls and the questions whether we take any go to other connections of the engine from now on; where there is none
+   * the engine answers 503. Dialogs stay ours.
+   */
+  turnAway(): void {
+    // srf: its own list of verbs loses only those that it has told the engine, so a later connection asks for them again
+    // where we are not connected now; the calls that come then are refused one by one.
+    for (const verb of ["invite", "options"]) {
+      guard(this.#options.log, () => {
+        this.#srf.unregisterForMessages(verb);
+      });
+    }
+  }
+
   /** Resolves with true when the engine is connected, with false when it is not within the time or never will be. */
   async whenUp(timeoutMs: number): Promise<boolean> {
     if (this.#up || this.#closing) {

@@ -68,6 +68,8 @@ export interface RawSrf extends EventEmitter {
   connect(options: object): void;
   listen(options: object): void;
   use(run: Middleware): void;
+  /** Throws when the verb was never asked for. */
+  unregisterForMessages(verb: string): void;
   invite(run: Middleware): void;
   options(run: Middleware): void;
   register(run: Middleware): void;
