@@ -17,6 +17,7 @@ export const sourcesAtRest: MetricSources = {
   phases: () => ({}),
   redis: () => ({ published: 0, dropped: 0, commands: 0, failures: 0 }),
   recordingsWaiting: () => 0,
+  recordingsUndelivered: () => ({ convert: 0, upload: 0 }),
   folders: {},
 };
 

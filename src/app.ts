@@ -20,13 +20,14 @@ import { systemClock } from "./lib/clock.ts";
 import { Disposal } from "./lib/disposal.ts";
 import { version } from "./lib/version.ts";
 import { defaultMediaLimits, type MediaOptions, type SpeechOptions, systemMediaClock } from "./media/options.ts";
+import { RecordingDelivery } from "./media/recording/delivery.ts";
 import { type RtpengineAnchor, startRtpengineAnchor } from "./media/rtpengine/anchor.ts";
 import { CallRegistry } from "./runtime/registry.ts";
 import { openCalls } from "./runtime/open-calls.ts";
 import type { HostResolver } from "./sip/pinning.ts";
 import { SipSide } from "./sip/side.ts";
 import { callsByPhase, serviceState } from "./service-state.ts";
-import { createTelemetry } from "./telemetry/events.ts";
+import { createTelemetry, type Telemetry } from "./telemetry/events.ts";
 import type { Log } from "./telemetry/log.ts";
 import { createMetrics } from "./telemetry/metrics.ts";
 import type { ServiceState } from "./telemetry/service-state.ts";
@@ -115,6 +116,7 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
     phases: () => callsByPhase(registry),
     redis: () => link.stats(),
     recordingsWaiting: () => media.stats().rendering + media.stats().waitingForRendering,
+    recordingsUndelivered: () => delivery?.stats().waiting ?? { convert: 0, upload: 0 },
     folders: { recordings: config.recording.folder, spool: config.recording.spoolFolder },
   });
   const telemetry = createTelemetry(log, metrics);
@@ -157,9 +159,11 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
   await named("media.cacheFolder", mkdir(mediaConfig.cacheFolder, { recursive: true }));
   await named("recording.folder", mkdir(recording.folder, { recursive: true }));
   await named("recording.spoolFolder", mkdir(recording.spoolFolder, { recursive: true }));
+  const delivery = recordingDelivery(config, secrets, telemetry, log.child({ part: "recordings" }));
+  disposal.defer(() => delivery?.[Symbol.asyncDispose]());
   const media = await named(
     "media (the digit listener `media.dtmf`, or the folder `media.cacheFolder`)",
-    startRtpengineAnchor(mediaOptions(config, secrets, log.child({ part: "media" }), post)),
+    startRtpengineAnchor(mediaOptions(config, secrets, log.child({ part: "media" }), post, delivery)),
   );
   disposal.defer(() => media[Symbol.asyncDispose]());
 
@@ -264,7 +268,8 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
 
   const adminPort = await named("admin.port", admin.start());
 
-  // What a crash has left is rendered while new calls are taken already.
+  // What a crash has left is rendered, and what has been rendered goes its way, while new calls are taken already.
+  void delivery?.start();
   void media.recoverSpool().then((found) => {
     const recordings = found.filter(({ ok }) => ok).length;
     if (recordings > 0) log.info({ recordings }, "recordings of an earlier run were recovered");
@@ -341,7 +346,39 @@ function hostResolver(): HostResolver {
   };
 }
 
-function mediaOptions(config: Config, secrets: Secrets, log: Log, post: Post): MediaOptions {
+/** Undefined when finished recordings stay as and where they are. */
+function recordingDelivery(
+  { recording: { folder, format, ffmpeg, upload } }: Config,
+  secrets: Secrets,
+  telemetry: Telemetry,
+  log: Log,
+): RecordingDelivery | undefined {
+  if (format === "wav" && upload === undefined) return undefined;
+  // `loadSecrets` refuses a configuration without them.
+  const accessKey = secrets.get("recording.upload.accessKey") ?? "";
+  const secretKey = secrets.get("recording.upload.secretKey") ?? "";
+  return new RecordingDelivery({
+    folder,
+    format,
+    ffmpeg,
+    conversionTimeoutMs: 600_000,
+    upload: upload === undefined ? null : { ...upload, accessKey, secretKey },
+    firstRetryMs: 1_000,
+    longestRetryMs: 600_000,
+    patienceMs: 15_000,
+    clock: systemMediaClock,
+    log,
+    counted: (step, result) => telemetry.recordingDelivered(step, result),
+  });
+}
+
+function mediaOptions(
+  config: Config,
+  secrets: Secrets,
+  log: Log,
+  post: Post,
+  delivery: RecordingDelivery | undefined,
+): MediaOptions {
   const { media, recording } = config;
   const megabyte = 1024 * 1024;
   const [first, ...others] = media.rtpengine;
@@ -378,6 +415,7 @@ function mediaOptions(config: Config, secrets: Secrets, log: Log, post: Post): M
       spoolFolder: recording.spoolFolder,
       mostRenders: 2,
       mostWaiting: 1_000,
+      ...optional("delivery", delivery),
     },
     limits: defaultMediaLimits,
     post,

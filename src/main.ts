@@ -5,6 +5,7 @@ import { type App, createApp } from "./app.ts";
 import { certificateProblems } from "./config/certificates.ts";
 import { checkConfig, loadConfig } from "./config/load.ts";
 import { ConfigError } from "./config/problem.ts";
+import { programProblems } from "./config/programs.ts";
 import { loadSecrets } from "./config/secrets.ts";
 import { createEngineProcess } from "./engine-process.ts";
 import { explain } from "./explain.ts";
@@ -71,7 +72,7 @@ function check(file: string): number {
 
 /** What only the files it names, or its parts together, can tell. */
 function problemsBeyondText(config: Config): readonly ConfigProblem[] {
-  return [...certificateProblems(config), ...fallbackProblems(config)];
+  return [...certificateProblems(config), ...programProblems(config), ...fallbackProblems(config)];
 }
 
 /** The file may be right where its secrets are not at hand; the service would not start there, so it is said. */

@@ -187,8 +187,19 @@ export const eventSchemas = {
   recording: event("recording", "The recording changed.", {
     state: z.enum(["started", "paused", "resumed", "finished", "failed"]).describe("What it does now."),
     file: z.string().nullable().describe("Where the finished recording is or will be; null when it failed."),
+    url: z
+      .string()
+      .nullable()
+      .describe(
+        "Where it is or will be in the object storage (`recording.upload`), with the same ending as `file`; null without one, and when it failed. The upload may take until long after `hangup`.",
+      ),
     durationMs: whole.nullable().describe("Length of the audio, when it is finished, milliseconds."),
-    reason: z.string().nullable().describe("Why it failed."),
+    reason: z
+      .string()
+      .nullable()
+      .describe(
+        "Why it failed, or why a finished one is not in its format: `conversion_failed`, it stays a WAV; `conversion_pending`, it is a WAV beside `file` until it has been converted.",
+      ),
   }),
   hangup: event("hangup", "The call is over.", {
     by: z.enum(["caller", "bot", "operator", "service"]).describe("Who ended it."),

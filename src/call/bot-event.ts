@@ -107,6 +107,7 @@ export type BotEvent =
       readonly event: "recording";
       readonly state: "started" | "paused" | "resumed" | "finished" | "failed";
       readonly file: string | null;
+      readonly url: string | null;
       readonly durationMs: number | null;
       readonly reason: string | null;
     }

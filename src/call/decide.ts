@@ -160,10 +160,10 @@ function settle([state, effects]: Step, atMs: number): Step {
 }
 
 function recordingChanged(state: Live, event: Extract<CallEvent, { type: "recording.changed" }>): Step {
-  const { file, durationMs, reason } = event;
+  const { file, url = null, durationMs, reason } = event;
   // Nothing is recorded after a failure, so no outcome may say that it is, and the bot may start again.
   const core = event.state === "failed" ? { ...state.core, recording: "off" as const } : state.core;
-  return [{ ...state, core }, [publish({ event: "recording", state: event.state, file, durationMs, reason })]];
+  return [{ ...state, core }, [publish({ event: "recording", state: event.state, file, url, durationMs, reason })]];
 }
 
 function played(state: Live, event: Extract<CallEvent, { type: "media.played" }>): Step {

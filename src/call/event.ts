@@ -40,6 +40,8 @@ export type CallEvent =
       readonly type: "recording.changed";
       readonly state: "started" | "paused" | "resumed" | "finished" | "failed";
       readonly file: string | null;
+      /** In the object storage; left out where there is none. */
+      readonly url?: string | null;
       readonly durationMs: number | null;
       readonly reason: string | null;
     }

@@ -98,15 +98,36 @@ function redis({ redis: { url, sentinel, passwordEnv, passwordFile } }: Config):
   return problems;
 }
 
-function recording({ recording: { folder, spoolFolder } }: Config): ConfigProblem[] {
-  return folder === spoolFolder
-    ? [
-        {
-          path: "recording.spoolFolder",
-          message: "is the same as `recording.folder`: give the spool a folder of its own",
-        },
-      ]
-    : [];
+function recording({ recording: { folder, spoolFolder, upload } }: Config): ConfigProblem[] {
+  const problems: ConfigProblem[] = [];
+  if (folder === spoolFolder) {
+    problems.push({
+      path: "recording.spoolFolder",
+      message: "is the same as `recording.folder`: give the spool a folder of its own",
+    });
+  }
+  if (upload === undefined) return problems;
+  const path = "recording.upload";
+  const url = URL.canParse(upload.endpoint) ? new URL(upload.endpoint) : undefined;
+  if (url === undefined || !["http:", "https:"].includes(url.protocol)) {
+    problems.push({
+      path: `${path}.endpoint`,
+      message: "must be an http:// or https:// URL, such as https://s3.eu-central-1.amazonaws.com",
+    });
+  } else if (url.username !== "" || url.password !== "") {
+    problems.push({
+      path: `${path}.endpoint`,
+      message: "holds a name or password, and secrets never stand in the file: use `accessKeyFile` and `secretKeyFile`",
+    });
+  } else if (url.pathname !== "/" || url.search !== "" || url.hash !== "") {
+    problems.push({
+      path: `${path}.endpoint`,
+      message: "must end with the host name or port: the bucket goes into `bucket`, a folder into `prefix`",
+    });
+  }
+  problems.push(...oneSecret(path, upload.accessKeyEnv, upload.accessKeyFile, "accessKey"));
+  problems.push(...oneSecret(path, upload.secretKeyEnv, upload.secretKeyFile, "secretKey"));
+  return problems;
 }
 
 const ttsPlaceholders = ["text", "lang", "voice", "out"];

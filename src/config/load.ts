@@ -96,7 +96,7 @@ function readYaml(text: string, problems: ConfigProblem[]): Record<string, unkno
   return value;
 }
 
-const secretNames = /^(?:password|passwd|pass|secret|token|authorization|credentials?)$/i;
+const secretNames = /^(?:password|passwd|pass|secret|token|authorization|credentials?|accessKey|secretKey)$/i;
 
 /** Removes what looks like a secret, so that nothing later can print it, and says where it belongs. */
 function takeOutSecrets(place: unknown, path: readonly PropertyKey[]): ConfigProblem[] {
@@ -111,7 +111,9 @@ function takeOutSecrets(place: unknown, path: readonly PropertyKey[]): ConfigPro
       return takeOutSecrets(place[name], [...path, name]);
     }
     delete place[name];
-    const word = /^(?:secret|authorization)$/i.test(name) ? name.toLowerCase() : "password";
+    const [word = "password"] = ["secret", "authorization", "accessKey", "secretKey"].filter(
+      (one) => one.toLowerCase() === name.toLowerCase(),
+    );
     return [
       {
         path: pathText([...path, name]),

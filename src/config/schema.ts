@@ -327,12 +327,63 @@ const mediaSchema = z
   })
   .describe("The media server and prompts.");
 
+const uploadSchema = z
+  .strictObject({
+    endpoint: z
+      .string()
+      .max(512)
+      .describe("URL of the storage, without a path: `https://s3.eu-central-1.amazonaws.com`, `http://10.0.0.5:9000`."),
+    bucket: z
+      .string()
+      .regex(/^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/, "must be the name of a bucket: 3 to 63 of a-z 0-9 . -")
+      .describe("Its bucket, which exists already."),
+    prefix: z
+      .string()
+      .regex(
+        /^(?:[A-Za-z0-9_-][A-Za-z0-9._-]*(?:\/|$)){0,32}$/,
+        "must be letters, digits and . _ - / without a leading slash",
+      )
+      .max(256)
+      .default("")
+      .describe("What every object's name begins with, such as `recordings/`. Default empty."),
+    region: z
+      .string()
+      .regex(/^[a-z0-9-]{1,64}$/, "must be the name of a region, such as eu-central-1")
+      .default("us-east-1")
+      .describe("The region requests are signed for. Default us-east-1."),
+    accessKeyEnv: nameOfVariable.optional().describe("Environment variable with the access key."),
+    accessKeyFile: filePath.optional().describe("File with it."),
+    secretKeyEnv: nameOfVariable.optional().describe("Environment variable with the secret key."),
+    secretKeyFile: filePath.optional().describe("File with it."),
+    pathStyle: z
+      .boolean()
+      .default(true)
+      .describe("The bucket stands in the path of URLs; false: before the host name. Default true."),
+    keepLocal: z
+      .boolean()
+      .default(false)
+      .describe(
+        "Files stay in `recording.folder` after their upload. Default false: they are removed once it is confirmed.",
+      ),
+  })
+  .describe("An S3-compatible storage that finished recordings and their JSON files are uploaded to. Default none.");
+
 const recordingSchema = z
   .strictObject({
     folder: folder.default("recordings").describe("Folder for finished recordings. Default recordings."),
     spoolFolder: folder
       .default("spool")
       .describe("Folder for recordings under way; rtpengine writes here. Default spool."),
+    format: z
+      .enum(["wav", "opus", "mp3"])
+      .default("wav")
+      .describe("What finished recordings are converted to; all but `wav` need ffmpeg. Default wav."),
+    ffmpeg: z
+      .string()
+      .min(1, "must name a program")
+      .default("ffmpeg")
+      .describe("The program that converts: a name on the path, or a full path. Default ffmpeg."),
+    upload: uploadSchema.optional(),
   })
   .describe("Recordings.");
 

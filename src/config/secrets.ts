@@ -13,6 +13,8 @@ export type SecretName =
   | "redis.sentinel"
   | "sip.drachtio"
   | "media.tts"
+  | "recording.upload.accessKey"
+  | "recording.upload.secretKey"
   | `trunk:${string}:inbound`
   | `trunk:${string}:outbound`;
 
@@ -69,7 +71,7 @@ export function loadSecrets(config: Config, env: Environment, baseFolder = "."):
   return new Secrets(values);
 }
 
-function references({ redis, sip, media, trunks }: Config): readonly Reference[] {
+function references({ redis, sip, media, recording, trunks }: Config): readonly Reference[] {
   const all: Reference[] = [
     { name: "redis", path: "redis.password", env: redis.passwordEnv, file: redis.passwordFile },
     {
@@ -84,6 +86,10 @@ function references({ redis, sip, media, trunks }: Config): readonly Reference[]
     const { authorizationEnv, authorizationFile } = media.tts;
     all.push({ name: "media.tts", path: "media.tts.authorization", env: authorizationEnv, file: authorizationFile });
   }
+  const { accessKeyEnv, accessKeyFile, secretKeyEnv, secretKeyFile } = recording.upload ?? {};
+  const [accessKey, secretKey] = ["recording.upload.accessKey", "recording.upload.secretKey"] as const;
+  all.push({ name: accessKey, path: accessKey, env: accessKeyEnv, file: accessKeyFile });
+  all.push({ name: secretKey, path: secretKey, env: secretKeyEnv, file: secretKeyFile });
   for (const [index, { id, inbound, outbound }] of trunks.entries()) {
     const path = `trunks[${index}]`;
     all.push(

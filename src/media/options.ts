@@ -1,5 +1,6 @@
 import type { Post } from "../call/ports.ts";
 import type { Tone } from "./audio/tones.ts";
+import type { RecordingDelivery } from "./recording/delivery.ts";
 
 /** What media/ needs of a logger; a pino logger fits. Fields never hold phone numbers or what a bot said. */
 export interface MediaLog {
@@ -107,12 +108,14 @@ export interface RecordingOptions {
   readonly spoolFolder: string;
   /** Between two looks at recordings that others have left while their calls go on; a minute when left out. */
   readonly lookAgainMs?: number;
-  /** No recording is begun when less is free on its disk; 100 MB when left out. */
+  /** No recording is begun when less is free on its disk, and none goes on with less than half; 100 MB when left out. */
   readonly leastFreeBytes?: number;
   /** Recordings rendered at once. */
   readonly mostRenders: number;
-  /** Recordings that may wait for rendering; what comes on top stays in the spool for the next start. */
+  /** Recordings that may wait for rendering; what comes on top stays in the spool and is looked for later. */
   readonly mostWaiting: number;
+  /** What becomes of finished recordings; when left out they stay in `folder` as they are. It outlives the media side. */
+  readonly delivery?: RecordingDelivery;
 }
 
 export interface MediaLimits {

@@ -13,6 +13,8 @@ export interface Telemetry {
   botLost(call: string): void;
   commandRejected(call: string, code: string, pointer: string | null): void;
   recordingChanged(call: string, state: string, reason: string | null): void;
+  /** A finished recording was converted or uploaded, or a try at it has failed. Its log line is the media side's. */
+  recordingDelivered(step: "convert" | "upload", result: "done" | "failed"): void;
   /** A gateway does not answer any more, or does so again. */
   gatewayChanged(gateway: string, state: "up" | "down"): void;
   inboxOverflowed(call: string): void;
@@ -63,6 +65,9 @@ export function createTelemetry(log: Log, metrics: Metrics): Telemetry {
     recordingChanged(call, state, reason) {
       metrics.recordings.inc({ state });
       log[state === "failed" ? "warn" : "info"]({ call, state, reason }, "recording changed");
+    },
+    recordingDelivered(step, result) {
+      metrics.deliveries.inc({ step, result });
     },
     gatewayChanged(gateway, state) {
       metrics.gatewayChanges.inc({ gateway, state });

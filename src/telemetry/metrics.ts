@@ -17,6 +17,7 @@ export interface Metrics {
   readonly fallbacks: Counter;
   readonly commandsRejected: Counter<"code">;
   readonly recordings: Counter<"state">;
+  readonly deliveries: Counter<"step" | "result">;
   readonly inboxOverflows: Counter;
   readonly gatewayChanges: Counter<"gateway" | "state">;
   /** From an event to Redis' word that it has it. */
@@ -50,6 +51,8 @@ export interface MetricSources {
   readonly redis: () => RedisTotals;
   /** Recordings of ended calls that are being written or wait for it. */
   readonly recordingsWaiting: () => number;
+  /** Finished recordings that wait for something or are at it, by what for. */
+  readonly recordingsUndelivered: () => Readonly<Record<string, number>>;
   /** Folders whose free space is told, by the word that stands for them. */
   readonly folders: Readonly<Record<string, string>>;
 }
@@ -66,6 +69,7 @@ const callBuckets = [0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800];
 const deliveryBuckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
 /** A label that is unknown until its first value would hide that first one from `increase()`. */
 const recordingStates = ["started", "paused", "resumed", "finished", "failed"];
+const deliverySteps = ["convert", "upload"];
 const enders = ["caller", "bot", "operator", "service"];
 
 const redisFigures: readonly Figure<RedisTotals>[] = [
@@ -203,6 +207,14 @@ export function createMetrics(sources: MetricSources): Metrics {
   gauge("patchbay_recordings_waiting", "Recordings of ended calls that are being written or wait for it.", [], (set) =>
     set({}, sources.recordingsWaiting()),
   );
+  gauge(
+    "patchbay_recordings_undelivered",
+    "Finished recordings that wait for their conversion or upload, or are at it.",
+    ["step"],
+    (set) => {
+      for (const [step, count] of Object.entries(sources.recordingsUndelivered())) set({ step }, count);
+    },
+  );
   gauge("patchbay_recording_free_bytes", "Free space where recordings are written.", ["folder"], async (set) => {
     for (const [folder, path] of Object.entries(sources.folders)) {
       try {
@@ -221,6 +233,13 @@ export function createMetrics(sources: MetricSources): Metrics {
   for (const by of enders) callsEnded.inc({ by }, 0);
   const recordings = counter("patchbay_recordings_total", "Recording events, by state.", "state");
   for (const recording of recordingStates) recordings.inc({ state: recording }, 0);
+  const deliveries = counter(
+    "patchbay_recording_deliveries_total",
+    "Finished recordings that were converted or uploaded, and tries at it that failed.",
+    "step",
+    "result",
+  );
+  for (const step of deliverySteps) for (const result of ["done", "failed"]) deliveries.inc({ step, result }, 0);
   return {
     callsStarted: counter("patchbay_calls_started_total", "Calls taken in."),
     callsEnded,
@@ -240,6 +259,7 @@ export function createMetrics(sources: MetricSources): Metrics {
       "code",
     ),
     recordings,
+    deliveries,
     inboxOverflows: counter(
       "patchbay_inbox_overflows_total",
       "Calls ended because more events waited than a call may have.",

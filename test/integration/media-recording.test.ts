@@ -1,11 +1,14 @@
 import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { WavReader } from "../../src/media/audio/wav.ts";
 import { startRtpengineAnchor } from "../../src/media/rtpengine/anchor.ts";
 import type { RtpengineAnchor } from "../../src/media/rtpengine/anchor.ts";
 import type { Sidecar } from "../../src/media/recording/timeline.ts";
 import { nowMs } from "../support/clock.ts";
-import { pitches } from "../support/pitch.ts";
+import { codecOf, decode } from "../support/g711.ts";
+import { allPitches, amplitudes, pitches, rms } from "../support/pitch.ts";
+import type { Capture } from "../support/rtp-capture.ts";
 import { delay, waitFor } from "../support/wait.ts";
 import { finished, heard, recordingContract } from "./recording-contract.ts";
 import { expectAtRest, sdpOf, startKillableService, startStage } from "./media-support.ts";
@@ -13,6 +16,139 @@ import type { RtpengineStage } from "./media-support.ts";
 
 describe("the recording contract on rtpengine", () => {
   recordingContract(startStage);
+});
+
+/** What is heard in 20 ms: one of the tests' pitches, something else, or nothing. */
+function soundOf(samples: Int16Array): number | "other" | null {
+  if (rms(samples) < 300) return null;
+  const strongest = amplitudes([samples], allPitches).toSorted((a, b) => b.amplitude - a.amplitude)[0];
+  return strongest !== undefined && strongest.amplitude > rms(samples) ? strongest.hz : "other";
+}
+
+interface Heard {
+  readonly sound: number | "other";
+  readonly fromMs: number;
+  readonly toMs: number;
+}
+
+/** Stretches of one sound that are long enough to be meant; what is between two of the same sound is taken for a flaw. */
+function stretchesOf(
+  frames: readonly { readonly atMs: number; readonly sound: number | "other" | null }[],
+): readonly Heard[] {
+  const found: Heard[] = [];
+  for (const [index, { atMs, sound }] of frames.entries()) {
+    const last = found.at(-1);
+    // A single frame of something else is the seam between two sounds.
+    if (sound === null || (sound !== frames[index - 1]?.sound && sound !== frames[index + 1]?.sound)) continue;
+    if (last?.sound === sound && atMs - last.toMs < 180) found[found.length - 1] = { ...last, toMs: atMs + 20 };
+    else found.push({ sound, fromMs: atMs, toMs: atMs + 20 });
+  }
+  return found.filter(({ fromMs, toMs }) => toMs - fromMs >= 150);
+}
+
+function heardByPhone(capture: Capture): readonly Heard[] {
+  return stretchesOf(
+    capture.audio.map(({ atMs, payloadType, payload }) => {
+      const codec = codecOf(payloadType);
+      return { atMs, sound: codec === undefined ? null : soundOf(decode(codec, payload)) };
+    }),
+  );
+}
+
+/** The right channel, on the wall clock. */
+function heardInRecording(file: string, startedAt: string): readonly Heard[] {
+  using reader = new WavReader(file);
+  const bytes = reader.readBytes(reader.format.frames);
+  const origin = Date.parse(startedAt);
+  const frames = Array.from({ length: Math.floor(bytes.length / 640) }, (_, frame) => ({
+    atMs: origin + frame * 20,
+    sound: soundOf(
+      Int16Array.from({ length: 160 }, (_sample, index) => bytes.readInt16LE(frame * 640 + index * 4 + 2)),
+    ),
+  }));
+  return stretchesOf(frames);
+}
+
+test("has everything the caller heard within 100 ms of when he heard it: prompts, ringback, talk, hold, a pass", async () => {
+  await using stage = await startStage();
+  const call = stage.call();
+  const [caller, operator, second] = await stage.phones();
+  await call.open(caller);
+  caller.sendTone(pitches.caller);
+  await caller.hears([]);
+  stage.anchor.recording(call.id, "start");
+  await call.event("recording.changed");
+  // Two prompts, one that the bot cuts off, one that is repeated.
+  await call.played(call.play(stage.botPrompt(0.7)));
+  await delay(300);
+  await call.played(call.play(stage.botPrompt(0.4)));
+  await delay(300);
+  const cut = call.play(stage.botPrompt(5));
+  await caller.hears(pitches.bot);
+  await delay(500);
+  stage.anchor.stop(call.id, call.caller);
+  await call.played(cut);
+  await delay(300);
+  await call.played(call.play(stage.botPrompt(0.3), 3));
+  // Ringback, and a prompt in the midst of it.
+  stage.anchor.ringback(call.id, true);
+  await caller.hears(pitches.ringback);
+  await delay(500);
+  await call.played(call.play(stage.botPrompt(0.5)));
+  await caller.hears(pitches.ringback);
+  const port = await call.offer("operator-1");
+  operator.connect("127.0.0.1", port, "PCMA", 101);
+  operator.sendTone(pitches.operator);
+  stage.anchor.ringback(call.id, false);
+  await call.join("operator-1", operator, { codecs: ["PCMA"] });
+  await caller.hears(pitches.operator);
+  await delay(600);
+  // He holds the caller, and takes him back.
+  const leg = call.leg("operator-1");
+  await call.update(leg, sdpOf(operator, { codecs: ["PCMA"], direction: "inactive", version: 2 }));
+  operator.pause();
+  await delay(1_000);
+  await call.update(leg, sdpOf(operator, { codecs: ["PCMA"], version: 3 }));
+  operator.connect("127.0.0.1", port, "PCMA", 101);
+  await caller.hears(pitches.operator);
+  await delay(400);
+  // He passes the caller on.
+  stage.anchor.aside(call.id, leg, true);
+  stage.anchor.ringback(call.id, true);
+  second.connect("127.0.0.1", await call.offer("operator-2"), "PCMU", 101);
+  await caller.hears(pitches.ringback);
+  await delay(400);
+  second.sendTone(pitches.operator2);
+  stage.anchor.ringback(call.id, false);
+  await call.join("operator-2", second);
+  call.drop("operator-1");
+  await caller.hears(pitches.operator2);
+  await delay(400);
+  call.drop("operator-2");
+  await call.played(call.play(stage.botPrompt(0.5)));
+  const byPhone = heardByPhone(await caller.capture());
+  await call.close();
+  const { file, sidecar } = await finished(call);
+  const recorded = heardInRecording(file, sidecar.startedAt);
+  const told = JSON.stringify({ byPhone, recorded });
+  expect(
+    recorded.map(({ sound }) => sound),
+    told,
+  ).toEqual(byPhone.map(({ sound }) => sound));
+  expect(new Set(recorded.map(({ sound }) => sound))).toEqual(
+    new Set([pitches.bot, pitches.ringback, pitches.operator, "other", pitches.operator2]),
+  );
+  for (const [index, { sound, fromMs, toMs }] of recorded.entries()) {
+    const there = byPhone[index];
+    expect(Math.abs(fromMs - (there?.fromMs ?? 0)), `${sound} begins: ${told}`).toBeLessThan(100);
+    // An rtpengine that gets too little of the processor leaves packets of a prompt out, which then ends early for the phone.
+    const after = toMs - (there?.toMs ?? 0);
+    expect(after, `${sound} ends: ${told}`).toBeGreaterThan(-100);
+    expect(after, `${sound} ends: ${told}`).toBeLessThan(250);
+  }
+  const { measure } = await heard(file, [{ from: 0.05, to: sidecar.seconds - 0.05 }], 0);
+  expect(measure.windows[0]?.channels[0]?.longestSilenceMs).toBeLessThan(60);
+  await expectAtRest(stage);
 });
 
 let stage: RtpengineStage;

@@ -278,9 +278,9 @@ export interface RtpengineStage extends MediaStage {
   readonly options: MediaOptions;
 }
 
-/** A stage on a real rtpengine of its own. */
+/** A stage on a real rtpengine of its own; `change` may look at the options that a service has. */
 export async function startStage(
-  change: Partial<MediaOptions> = {},
+  change: Partial<MediaOptions> | ((usual: MediaOptions) => Partial<MediaOptions>) = {},
   server: Omit<RtpengineOptions, "dtmfLog"> = {},
 ): Promise<RtpengineStage> {
   await using resources = new DisposalStack();
@@ -288,7 +288,7 @@ export async function startStage(
   const rtpengine = resources.use(await startRtpengine({ ...server, dtmfLog: dtmf }));
   let options: MediaOptions | undefined;
   const stage = await buildStage(resources, async (common, folder) => {
-    options = {
+    const usual: MediaOptions = {
       ...common,
       instances: [{ host: "127.0.0.1", port: rtpengine.ngPort }],
       dtmf,
@@ -299,8 +299,8 @@ export async function startStage(
         mostRenders: 1,
         mostWaiting: 100,
       },
-      ...change,
     };
+    options = { ...usual, ...(typeof change === "function" ? change(usual) : change) };
     return {
       anchor: await startRtpengineAnchor(options),
       spoolFolder: rtpengine.recordingFolder,

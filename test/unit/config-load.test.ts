@@ -38,7 +38,17 @@ describe("the example file", () => {
     const mentioned = new Set([...example.matchAll(/([A-Za-z0-9]+):/g)].map((match) => match[1]));
     const missing = fieldNames(z.toJSONSchema(configSchema, { io: "input" })).filter((name) => !mentioned.has(name));
     // Alternatives to what the example chose.
-    const alternatives = ["url", "format", "headers", "authorizationEnv", "authorizationFile", "voice", "secretEnv"];
+    const alternatives = [
+      "url",
+      "accessKeyEnv",
+      "secretKeyEnv",
+      "format",
+      "headers",
+      "authorizationEnv",
+      "authorizationFile",
+      "voice",
+      "secretEnv",
+    ];
     expect(missing.filter((name) => !alternatives.includes(name))).toEqual([]);
   });
 });
@@ -310,6 +320,30 @@ describe("contradictions name the field and the fix", () => {
       "recording: { folder: r, spoolFolder: r }",
       "recording.spoolFolder",
       ["folder of its own"],
+    ],
+    [
+      "a storage that is no URL",
+      "recording: { upload: { endpoint: s3.example, bucket: calls, accessKeyEnv: A, secretKeyEnv: B } }",
+      "recording.upload.endpoint",
+      ["https://"],
+    ],
+    [
+      "a bucket in the storage's URL",
+      "recording: { upload: { endpoint: 'https://s3.example/calls', bucket: calls, accessKeyEnv: A, secretKeyEnv: B } }",
+      "recording.upload.endpoint",
+      ["`bucket`"],
+    ],
+    [
+      "a name and password in the storage's URL",
+      "recording: { upload: { endpoint: 'https://a:b@s3.example', bucket: calls, accessKeyEnv: A, secretKeyEnv: B } }",
+      "recording.upload.endpoint",
+      ["`secretKeyFile`"],
+    ],
+    [
+      "a storage without a secret key",
+      "recording: { upload: { endpoint: 'https://s3.example', bucket: calls, accessKeyEnv: A } }",
+      "recording.upload",
+      ["secretKeyEnv or secretKeyFile"],
     ],
     [
       "two authorizations for text-to-speech",

@@ -12,6 +12,8 @@ import { loadSecrets } from "../../src/config/secrets.ts";
 const text = `
 redis: { passwordEnv: PATCHBAY_REDIS_PASSWORD }
 sip: { engine: drachtio, drachtio: { secretFile: drachtio.txt } }
+recording:
+  upload: { endpoint: "https://s3.example", bucket: calls, accessKeyEnv: S3_ID, secretKeyFile: s3.txt }
 media: { tts: { kind: http, url: "https://tts.example/", authorizationEnv: TTS_KEY } }
 trunks:
   - id: a
@@ -34,13 +36,14 @@ beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), "secrets-"));
   writeFileSync(join(folder, "drachtio.txt"), "cymru\n");
   writeFileSync(join(folder, "in.txt"), "sesame ");
+  writeFileSync(join(folder, "s3.txt"), "s3-secr3t\n");
 });
 
 afterAll(() => {
   rmSync(folder, { recursive: true });
 });
 
-const env = { PATCHBAY_REDIS_PASSWORD: "r3dis", TTS_KEY: "Bearer k", OUT: "o-t" };
+const env = { PATCHBAY_REDIS_PASSWORD: "r3dis", TTS_KEY: "Bearer k", OUT: "o-t", S3_ID: "s3-id" };
 
 describe("secrets", () => {
   test("come from variables and files, keyed by what they belong to", () => {
@@ -48,6 +51,8 @@ describe("secrets", () => {
     expect(secrets.get("redis")).toBe("r3dis");
     expect(secrets.get("sip.drachtio")).toBe("cymru");
     expect(secrets.get("media.tts")).toBe("Bearer k");
+    expect(secrets.get("recording.upload.accessKey")).toBe("s3-id");
+    expect(secrets.get("recording.upload.secretKey")).toBe("s3-secr3t");
     // Only the line end goes; blanks may be part of a password.
     expect(secrets.get("trunk:a:inbound")).toBe("sesame ");
     expect(secrets.get("trunk:a:outbound")).toBe("o-t");
@@ -62,7 +67,7 @@ describe("secrets", () => {
       secrets.toString(),
     ]) {
       expect(printed).toContain("[secrets]");
-      expect(printed).not.toMatch(/r3dis|cymru|sesame|Bearer|o-t/);
+      expect(printed).not.toMatch(/r3dis|cymru|sesame|Bearer|o-t|s3-/);
     }
   });
 
@@ -77,6 +82,8 @@ describe("secrets", () => {
         "redis.passwordEnv: the environment variable PATCHBAY_REDIS_PASSWORD is not set: set it, or use passwordFile",
         "sip.drachtio.secretFile: the file drachtio.txt cannot be read (ENOENT): create it, readable for this user only",
         "media.tts.authorizationEnv: the environment variable TTS_KEY is not set: set it, or use authorizationFile",
+        "recording.upload.accessKeyEnv: the environment variable S3_ID is not set: set it, or use accessKeyFile",
+        "recording.upload.secretKeyFile: the file s3.txt cannot be read (ENOENT): create it, readable for this user only",
         "trunks[0].inbound.passwordFile: the file in.txt cannot be read (ENOENT): create it, readable for this user only",
         "trunks[0].outbound.passwordEnv: the environment variable OUT is not set: set it, or use passwordFile",
       ]);

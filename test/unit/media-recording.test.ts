@@ -178,7 +178,13 @@ function render(
   const journal = join(folder, "patchbay", "call-1-x.jsonl");
   const all: readonly JournalLine[] = [opened, ...legs, { type: "capture", file: "one.pcap" }, ...lines];
   writeFileSync(journal, all.map((line) => `${JSON.stringify(line)}\n`).join(""));
-  const { file, durationMs, sidecar } = renderRecording(journal, folder, join(folder, "out"));
+  const { file, durationMs, sidecar } = renderRecording({
+    journal,
+    unwritten: "",
+    spoolFolder: folder,
+    folder: join(folder, "out"),
+    mark: null,
+  });
   return Promise.resolve({ file, durationMs, sidecar: JSON.parse(readFileSync(sidecar, "utf8")) as Sidecar });
 }
 
@@ -556,6 +562,7 @@ test("a prompt that cannot be kept is told, and costs nothing but itself", async
 describe("recovery", () => {
   const quiet = (): void => {};
   const options = (): RecorderOptions => ({
+    onLeft: quiet,
     folder: join(folder, "out"),
     spoolFolder: folder,
     leastFreeBytes: 0,

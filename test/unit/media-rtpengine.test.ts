@@ -382,6 +382,7 @@ describe("the recording of a call", () => {
       log,
       startCapture,
       stopCapture: () => Promise.resolve(),
+      enqueue: (step) => void step(),
       post: (event) => void events.push(event),
     });
     return { made, events };

@@ -106,8 +106,8 @@ export function finishEnding(state: In<"ending">, event: CallEvent): Step {
   const { core, end } = state;
   switch (event.type) {
     case "recording.changed": {
-      const { file, durationMs, reason } = event;
-      return [state, [publish({ event: "recording", state: event.state, file, durationMs, reason })]];
+      const { file, url = null, durationMs, reason } = event;
+      return [state, [publish({ event: "recording", state: event.state, file, url, durationMs, reason })]];
     }
     case "media.closed":
       return [

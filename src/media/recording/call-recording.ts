@@ -1,5 +1,4 @@
-import { access } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { basename } from "node:path";
 import type { TalkPhase } from "../../call/effect.ts";
 import type { CallEvent } from "../../call/event.ts";
 import type { CallId } from "../../call/ids.ts";
@@ -24,6 +23,8 @@ export interface RecordingControlOptions {
   /** Starts capturing; resolves with the capture's path as the media server sees it, undefined when it names none. */
   startCapture(): Promise<string | undefined>;
   stopCapture(): Promise<void>;
+  /** Runs a step in the call's queue, however many wait. */
+  enqueue(step: () => Promise<void>): void;
   post(event: CallEvent): void;
 }
 
@@ -52,6 +53,7 @@ export class RecordingControl {
   #recording: CallRecording | null = null;
   #play: number | null = null;
   #running = false;
+  #looking = false;
   /** Recordings that are being rendered. */
   readonly #finishing = new Set<Promise<void>>();
 
@@ -121,7 +123,7 @@ export class RecordingControl {
       if (this.#phase !== null) recording.phase(this.#phase.at, this.#phase.phase);
       const sound = this.#sound;
       this.#play = sound === null ? null : recording.play(sound.at, sound.file, sound.times);
-      this.#options.post(changed("started", recording.file, null, null));
+      this.#options.post(changed("started", recording.place));
     } catch (error) {
       this.#failed(codeOf(error, "internal"), error);
       await this.#options.stopCapture().catch(() => {});
@@ -133,11 +135,9 @@ export class RecordingControl {
     const path = await this.#options.startCapture();
     // Without a recording folder rtpengine 10.5 says that all is well and records nothing: the file is the only proof.
     if (path === undefined) throw new MediaError("no_spool", "the media server names no capture file");
-    const file = basename(path);
-    await access(join(recording.spoolFolder, this.#options.captureFolder, file)).catch((error: unknown) => {
+    await recording.captured(basename(path)).catch((error: unknown) => {
       throw new MediaError("no_spool", "the media server's capture is not in the spool folder", { cause: error });
     });
-    recording.captured(file);
     recording.run(this.#now);
     this.#running = true;
   }
@@ -154,7 +154,7 @@ export class RecordingControl {
     const recording = this.#recording;
     if (recording === null || !this.#running) return;
     await this.#hold(recording);
-    this.#options.post(changed("paused", recording.file, null, null));
+    this.#options.post(changed("paused", recording.place));
   }
 
   async #hold(recording: CallRecording): Promise<void> {
@@ -173,11 +173,32 @@ export class RecordingControl {
     if (recording === null || this.#running) return;
     try {
       await this.#capture(recording);
-      this.#options.post(changed("resumed", recording.file, null, null));
+      this.#options.post(changed("resumed", recording.place));
     } catch (error) {
       // What was recorded before the pause is rendered at the end all the same.
       this.#failed(codeOf(error, "internal"), error);
     }
+  }
+
+  /**
+   * Looks from time to time whether what is captured reaches the disk: media servers do not tell. `packets`: how many have
+   * come from the caller, null when that is not known. Returns at once, because a disk may answer late or never.
+   */
+  look(packets: number | null): void {
+    const recording = this.#recording;
+    if (recording === null || !this.#running || this.#looking) return;
+    this.#looking = true;
+    void recording.trouble(packets).then((reason) => {
+      this.#looking = false;
+      if (reason !== null) this.#options.enqueue(() => this.#breakOff(recording, reason));
+    });
+  }
+
+  /** Nothing more can be recorded: what was is finished, and the call goes on without. */
+  async #breakOff(recording: CallRecording, reason: string): Promise<void> {
+    if (this.#recording !== recording || !this.#running) return;
+    this.#failed(reason);
+    await this.stop();
   }
 
   /** Ends the recording; it is rendered while the call goes on. `reachable`: the media server can still be asked to stop. */
@@ -198,8 +219,8 @@ export class RecordingControl {
 
   async #finish(recording: CallRecording): Promise<void> {
     try {
-      const { file, durationMs } = await recording.finish(this.#now);
-      this.#options.post(changed("finished", file, durationMs, null));
+      const { durationMs, reason, ...place } = await recording.finish(this.#now);
+      this.#options.post(changed("finished", place, durationMs, reason));
     } catch (error) {
       this.#failed(codeOf(error, "internal"), error);
     }
@@ -214,7 +235,7 @@ export class RecordingControl {
     const { log, call } = this.#options;
     const fields = { call, reason, ...(error === undefined ? {} : { error: messageOf(error) }) };
     log.warn(fields, "a recording failed");
-    this.#options.post(changed("failed", null, null, reason));
+    this.#options.post(changed("failed", { file: null, url: null }, null, reason));
   }
 }
 
@@ -226,9 +247,9 @@ function sameLaws(a: ReadonlyMap<number, G711Law>, b: ReadonlyMap<number, G711La
 
 function changed(
   state: Extract<CallEvent, { readonly type: "recording.changed" }>["state"],
-  file: string | null,
-  durationMs: number | null,
-  reason: string | null,
+  place: { readonly file: string | null; readonly url: string | null },
+  durationMs: number | null = null,
+  reason: string | null = null,
 ): CallEvent {
-  return { type: "recording.changed", state, file, durationMs, reason };
+  return { type: "recording.changed", state, ...place, durationMs, reason };
 }

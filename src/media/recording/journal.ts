@@ -1,5 +1,5 @@
 import { constants } from "node:fs";
-import { appendFile, link, copyFile, mkdir } from "node:fs/promises";
+import { copyFile, link, mkdir, open } from "node:fs/promises";
 import { basename, join } from "node:path";
 import type { TalkPhase } from "../../call/effect.ts";
 import type { G711Law } from "../audio/g711.ts";
@@ -57,11 +57,13 @@ export function journalStem(path: string): string {
   return path.slice(0, path.lastIndexOf(journalEnding));
 }
 
-function asError(error: unknown): Error {
-  return error instanceof Error ? error : new Error(String(error));
-}
+/** Lines of a call that wait for a disk to have room again; no call has as many. */
+const mostUnwritten = 100_000;
 
-/** Writes lines in order, without making anyone wait: lines that come while one write is under way go out together. */
+/**
+ * Writes lines in order, without making anyone wait: lines that come while one write is under way go out together. What a full
+ * disk does not take is tried again with the next line, and is told at the end.
+ */
 export class JournalWriter {
   readonly path: string;
   readonly #promptFolder: string;
@@ -70,8 +72,10 @@ export class JournalWriter {
   #pending: string[] = [];
   #writing: Promise<void> | undefined;
   #keeping: Promise<void> = Promise.resolve();
-  #failure: Error | undefined;
+  #taken: MediaError | undefined;
   #begun = false;
+  /** Bytes of whole lines in the file. */
+  #written = 0;
 
   /** `folder` exists already. `onPromptLost`: a prompt could not be kept and will be missing in the recording. */
   constructor(folder: string, id: string, onPromptLost: (error: unknown) => void) {
@@ -81,25 +85,40 @@ export class JournalWriter {
   }
 
   write(line: JournalLine): void {
+    if (this.#pending.length >= mostUnwritten) return;
     this.#pending.push(`${JSON.stringify(line)}\n`);
     this.#writing ??= this.#drain();
   }
 
   async #drain(): Promise<void> {
     while (this.#pending.length > 0) {
-      const text = this.#pending.join("");
+      const lines = this.#pending;
       this.#pending = [];
       try {
-        // A log that is there no more has been taken by another process: the rest of it would be of no use by itself.
-        const flag = this.#begun ? constants.O_WRONLY | constants.O_APPEND : "a";
-        await appendFile(this.path, text, { mode: 0o640, flag });
-        this.#begun = true;
+        await this.#append(lines.join(""));
       } catch (error) {
-        const taken = this.#begun && codeOf(error, "") === "ENOENT";
-        this.#failure ??= taken ? new MediaError("journal_taken", "the log is gone", { cause: error }) : asError(error);
+        if (this.#begun && codeOf(error, "") === "ENOENT") {
+          this.#taken ??= new MediaError("journal_taken", "the log is gone", { cause: error });
+        }
+        this.#pending = [...lines, ...this.#pending];
+        break;
       }
     }
     this.#writing = undefined;
+  }
+
+  async #append(text: string): Promise<void> {
+    // A log that is there no more has been taken by another process: the rest of it would be of no use by itself.
+    const file = await open(this.path, this.#begun ? constants.O_WRONLY | constants.O_APPEND : "a", 0o640);
+    try {
+      this.#begun = true;
+      // A full disk may have taken a part of the lines.
+      await file.truncate(this.#written);
+      await file.appendFile(text);
+      this.#written += Buffer.byteLength(text);
+    } finally {
+      await file.close();
+    }
   }
 
   /** Keeps a prompt for rendering, under its own name: as a second link where that works, else as a copy. */
@@ -123,11 +142,13 @@ export class JournalWriter {
     }
   }
 
-  /** Resolves when everything is on the disk; rejects with the first line that could not be written. */
-  async flush(): Promise<void> {
+  /** Resolves with the lines that the disk does not take; rejects when the log has been taken by another process. */
+  async flush(): Promise<string> {
     await this.#keeping;
     while (this.#writing !== undefined) await this.#writing;
-    if (this.#failure !== undefined) throw this.#failure;
+    if (this.#pending.length > 0) await this.#drain();
+    if (this.#taken !== undefined) throw this.#taken;
+    return this.#pending.join("");
   }
 }
 

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { constants } from "node:fs";
 import { access, mkdir, readdir, readFile, rename, stat, statfs, utimes } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import type { TalkPhase } from "../../call/effect.ts";
 import type { RecordingOrder } from "../../call/ports.ts";
 import type { G711Law } from "../audio/g711.ts";
@@ -9,6 +9,7 @@ import { codeOf, MediaError, messageOf } from "../media-error.ts";
 import type { MediaClock, MediaLog, RecordingOptions } from "../options.ts";
 import type { RenderedRecording } from "../worker/job.ts";
 import { WorkerPool } from "../worker/pool.ts";
+import type { Delivered } from "./delivery.ts";
 import { claimMark, journalEnding, journalFolderName, journalStem, JournalWriter, parseJournal } from "./journal.ts";
 import type { JournalLine } from "./journal.ts";
 
@@ -19,36 +20,72 @@ const renderTimeoutMs = 30 * 60 * 1_000;
 const staleClaimMs = 60 * 60 * 1_000;
 const spoolMode = 0o750;
 const usualLeastFreeBytes = 100 * 1_024 * 1_024;
+/** A caller's packets (2 s of them) after which a capture that has not grown is taken for one that nobody writes. */
+const tellingPackets = 100;
+/** Failures of a disk that may be mended soon; what was recorded is rendered then. */
+const passingFailures: ReadonlySet<string> = new Set(["ENOSPC", "EDQUOT", "ENOENT", "EROFS", "EACCES", "overloaded"]);
 
 export interface RecorderOptions extends RecordingOptions {
   readonly clock: MediaClock;
   readonly log: MediaLog;
+  /** A recording could not be rendered and stays in the spool: it is worth looking there again later. */
+  readonly onLeft: () => void;
 }
+
+/** A recording that is done. */
+export interface FinishedRecording extends Delivered {
+  /** Length of the audio. */
+  readonly durationMs: number;
+}
+
+/** Where the finished recording will be. */
+type Place = Omit<Delivered, "reason">;
 
 /** Text in the form that file names and rtpengine's call-ids can have without any escaping. */
 export function safeName(text: string): string {
   return text.replaceAll(/[^A-Za-z0-9-]/g, "-").slice(0, 80);
 }
 
+/** Below the spool folder: where rtpengine puts its captures. */
+const pcapFolder = "pcaps";
+
+interface CaptureUnderWay {
+  /** The name that the media server knows. */
+  readonly file: string;
+  /** How often it was put aside. */
+  readonly asides: number;
+  /** How it was when it was last seen to grow; `packets` is null before it was looked at. */
+  readonly size: number;
+  readonly packets: number | null;
+}
+
 /** One recording while it is made: everything that the packets do not tell goes into its log. Nothing here throws. */
 export class CallRecording {
-  /** Where the finished recording will be. */
-  readonly file: string;
+  readonly place: Place;
   readonly spoolFolder: string;
+  readonly #captureFolder: string;
   readonly #journal: JournalWriter;
-  readonly #render: (flushed: Promise<void>) => Promise<RenderedRecording>;
+  readonly #leastFreeBytes: number;
+  readonly #render: (flushed: Promise<string>) => Promise<FinishedRecording>;
   #lastPlay = 0;
+  #capture: CaptureUnderWay | null = null;
 
-  constructor(
-    file: string,
-    spoolFolder: string,
-    journal: JournalWriter,
-    render: (flushed: Promise<void>) => Promise<RenderedRecording>,
-  ) {
-    this.file = file;
-    this.spoolFolder = spoolFolder;
-    this.#journal = journal;
-    this.#render = render;
+  constructor(options: {
+    readonly place: Place;
+    readonly spoolFolder: string;
+    /** Below it: where the media server puts what it captures. */
+    readonly captureFolder: string;
+    readonly journal: JournalWriter;
+    /** With less room than this on the spool's disk nothing more is recorded. */
+    readonly leastFreeBytes: number;
+    readonly render: (flushed: Promise<string>) => Promise<FinishedRecording>;
+  }) {
+    this.place = options.place;
+    this.spoolFolder = options.spoolFolder;
+    this.#captureFolder = options.captureFolder;
+    this.#journal = options.journal;
+    this.#leastFreeBytes = options.leastFreeBytes;
+    this.#render = options.render;
   }
 
   leg(at: number, leg: string, port: number, laws: ReadonlyMap<number, G711Law>): void {
@@ -67,8 +104,56 @@ export class CallRecording {
     this.#journal.write({ type: "phase", at, phase });
   }
 
-  captured(file: string): void {
+  /**
+   * The media server captures to that file of its spool. rtpengine's is put aside at once, which it does not notice: when it
+   * crashes and comes back with its calls, it would begin the same file anew, and all until then would be lost. Rejects when
+   * the file is not there.
+   */
+  async captured(file: string): Promise<void> {
+    await access(this.#path(file));
     this.#journal.write({ type: "capture", file });
+    this.#capture = { file, asides: 0, size: 0, packets: null };
+    if (this.#captureFolder === pcapFolder) await this.#putAside(this.#capture);
+  }
+
+  #path(file: string): string {
+    return join(this.spoolFolder, this.#captureFolder, file);
+  }
+
+  async #putAside(capture: CaptureUnderWay): Promise<void> {
+    const asides = capture.asides + 1;
+    const aside = asideName(capture.file, asides);
+    // Noted first: a crash in between leaves a name without a file, which does no harm.
+    this.#journal.write({ type: "capture", file: aside });
+    await rename(this.#path(capture.file), this.#path(aside));
+    this.#capture = { file: capture.file, asides, size: 0, packets: null };
+  }
+
+  /**
+   * Looks whether the capture still grows; `packets`: how many have come from the caller so far, null when that is not known.
+   * Resolves with why nothing more can be recorded: `disk_full`, `no_spool`, `capture_stopped`; else null. Never rejects.
+   */
+  async trouble(packets: number | null): Promise<string | null> {
+    const capture = this.#capture;
+    if (capture === null) return null;
+    try {
+      const { bavail, bsize } = await statfs(this.spoolFolder);
+      if (bavail * bsize < this.#leastFreeBytes) return "disk_full";
+      // rtpengine has been away, and goes on in a new file.
+      if (capture.asides > 0 && (await stat(this.#path(capture.file)).catch(() => null)) !== null) {
+        await this.#putAside(capture);
+        return null;
+      }
+      const { size } = await stat(this.#path(asideName(capture.file, capture.asides)));
+      if (this.#capture !== capture || packets === null) return null;
+      const before = capture.packets ?? packets;
+      if (capture.packets === null || size !== capture.size || packets < before) {
+        this.#capture = { ...capture, size, packets };
+      }
+      return size === capture.size && packets - before >= tellingPackets ? "capture_stopped" : null;
+    } catch (error) {
+      return codeOf(error, "") === "ENOENT" ? "no_spool" : null;
+    }
   }
 
   run(at: number): void {
@@ -92,10 +177,15 @@ export class CallRecording {
   }
 
   /** Ends the recording and renders it. Rejects with a MediaError or the system's error. */
-  async finish(at: number): Promise<RenderedRecording> {
+  async finish(at: number): Promise<FinishedRecording> {
     this.#journal.write({ type: "end", at });
     return this.#render(this.#journal.flush());
   }
+}
+
+/** The names of captures have no tilde of their own. */
+function asideName(file: string, asides: number): string {
+  return asides === 0 ? file : `${basename(file, ".pcap")}~${asides}.pcap`;
 }
 
 /** A recording of an earlier run that was found in the spool. */
@@ -136,6 +226,11 @@ async function readOpening(journal: string): Promise<Extract<JournalLine, { read
 /** A log that is not rendered after all can be claimed by anybody. It is gone when it was rendered in the last moment. */
 async function giveBack(claimed: string): Promise<void> {
   await rename(claimed, journalStem(claimed) + journalEnding).catch(() => {});
+}
+
+async function checkFree(folder: string, leastBytes: number): Promise<void> {
+  const { bavail, bsize } = await statfs(folder);
+  if (bavail * bsize < leastBytes) throw new MediaError("disk_full", `less than ${leastBytes} bytes are free`);
 }
 
 /** Makes recordings of captured packets and logs; renders them one after another in workers of low priority. */
@@ -188,10 +283,11 @@ export class Recorder {
     ngCall: string,
     order: RecordingOrder,
     spoolFolder: string,
-    captureFolder = "pcaps",
+    captureFolder: string = pcapFolder,
   ): Promise<CallRecording> {
     const { folder, clock } = this.#options;
-    await access(folder, constants.W_OK).catch((error: unknown) => {
+    // The slash: a file of that name will not do.
+    await access(`${folder}/`, constants.W_OK).catch((error: unknown) => {
       throw new MediaError("no_recording_folder", "the recording folder cannot be written", { cause: error });
     });
     const journalFolder = join(spoolFolder, journalFolderName);
@@ -201,8 +297,9 @@ export class Recorder {
     } catch (error) {
       throw new MediaError("no_spool", "the media server's recording folder cannot be used", { cause: error });
     }
-    await this.#checkFree(folder);
-    await this.#checkFree(spoolFolder);
+    const { delivery, leastFreeBytes = usualLeastFreeBytes } = this.#options;
+    await checkFree(folder, leastFreeBytes);
+    await checkFree(spoolFolder, leastFreeBytes);
     const startedAt = new Date(clock.wallMs()).toISOString().replaceAll(/[-:.]/g, "");
     const name = `${safeName(callId)}-${startedAt}`;
     const journal = new JournalWriter(journalFolder, name, (error) => {
@@ -212,35 +309,42 @@ export class Recorder {
     this.#active.add(stem);
     const { botId, caller, called } = order;
     journal.write({ type: "open", v: 1, callId, ngCall, botId, caller, called, name });
-    return new CallRecording(join(folder, `${name}.wav`), spoolFolder, journal, async (flushed) => {
-      try {
-        await flushed;
-        const claimed = await this.#claim(journal.path);
-        if (claimed === undefined) throw new MediaError("journal_taken", "the log is gone");
-        return await this.#render(claimed, spoolFolder);
-      } finally {
-        this.#active.delete(stem);
-      }
+    return new CallRecording({
+      place: delivery?.placeOf(name) ?? { file: join(folder, `${name}.wav`), url: null },
+      spoolFolder,
+      captureFolder,
+      journal,
+      // Lower than what a recording begins with, else every recording would end together with the first.
+      leastFreeBytes: leastFreeBytes / 2,
+      render: async (flushed) => {
+        try {
+          const unwritten = await flushed;
+          const claimed = await this.#claim(journal.path);
+          if (claimed === undefined) throw new MediaError("journal_taken", "the log is gone");
+          const { file, durationMs } = await this.#render(claimed, spoolFolder, unwritten);
+          const delivered = (await delivery?.take(name)) ?? { file, url: null, reason: null };
+          return { ...delivered, durationMs };
+        } finally {
+          this.#active.delete(stem);
+        }
+      },
     });
   }
 
-  async #checkFree(folder: string): Promise<void> {
-    const { bavail, bsize } = await statfs(folder);
-    const least = this.#options.leastFreeBytes ?? usualLeastFreeBytes;
-    if (bavail * bsize < least) throw new MediaError("disk_full", `less than ${least} bytes are free`);
-  }
-
   /** Renders a log that this process has claimed. */
-  async #render(claimed: string, spoolFolder: string): Promise<RenderedRecording> {
+  async #render(claimed: string, spoolFolder: string, unwritten: string): Promise<RenderedRecording> {
     this.#claims.add(claimed);
     try {
-      const { folder } = this.#options;
-      const recording = await this.#workers.run({ type: "render", journal: claimed, spoolFolder, folder });
+      const { folder, delivery } = this.#options;
+      const mark = delivery?.mark ?? null;
+      const order = { journal: claimed, unwritten, spoolFolder, folder, mark };
+      const recording = await this.#workers.run({ type: "render", ...order });
       this.#claims.delete(claimed);
       return recording;
     } catch (error) {
-      // What was not even tried is anybody's again at once; what failed is only tried again when the claim is stale.
-      if (codeOf(error, "") === "overloaded") await giveBack(claimed);
+      // What was not even tried, or may soon be mended, is anybody's again at once; all else only when the claim is stale.
+      if (passingFailures.has(codeOf(error, ""))) await giveBack(claimed);
+      if (!this.#closed && codeOf(error, "") !== "no_audio") this.#options.onLeft();
       // What closing has broken off is given back when the worker has ended for certain.
       if (!this.#closed) this.#claims.delete(claimed);
       throw error;
@@ -316,7 +420,8 @@ export class Recorder {
       const claimed = await this.#claim(journal);
       if (claimed === undefined) return undefined;
       callId = (await readOpening(claimed))?.callId ?? null;
-      const recording = await this.#render(claimed, spoolFolder);
+      const recording = await this.#render(claimed, spoolFolder, "");
+      void this.#options.delivery?.take(basename(recording.file, ".wav"));
       log.info({ call: callId }, "a recording of an earlier run was rendered");
       return { ok: true, callId: callId ?? "", recording };
     } catch (error) {

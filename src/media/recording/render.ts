@@ -12,8 +12,9 @@ import {
 import { basename, join } from "node:path";
 import { WavReader, WavWriter } from "../audio/wav.ts";
 import { MediaError } from "../media-error.ts";
-import type { RenderedRecording } from "../worker/job.ts";
+import type { RenderedRecording, RenderOrder } from "../worker/job.ts";
 import { journalStem, parseJournal } from "./journal.ts";
+import { writeMark } from "./mark.ts";
 import { readCapture } from "./pcap.ts";
 import type { CapturedPacket } from "./pcap.ts";
 import { PromptTrack } from "./prompt-track.ts";
@@ -29,7 +30,13 @@ const lookAheadSamples = 2 * recordingRate;
 const samplesPerMs = recordingRate / 1_000;
 const mostJournalBytes = 32 * 1_024 * 1_024;
 
-/** All captures one after another; rtpengine starts a new file only after it has closed the one before. */
+/** When the first packet of a capture came; those without any come last. */
+function begunAt(path: string): number {
+  for (const { atMs } of readCapture(path)) return atMs;
+  return Number.POSITIVE_INFINITY;
+}
+
+/** All captures one after another: rtpengine starts a new file only after it has closed the one before. */
 function* packetsOf(captures: readonly string[]): Generator<CapturedPacket, void, undefined> {
   for (const path of captures) yield* readCapture(path);
 }
@@ -178,12 +185,19 @@ export function removeFromSpool(journal: string, spoolFolder: string, captures: 
  * Renders a recording and removes its spool. Throws a MediaError `no_audio` when nothing was recorded (the spool is then
  * removed too), `journal_damaged`, or the system's error, which leaves the spool as it is. Synchronous: runs in a worker.
  */
-export function renderRecording(journal: string, spoolFolder: string, folder: string): RenderedRecording {
+export function renderRecording({ journal, unwritten, spoolFolder, folder, mark }: RenderOrder): RenderedRecording {
   if (statSync(journal).size > mostJournalBytes) throw new MediaError("journal_damaged", "the log is far too long");
-  const lines = parseJournal(readFileSync(journal, "utf8"));
+  const written = readFileSync(journal, "utf8");
+  // What came after the last whole line is among the unwritten ones.
+  const lines = parseJournal(unwritten === "" ? written : written.slice(0, written.lastIndexOf("\n") + 1) + unwritten);
   if (lines.length === 0) throw new MediaError("journal_damaged", "the log has no first line of this version");
   const named = lines.flatMap((line) => (line.type === "capture" ? [line.file] : []));
-  const captures = named.map((file) => join(spoolFolder, "pcaps", basename(file))).filter((path) => existsSync(path));
+  const captures = [...new Set(named)]
+    .map((file) => join(spoolFolder, "pcaps", basename(file)))
+    .filter((path) => existsSync(path))
+    .map((path) => ({ path, at: begunAt(path) }))
+    .sort((a, b) => a.at - b.at)
+    .map(({ path }) => path);
   const ended = lines.some((line) => line.type === "end");
   const timeline = timelineOf(lines, ended ? 0 : lastPacketAt(captures));
   if (timeline === undefined) {
@@ -207,6 +221,7 @@ export function renderRecording(journal: string, spoolFolder: string, folder: st
     renameSync(`${sidecar}.part`, sidecar);
     renameSync(`${file}.part`, file);
     checkReadable(file, writer.frames);
+    if (mark !== null) writeMark(folder, name, mark);
     removeFromSpool(journal, spoolFolder, named);
     return { file, sidecar, durationMs: Math.round(seconds * 1_000) };
   } catch (error) {

@@ -194,6 +194,7 @@ export class AnchoredCall implements SwitchedCall {
       log,
       startCapture: () => this.#startCapture(),
       stopCapture: async () => void (await this.#ng("stopRecording", {})),
+      enqueue: (step) => this.#queue.pushAlways(() => this.#unlessEnding(step)),
       post: (event) => void options.post(event),
     });
   }
@@ -958,8 +959,13 @@ export class AnchoredCall implements SwitchedCall {
   }
 
   async #lookAtStreams(): Promise<void> {
-    const reply = await this.#query(this.#partner.tag);
-    const { packets } = receivedFrom(reply, callerTag) ?? {};
+    // Also while rtpengine does not answer: what it writes to, and the room there, can be seen without it.
+    const reply = await this.#query(this.#partner.tag).catch((error: unknown) => {
+      this.#recording.look(null);
+      throw error;
+    });
+    const { packets, rtpPackets } = receivedFrom(reply, callerTag) ?? {};
+    this.#recording.look(rtpPackets ?? null);
     // rtpengine itself counts the streams of operators who have gone, and so keeps a call whose caller has vanished for an hour.
     if (packets !== undefined) this.#callerWatch.seen(packets, this.#caller().remote.direction === "sendrecv");
   }

@@ -113,7 +113,10 @@ export abstract class SwitchingAnchor<C extends SwitchedCall> implements MediaAn
     });
     const speech = createSpeech(options.speech, log);
     this.#library = new PromptLibrary({ ...options.prompts, speech, workers: this.#converters, clock, log });
-    this.#recorder = options.recording === null ? null : new Recorder({ ...options.recording, clock, log });
+    this.#recorder =
+      options.recording === null
+        ? null
+        : new Recorder({ ...options.recording, clock, log, onLeft: () => this.#lookLater() });
   }
 
   /** Makes one call; nothing is sent before its `open`. */
@@ -192,12 +195,15 @@ export abstract class SwitchingAnchor<C extends SwitchedCall> implements MediaAn
       recovered.push(...recovery.recovered);
       left += recovery.left;
     }
-    if (left > 0 && !this.#closing.signal.aborted) {
-      const lookAgainMs = this.#options.recording?.lookAgainMs ?? usualLookAgainMs;
-      this.#nextLook?.cancel();
-      this.#nextLook = this.#options.clock.after(lookAgainMs, () => void this.recoverSpool());
-    }
+    if (left > 0) this.#lookLater();
     return recovered;
+  }
+
+  #lookLater(): void {
+    if (this.#closing.signal.aborted) return;
+    const lookAgainMs = this.#options.recording?.lookAgainMs ?? usualLookAgainMs;
+    this.#nextLook?.cancel();
+    this.#nextLook = this.#options.clock.after(lookAgainMs, () => void this.recoverSpool());
   }
 
   /** As long as another process may take to see that its call is gone, and to claim the recording's log. */

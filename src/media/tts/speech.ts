@@ -1,9 +1,7 @@
-import { spawn } from "node:child_process";
-import type { ChildProcess } from "node:child_process";
 import { open, stat } from "node:fs/promises";
-import type { FileHandle } from "node:fs/promises";
 import { MediaError, messageOf } from "../media-error.ts";
 import type { MediaLog, SpeechOptions } from "../options.ts";
+import { runProgram } from "../program.ts";
 import { download } from "../prompts/download.ts";
 import { Slots } from "../slots.ts";
 
@@ -26,7 +24,6 @@ export interface Speech {
 const mostTextLength = 5_000;
 const mostWaiting = 256;
 const mostSpeechBytes = 64 * 1_024 * 1_024;
-const mostErrorText = 500;
 
 /** Language and voice become arguments of a program or keys of a request: a leading dash would be an option. */
 const nameForm = /^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$/;
@@ -119,7 +116,16 @@ async function speakByCommand(
     .filter((argument, index) => argument !== "" || template[index] === "");
   const output = toFile ? undefined : await open(target, "w", 0o600);
   try {
-    await runProgram(program, args, textAsArgument ? "" : order.text, output, options.timeoutMs);
+    await runProgram({
+      program,
+      args,
+      timeoutMs: options.timeoutMs,
+      ...(textAsArgument ? {} : { input: order.text }),
+      ...(output === undefined ? {} : { output: output.fd }),
+    });
+  } catch (error) {
+    if (error instanceof MediaError) throw new MediaError(`tts_${error.code}`, error.message, { cause: error });
+    throw error;
   } finally {
     await output?.close();
   }
@@ -129,41 +135,4 @@ async function speakByCommand(
   );
   if (size === 0) throw new MediaError("tts_failed", "the program wrote no audio");
   if (size > mostSpeechBytes) throw new MediaError("tts_too_large", `more than ${mostSpeechBytes} bytes`);
-}
-
-function runProgram(
-  program: string,
-  args: readonly string[],
-  input: string,
-  output: FileHandle | undefined,
-  timeoutMs: number,
-): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const child: ChildProcess = spawn(program, args, {
-      stdio: ["pipe", output?.fd ?? "ignore", "pipe"],
-    });
-    const deadline = setTimeout(() => {
-      child.kill("SIGKILL");
-      // The children of a script outlive it and hold its pipe open: nobody waits for them to close it.
-      child.stderr?.destroy();
-      reject(new MediaError("tts_timeout", `no speech within ${timeoutMs} ms`));
-    }, timeoutMs);
-    let errors = "";
-    child.stderr?.setEncoding("utf8");
-    child.stderr?.on("data", (text: string) => {
-      if (errors.length < mostErrorText) errors += text.slice(0, mostErrorText - errors.length);
-    });
-    child.once("error", (error) => {
-      clearTimeout(deadline);
-      reject(new MediaError("tts_failed", messageOf(error), { cause: error }));
-    });
-    child.once("close", (status, signal) => {
-      clearTimeout(deadline);
-      if (status === 0) resolve();
-      else reject(new MediaError("tts_failed", `ended by ${String(status ?? signal)}: ${errors.trim()}`));
-    });
-    // A program that does not read its input closes the pipe under us; its exit status tells the rest.
-    child.stdin?.on("error", () => {});
-    child.stdin?.end(input);
-  });
 }

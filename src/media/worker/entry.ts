@@ -15,7 +15,7 @@ function perform(job: MediaJob): JobResults[MediaJob["type"]] {
     case "tones":
       return writeTonePrompt(job.tones, job.target);
     case "render":
-      return renderRecording(job.journal, job.spoolFolder, job.folder);
+      return renderRecording(job);
   }
 }
 

@@ -1,11 +1,22 @@
 import type { Tone } from "../audio/tones.ts";
+import type { DeliveryMark } from "../recording/mark.ts";
 
 /** Work that would hold up the service's own thread. */
 export type MediaJob =
   | { readonly type: "convert"; readonly source: string; readonly target: string; readonly mostSeconds: number }
   | { readonly type: "tones"; readonly tones: readonly Tone[]; readonly target: string }
-  /** Renders the recording whose log is `journal`. */
-  | { readonly type: "render"; readonly journal: string; readonly spoolFolder: string; readonly folder: string };
+  | ({ readonly type: "render" } & RenderOrder);
+
+/** Renders the recording whose log is `journal`. */
+export interface RenderOrder {
+  readonly journal: string;
+  /** Lines of the log that a full disk did not take. */
+  readonly unwritten: string;
+  readonly spoolFolder: string;
+  readonly folder: string;
+  /** What is noted beside the finished recording; null when nothing is to be done with it any more. */
+  readonly mark: DeliveryMark | null;
+}
 
 export interface RenderedRecording {
   readonly file: string;
