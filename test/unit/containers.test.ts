@@ -317,7 +317,7 @@ describe("docker-compose.yml", () => {
     }
     // Images of our own say USER; those of others are told.
     const others = services.filter(([, { build }]) => build === undefined);
-    expect(others.filter(([, { user }]) => !/^[1-9]\d*:[1-9]\d*$/.test(user ?? ""))).toEqual([]);
+    expect(others.filter(([, { user }]) => !/^[1-9]\d*:\d+$/.test(user ?? ""))).toEqual([]);
     expect(instructionsOf("docker/rtpengine/Dockerfile").find(({ word }) => word === "USER")?.text).toBe("1000:1000");
   });
 
@@ -385,7 +385,10 @@ describe("docker-compose.yml", () => {
     expect(script).toMatch(/^exec drachtio -f \S+ --disable-nat-detection$/m);
     // Neither in the list of processes nor in the environment.
     expect(script).not.toMatch(/--secret|DRACHTIO_SECRET|memory-debug/);
-    const known = Object.keys(service("drachtio").environment ?? {});
+    const { DRACHTIO_PRESERVE_HEADER_NAMES: kept, ...environment } = service("drachtio").environment ?? {};
+    const [, headers = ""] = /^const headers = \{(.*)\} as const;$/m.exec(read("demo/story.ts")) ?? [];
+    expect(kept?.split(",")).toEqual(Array.from(headers.matchAll(/(\w+):/g), ([, name]) => name));
+    const known = Object.keys(environment);
     const named = Array.from(script.matchAll(/\$(PATCHBAY_\w+)/g), ([, name]) => name);
     expect(new Set(named)).toEqual(new Set(known));
   });
@@ -421,6 +424,37 @@ describe("docker-compose.yml", () => {
     expect(options).toEqual(["--running", "--sip"]);
     for (const option of options) expect(read("demo/main.ts")).toContain(`${option.slice(2)}: { type: "string" }`);
     expect(service("demo").entrypoint?.at(-1)).toBe(`${localAddress}:5060`);
+  });
+
+  test("watches Patchbay's status page by Prometheus, and shows it in Grafana, both on loopback", () => {
+    const { admin } = configuration("patchbay");
+    const { scrape_configs: jobs, rule_files: rules } = parse(read("docker/prometheus.yml")) as {
+      scrape_configs: readonly { static_configs: readonly { targets: readonly string[] }[] }[];
+      rule_files: readonly string[];
+    };
+    const targets = jobs.flatMap((job) => job.static_configs.flatMap((config) => config.targets));
+    expect(targets).toContain(`${admin.address}:${admin.port}`);
+    for (const file of ["prometheus.yml", ...rules])
+      expect(mounts("prometheus").get(`/etc/prometheus/${file}`)?.from).toBe(`./docker/${file}`);
+    const flags = new Map((service("prometheus").command ?? []).map((flag) => flag.split("=") as [string, string]));
+    const address = flags.get("--web.listen-address") ?? "";
+    expect(address).toMatch(/^127\.0\.0\.1:/);
+    expect(mounts("prometheus").get(flags.get("--storage.tsdb.path") ?? "")?.writable).toBe(true);
+
+    const provisioned = mounts("grafana").get("/etc/grafana/provisioning")?.from ?? "";
+    const { datasources } = parse(read(`${provisioned}/datasources/prometheus.yaml`)) as {
+      datasources: readonly { url: string }[];
+    };
+    expect(datasources.map(({ url }) => url)).toEqual([`http://${address}`]);
+    const { providers } = parse(read(`${provisioned}/dashboards/patchbay.yaml`)) as {
+      providers: readonly { options: { path: string } }[];
+    };
+    const [folder = ""] = providers.map(({ options }) => options.path);
+    const dashboards = mounts("grafana").get(folder)?.from ?? "";
+    const { environment = {} } = service("grafana");
+    expect(environment["GF_SERVER_HTTP_ADDR"]).toBe("127.0.0.1");
+    const home = environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] ?? "";
+    expect(existsSync(join(root, dashboards, posix.relative(folder, home)))).toBe(true);
   });
 
   test("runs scripts that a shell can read", () => {
