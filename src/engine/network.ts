@@ -35,16 +35,23 @@ export class EngineNetwork implements Network {
     );
   }
 
-  resolve(uri: SipUri, done: (resolution: Resolution) => void): void {
+  resolve(uri: SipUri, done: (resolution: Resolution) => void, address?: string): void {
     const [preferred, ...others] = this.#protocolsOf(uri);
     if (preferred === undefined) {
       done({ type: "noTransport" });
       return;
     }
-    // `maddr` is not followed: it would take a request past whoever judged the host of its URI.
+    // `maddr` is not followed: it would take a request past whoever judged the host of its URI. That of a proxy which the
+    // application names is its own judgement and comes as `address`.
     const { host, port } = uri;
-    if (isIP(host) !== 0) {
-      const hop: NextHop = { protocol: preferred, address: host, port: port ?? defaultPort(preferred) };
+    if (address !== undefined || isIP(host) !== 0) {
+      const hop: NextHop = {
+        protocol: preferred,
+        address: address ?? host,
+        port: port ?? defaultPort(preferred),
+        // RFC 5922 §4: who listens at that address has to be the domain that was asked for.
+        ...(address !== undefined && preferred === "tls" ? { domain: host } : {}),
+      };
       done(this.#transport.listenerFor(hop) === undefined ? { type: "noTransport" } : { type: "hops", hops: [hop] });
       return;
     }

@@ -61,7 +61,7 @@ function overTls({ scheme, params }: SipUri): boolean {
   return scheme === "sips" || params.get("transport")?.toLowerCase() === "tls";
 }
 
-function sameHost(one: string, other: string): boolean {
+export function sameHost(one: string, other: string): boolean {
   const [a, b] = [addressBits(one), addressBits(other)];
   if (a !== undefined || b !== undefined) return a?.prefix === b?.prefix;
   const plain = (host: string): string => host.toLowerCase().replace(/\.$/, "");

@@ -1,7 +1,8 @@
 import type { InviteOrder } from "../call/effect.ts";
 import type { CallId, LegId, TrunkId } from "../call/ids.ts";
 import { addressBits } from "../lib/ip-network.ts";
-import { isOurs, ourselves } from "./destination.ts";
+import { isOurs, ourselves, sameHost } from "./destination.ts";
+import type { SipGateway } from "./directory.ts";
 import type { CallFacts, Leg, LegContext } from "./leg.ts";
 import { formatSipUri, hostText, parseSipUri } from "./uri.ts";
 import type { SipUri } from "./uri.ts";
@@ -23,19 +24,48 @@ export type HostResolver = (
 /** More places than this are not tried: each silent one costs the caller time. */
 const mostPlaces = 3;
 
-/** The URI of an INVITE whose host name has to be resolved and judged before it is sent; undefined where there is none. */
-export function uriToPin({ target, trunk }: InviteOrder, { directory }: LegContext): SipUri | undefined {
+/**
+ * The URI of an INVITE whose host name has to be resolved and judged before it is sent; undefined where there is none. What
+ * goes where a number of the trunk would go is not judged: the configuration says to call there.
+ */
+export function uriToPin(
+  { target, trunk }: Pick<InviteOrder, "target" | "trunk">,
+  { directory }: Pick<LegContext, "directory">,
+): SipUri | undefined {
   const peer = directory.trunk(trunk);
   if (target.kind !== "uri" || peer === undefined || peer.sipUriVia === "gateway") {
     return undefined;
   }
   const uri = parseSipUri(target.uri);
-  const toGateway = peer.gateways.some(({ host }) => hostText(host).toLowerCase() === uri?.host);
-  return uri === undefined || toGateway || addressBits(uri.host) !== undefined ? undefined : uri;
+  return uri === undefined || addressBits(uri.host) !== undefined || peer.gateways.some((one) => leadsTo(uri, one))
+    ? undefined
+    : uri;
+}
+
+/**
+ * Whether DNS is asked the same for this URI as for that gateway. Another port or transport of its host is another service,
+ * and SRV records may put that anywhere.
+ */
+function leadsTo(uri: SipUri, { host, port, transport }: SipGateway): boolean {
+  const asked = transportOf(uri);
+  if (!sameHost(host, uri.host) || (asked ?? "udp") !== transport) {
+    return false;
+  }
+  // Where the gateway names no port, the usual one on its host is no more than what DNS may answer for it.
+  return uri.port === (port ?? null) || (port === undefined && uri.port === (transport === "tls" ? 5061 : 5060));
+}
+
+/** What the URI asks for; null where it leaves that open. */
+function transportOf({ scheme, params }: SipUri): ResolvedPlace["transport"] | null {
+  const wanted = params.get("transport")?.toLowerCase();
+  if (scheme === "sips" || wanted === "tls") {
+    return "tls";
+  }
+  return wanted === "tcp" || wanted === "udp" ? wanted : null;
 }
 
 export type PinOutcome =
-  /** First hops to try in this order. Empty over TLS: there the certificate proves the name, and needs it. */
+  /** First hops to try in this order. */
   | { readonly ok: true; readonly proxies: readonly string[] }
   | { readonly ok: false; readonly refused: boolean; readonly reason: string };
 
@@ -47,12 +77,9 @@ export async function pin(
   uri: SipUri,
   botId: string,
   resolve: HostResolver,
-  { directory, link }: Pick<LegContext, "directory" | "link">,
+  { directory, link }: Pick<LegContext, "directory"> & { readonly link: Pick<LegContext["link"], "listening"> },
 ): Promise<PinOutcome> {
-  const wanted = uri.params.get("transport")?.toLowerCase();
-  const transport =
-    uri.scheme === "sips" || wanted === "tls" ? "tls" : wanted === "tcp" || wanted === "udp" ? wanted : null;
-  const places = await resolve(uri.host, uri.port, transport);
+  const places = await resolve(uri.host, uri.port, transportOf(uri));
   if (places.length === 0) {
     return { ok: false, refused: false, reason: "the host name cannot be resolved" };
   }
@@ -60,18 +87,22 @@ export async function pin(
     isOurs(address, port, link) ? ourselves : directory.addressRefusal(botId, address, uri.host);
   const judged = places.map((place) => ({ place, refusal: judge(place) }));
   const allowed = judged.filter(({ refusal }) => refusal === null).map(({ place }) => place);
-  // Over TLS the engine looks the name up itself, so that all it may find has to be allowed.
-  const [refused] = judged.filter(({ refusal }) => refusal !== null);
-  if (allowed.length === 0 || (transport === "tls" && refused !== undefined)) {
-    return { ok: false, refused: true, reason: refused?.refusal ?? "the host name cannot be resolved" };
+  if (allowed.length === 0) {
+    return { ok: false, refused: true, reason: judged[0]?.refusal ?? "the host name cannot be resolved" };
   }
-  if (transport === "tls") {
-    return { ok: true, proxies: [] };
-  }
-  return { ok: true, proxies: allowed.slice(0, mostPlaces).map(proxyOf) };
+  return { ok: true, proxies: allowed.slice(0, mostPlaces).map((place) => proxyOf(place, uri)) };
 }
 
-function proxyOf({ address, port, transport }: ResolvedPlace): string {
+function proxyOf({ address, port, transport }: ResolvedPlace, { host }: SipUri): string {
+  if (transport === "tls") {
+    // The certificate proves the name and SNI asks for it (RFC 5922 §4), so that it stays the host of the hop; RFC 3261
+    // §19.1.1: `maddr` says where that is.
+    const params = new Map([
+      ["transport", transport],
+      ["maddr", hostText(address)],
+    ]);
+    return formatSipUri({ scheme: "sip", user: null, host, port, params });
+  }
   const params = transport === "udp" ? new Map<string, string>() : new Map([["transport", transport]]);
   return formatSipUri({ scheme: "sip", user: null, host: address, port, params });
 }

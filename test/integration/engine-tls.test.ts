@@ -244,6 +244,27 @@ describe("calls over TLS", () => {
     expect(datagrams.received).toEqual([]);
   });
 
+  it("`maddr` says where a proxy is, and the certificate there has to name the proxy's host", async () => {
+    const peer = await server(await authority.sign("pinned", "DNS:ops.example"));
+    const proxied = (uri: string, host: string): Promise<{ status?: number }> =>
+      failure(
+        srf.createUAC(uri, { localSdp: sdp(1), proxy: `sip:${host}:${peer.port};transport=tls;maddr=127.0.0.1` }),
+      );
+    for (const uri of ["sip:bob@far.example;transport=tls", "sips:bob@far.example"]) {
+      const calling = proxied(uri, "ops.example");
+      const invite = await peer.take("INVITE", isRequest("INVITE"));
+      expect(invite.startLine).toBe(`INVITE ${uri} SIP/2.0`);
+      expect((invite.connection as TLSSocket & { servername: string }).servername).toBe("ops.example");
+      invite.connection?.write(replyText(invite, 486, "Busy Here", { tag: "t" }));
+      expect((await calling).status).toBe(486);
+    }
+    expect((await proxied("sip:bob@far.example;transport=tls", "other.example")).status).toBe(503);
+    // That of a request URI is somebody else's word.
+    const own = `sip:bob@127.0.0.9:${peer.port};transport=tls;maddr=127.0.0.1`;
+    expect((await failure(srf.createUAC(own, { localSdp: sdp(1) }))).status).toBe(503);
+    expect(peer.received.filter(isRequest("INVITE"))).toHaveLength(2);
+  });
+
   it("what is not SIP over TLS, or not TLS at all, harms nobody", async () => {
     const plain = connectTcp({ host: "127.0.0.1", port: tlsPort });
     plain.on("error", () => undefined);

@@ -290,6 +290,7 @@ describe("refused before anything is sent", () => {
     ["an unknown transport", "sip:a@192.0.2.1;transport=ws", {}, "requested protocol/transport not available"],
     ["a body without a type", "sip:a@192.0.2.1", { localSdp: "hello" }, "missing content-type"],
     ["a proxy that is none", "sip:a@192.0.2.1", { proxy: "sip:@@" }, "invalid proxy uri: sip:@@"],
+    ["a `maddr` that is no address", "sip:a@192.0.2.1", { proxy: "sip:p;maddr=x" }, "invalid proxy uri: sip:p;maddr=x"],
     ["a From that is none", "sip:a@192.0.2.1", { headers: { From: "<sip:>" } }, "invalid from header"],
     ["tel without a proxy", "tel:+4912345", {}, "invalid request-uri: tel:+4912345"],
     ["a NUL in a header", "sip:a@192.0.2.1", { headers: { "X-A": "a\0b" } }, "invalid character in header x-a"],

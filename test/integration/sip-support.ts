@@ -103,6 +103,7 @@ export async function startSide(
   options: Partial<SipSideOptions> & {
     readonly onEngine?: (controlPort: number, engine: Engine) => void;
     readonly limits?: EngineOptions["limits"];
+    readonly listen?: EngineOptions["listen"];
   } = {},
 ): Promise<TestSide> {
   const parsed = parseConfig(yaml, {}, ".");
@@ -114,6 +115,7 @@ export async function startSide(
     sources: table.allowedSources(),
     ...(options.t1Ms === undefined ? {} : { t1Ms: options.t1Ms }),
     limits: options.limits,
+    ...(options.listen === undefined ? {} : { listen: options.listen }),
   });
   options.onEngine?.(engine.engine.controlPort, engine.engine);
   const test = new TestSide(engine, table, options);

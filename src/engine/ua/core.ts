@@ -70,8 +70,11 @@ export interface Inbound {
 export interface Network {
   /** Host and port to write into Via, Contact and From of a message to that hop. */
   localFor(hop: NextHop): LocalHost;
-  /** Calls back at once for addresses, later for names. */
-  resolve(uri: SipUri, done: (resolution: Resolution) => void): void;
+  /**
+   * Calls back at once for addresses, later for names. With `address` nothing is looked up: the host was found already, and
+   * is only what a certificate has to name.
+   */
+  resolve(uri: SipUri, done: (resolution: Resolution) => void, address?: string): void;
   /** Whether host and port of a URI are ones we listen on or advertise. */
   isOwn(host: string, port: number): boolean;
   request(request: SipRequest, hops: readonly NextHop[], on: OutboundEvents): Outbound;

@@ -1,3 +1,5 @@
+import { isIP } from "node:net";
+
 import type { Dialog, DialogRoute } from "../dialog/dialog.ts";
 import { writeRequest } from "../dialog/session-timer.ts";
 import type { SipUri } from "../sip/grammar.ts";
@@ -30,23 +32,40 @@ const contactMethods: ReadonlySet<string> = new Set(["INVITE", "SUBSCRIBE", "NOT
 const ownHeaders: ReadonlySet<string> = new Set(["From", "To", "Call-ID", "CSeq", "Max-Forwards"]);
 const credentials: readonly string[] = ["Authorization", "Proxy-Authorization"];
 
+interface ChosenRoute {
+  readonly requestUri: string;
+  readonly nextHop: SipUri;
+  /** RFC 3261 §19.1.1 `maddr`: where the proxy that the application has named is, whatever DNS says of its host. */
+  readonly address: string | undefined;
+  readonly routes: readonly string[];
+}
+
 /** The request URI and the next hop, or the text of the NOK. */
-export function chooseRoute(
-  core: Core,
-  message: AppRequest,
-  proxyUri: string | undefined,
-): { readonly requestUri: string; readonly nextHop: SipUri; readonly routes: readonly string[] } | string {
+export function chooseRoute(core: Core, message: AppRequest, proxyUri: string | undefined): ChosenRoute | string {
   const routes = takenBackRoutes(message);
   const chosen = chooseHop(core, message, proxyUri);
-  if (typeof chosen === "string" || routes.length === 0) {
-    return typeof chosen === "string" ? chosen : { ...chosen, routes };
+  if (typeof chosen === "string") {
+    return chosen;
+  }
+  const address = proxyUri === undefined ? undefined : addressOf(chosen.nextHop);
+  if (address === "") {
+    return `invalid proxy uri: ${printable(proxyUri ?? "")}`;
+  }
+  if (routes.length === 0) {
+    return { ...chosen, address, routes };
   }
   const addresses = routes.map((route) => parseNameAddr(route)?.sip);
   const [first] = addresses;
   if (first === undefined || addresses.includes(undefined) || param(first.params, "lr") === undefined) {
     return "invalid route header";
   }
-  return { ...chosen, nextHop: proxyUri === undefined ? first : chosen.nextHop, routes };
+  return { ...chosen, address, nextHop: proxyUri === undefined ? first : chosen.nextHop, routes };
+}
+
+/** Of `maddr`; empty where that is no address, undefined where there is none. */
+function addressOf({ params }: SipUri): string | undefined {
+  const text = param(params, "maddr")?.replace(/^\[(.*)\]$/, "$1");
+  return text === undefined || isIP(text) !== 0 ? text : "";
 }
 
 /** The one case in which an application may set `Route`: an INVITE with both tags, which takes a dialog back (§4.4). */

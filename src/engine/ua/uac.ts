@@ -99,13 +99,13 @@ export class Uac {
       return;
     }
     this.#resolving += 1;
-    network.resolve(route.nextHop, (resolution) => {
+    const send = (resolution: Resolution): void => {
       this.#resolving -= 1;
-      if (!events.isConnected(command.client)) {
-        return;
+      if (events.isConnected(command.client)) {
+        this.#sendOutOfDialog(command, { ...message, uri: route.requestUri }, resolution, route.routes);
       }
-      this.#sendOutOfDialog(command, { ...message, uri: route.requestUri }, resolution, route.routes);
-    });
+    };
+    network.resolve(route.nextHop, send, route.address);
   }
 
   #sendOutOfDialog(command: SipCommand, message: AppRequest, resolution: Resolution, routes: readonly string[]): void {
