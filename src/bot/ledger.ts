@@ -24,15 +24,16 @@ export interface LedgerOptions {
 interface Page {
   halted: boolean;
   day: string;
-  /** Of all instances, as Redis told it last. */
+  /** Of all instances on `day`, as Redis told it last. */
   sharedMs: number;
-  /** Of this instance, not in Redis yet. */
-  unsentMs: number;
+  /** Of this instance, not in Redis yet, by day: no more than today and yesterday. */
+  readonly unsentMs: Map<string, number>;
   /** The question that is on its way to Redis. */
   asking: Promise<void> | null;
 }
 
 const keptSeconds = 2 * 86_400;
+const dayMs = 86_400_000;
 /** More bots than a configuration can have. */
 const pagesMax = 10_000;
 
@@ -73,14 +74,29 @@ export class BotLedger {
   /** Milliseconds of talk today, with what Redis has not been told yet. */
   talkedMs(botId: string): number {
     const page = this.#pages.get(botId);
-    return page === undefined || page.day !== this.#today() ? 0 : page.sharedMs + page.unsentMs;
+    const today = this.#today();
+    if (page === undefined) return 0;
+    return (page.day === today ? page.sharedMs : 0) + (page.unsentMs.get(today) ?? 0);
   }
 
-  /** Counts talk for the day it ended on. It is kept here until Redis was told. */
+  /** Counts a talk that ends now, each day's part for that day. It is kept here until Redis was told. */
   addTalk(botId: string, ms: number): void {
     const page = this.#page(botId);
     if (page === undefined) return;
-    page.unsentMs += Math.round(ms);
+    const nowMs = this.#options.clock.wallMs();
+    const todayMs = Math.min(ms, nowMs % dayMs);
+    const parts: readonly (readonly [day: string, ms: number])[] = [
+      [dayOf(nowMs), todayMs],
+      // Of a talk that is older still nobody asks any more.
+      [dayOf(nowMs - dayMs), Math.min(ms - todayMs, dayMs)],
+    ];
+    for (const [day, part] of parts) {
+      const sum = (page.unsentMs.get(day) ?? 0) + Math.round(part);
+      if (sum > 0) page.unsentMs.set(day, sum);
+    }
+    for (const day of page.unsentMs.keys()) {
+      if (!parts.some(([known]) => known === day)) page.unsentMs.delete(day);
+    }
     this.#schedule();
   }
 
@@ -89,7 +105,7 @@ export class BotLedger {
     const tell = async (botId: string, page: Page): Promise<void> => {
       // What is on its way may have left before the last talk was added.
       await page.asking;
-      if (page.unsentMs > 0) await this.#refresh(botId);
+      if (page.unsentMs.size > 0) await this.#refresh(botId);
     };
     await Promise.all([...this.#pages].map(([botId, page]) => tell(botId, page)));
   }
@@ -100,7 +116,7 @@ export class BotLedger {
       const wanted = new Set(this.#options.bots());
       for (const [botId, page] of this.#pages) {
         if (wanted.has(botId)) continue;
-        if (page.unsentMs > 0) wanted.add(botId);
+        if (page.unsentMs.size > 0) wanted.add(botId);
         else if (page.asking === null) this.#pages.delete(botId);
       }
       for (const botId of wanted) void this.#refresh(botId);
@@ -121,14 +137,16 @@ export class BotLedger {
 
   async #ask(store: LedgerStore, botId: string, page: Page): Promise<void> {
     const { prefix } = this.#options;
-    const talk = `${prefix}.talk:{${botId}}:${page.day}`;
+    const talk = (day: string): string => `${prefix}.talk:{${botId}}:${day}`;
     try {
-      const ms = page.unsentMs;
-      if (ms > 0) {
-        page.sharedMs = await store.add(talk, ms, keptSeconds);
-        page.unsentMs -= ms;
+      for (const [day, ms] of page.unsentMs) {
+        const sum = await store.add(talk(day), ms, keptSeconds);
+        if (day === page.day) page.sharedMs = sum;
+        const left = (page.unsentMs.get(day) ?? ms) - ms;
+        if (left > 0) page.unsentMs.set(day, left);
+        else page.unsentMs.delete(day);
       }
-      const [halt, shared] = await store.get([`${prefix}.halt:{${botId}}`, talk]);
+      const [halt, shared] = await store.get([`${prefix}.halt:{${botId}}`, talk(page.day)]);
       page.halted = typeof halt === "string";
       page.sharedMs = Number(shared ?? 0) || 0;
       this.#failures = 0;
@@ -139,7 +157,7 @@ export class BotLedger {
   }
 
   #today(): string {
-    return new Date(this.#options.clock.wallMs()).toISOString().slice(0, 10);
+    return dayOf(this.#options.clock.wallMs());
   }
 
   #page(botId: string): Page | undefined {
@@ -153,8 +171,13 @@ export class BotLedger {
       return known;
     }
     if (this.#pages.size >= pagesMax) return undefined;
-    const page: Page = { halted: false, day, sharedMs: 0, unsentMs: 0, asking: null };
+    const page: Page = { halted: false, day, sharedMs: 0, unsentMs: new Map(), asking: null };
     this.#pages.set(botId, page);
     return page;
   }
+}
+
+/** The UTC day of a wall-clock time: `2026-11-23`. */
+function dayOf(wallMs: number): string {
+  return new Date(wallMs).toISOString().slice(0, 10);
 }

@@ -12,6 +12,8 @@ export interface InviteOrder {
   readonly identity: ShownIdentity;
   readonly headers: readonly CustomHeader[];
   readonly offer: Sdp;
+  /** Set where this target was tried before, by another gateway, another caller id or a REFER: it is one call to the bot. */
+  readonly again?: true;
   /** Set for the operator of the channel's fallback: what limits the bot does not limit him. */
   readonly fallback?: true;
 }

@@ -47,6 +47,8 @@ export type CallEvent =
     }
   // Signalling.
   | { readonly type: "leg.confirmed"; readonly leg: LegId }
+  /** Nothing has refused the INVITE on our side: it is on its way to the operator. */
+  | { readonly type: "leg.invited"; readonly leg: LegId }
   /** `early`: what the response says of sound before the answer. */
   | { readonly type: "leg.progress"; readonly leg: LegId; readonly status: number; readonly early: Sdp | null }
   | { readonly type: "leg.answered"; readonly leg: LegId; readonly answer: Sdp }

@@ -99,6 +99,8 @@ export interface Attempt {
   readonly party: number;
   /** The first attempt at this party. */
   readonly opens: boolean;
+  /** Its target was tried before, by another way. */
+  readonly again: boolean;
   /** Position of the gateway in the route's list. */
   readonly gateway: number;
   readonly identity: ShownIdentity;

@@ -42,9 +42,12 @@ export class ReferWatch {
     if (event.toLowerCase() !== "refer" || (id !== undefined && this.#cseq !== undefined && id !== this.#cseq)) {
       return false;
     }
-    if (this.#open) {
-      this.#read(request);
-    }
+    // The BYE that ends a transfer must not overtake the answer to this NOTIFY.
+    queueMicrotask(() => {
+      if (this.#open) {
+        this.#read(request);
+      }
+    });
     return true;
   }
 

@@ -70,8 +70,11 @@ export interface SipSideOptions {
 
 /** How many operators a bot may have called. */
 export interface OperatorGate {
-  /** Counts one more operator, or says why there may be none, in words without a number. */
-  enter(botId: string): string | null;
+  /**
+   * Counts one more operator, or says why there may be none, in words without a number. `again`: he is called by another
+   * way than a moment ago.
+   */
+  enter(botId: string, again: boolean): string | null;
   /** One that was counted is over; milliseconds of talk. */
   leave(botId: string, talkedMs: number): void;
 }
@@ -287,20 +290,19 @@ export class SipSide implements Signalling {
       this.#options.log.error({ call, leg: order.leg }, "a leg was invited twice");
       return;
     }
-    if (trunk !== undefined && (this.#legsByTrunk.get(trunk.id) ?? 0) >= trunk.maxCalls) {
-      this.#inviteFailed(call, order.leg, 503, "the trunk is full");
-      return;
-    }
-    if (this.#paces.out.get(order.trunk)?.take() === false) {
-      this.#inviteFailed(call, order.leg, 503, "too many calls per second on the trunk");
-      return;
-    }
+    const { operators } = this.#options;
     const refusal =
       destinationRefusal(order, facts.botId, this.#context) ??
-      (order.fallback === true ? null : (this.#options.operators?.enter(facts.botId) ?? null));
+      (order.fallback === true ? null : (operators?.enter(facts.botId, order.again === true) ?? null));
     if (refusal !== null) {
       this.#options.log.warn({ call, botId: facts.botId, refusal }, "an operator is not called");
       this.#inviteFailed(call, order.leg, null, refusal, true);
+      return;
+    }
+    const full = this.#trunkRefusal(trunk);
+    if (full !== null) {
+      this.#left(order, facts, 0);
+      this.#inviteFailed(call, order.leg, 503, full);
       return;
     }
     const uri = this.#options.resolve === undefined ? undefined : uriToPin(order, this.#context);
@@ -311,6 +313,13 @@ export class SipSide implements Signalling {
     const pending = new PendingLeg(order, facts, this.#context);
     this.#hold(pending, facts);
     void this.#pinned(pending, uri, facts);
+  }
+
+  /** Why nobody can be called through the trunk at this moment. */
+  #trunkRefusal(trunk: SipTrunk | undefined): string | null {
+    if (trunk === undefined) return null;
+    if ((this.#legsByTrunk.get(trunk.id) ?? 0) >= trunk.maxCalls) return "the trunk is full";
+    return this.#paces.out.get(trunk.id)?.take() === false ? "too many calls per second on the trunk" : null;
   }
 
   async #pinned(pending: PendingLeg, uri: SipUri, facts: CallFacts): Promise<void> {
@@ -344,6 +353,7 @@ export class SipSide implements Signalling {
       if (typeof leg !== "string") {
         if (this.#legs.has(order.leg)) this.#legs.set(order.leg, leg);
         else this.#hold(leg, facts);
+        this.#later(() => this.#context.post(facts.call, { type: "leg.invited", leg: order.leg }));
         return;
       }
       failure = leg;
@@ -393,7 +403,7 @@ export class SipSide implements Signalling {
     const refusal =
       gateway === undefined ? null : destinationRefusal({ target, trunk, gateway: gateway.id }, botId, this.#context);
     if (refusal !== null) return refusal;
-    const full = this.#options.operators?.enter(botId) ?? null;
+    const full = this.#options.operators?.enter(botId, false) ?? null;
     // Who follows a REFER talks without us: he counts for the calls of this second only.
     if (full === null) this.#options.operators?.leave(botId, 0);
     return full;

@@ -15,7 +15,7 @@ export interface AllowanceOptions {
 
 interface Use {
   operators: number;
-  /** Times of the INVITEs of the last second, oldest first; no more than the limit. */
+  /** When somebody was called within the last second, oldest first; no more than the limit. */
   recent: number[];
 }
 
@@ -35,8 +35,11 @@ export class Allowance {
     return this.#uses.size;
   }
 
-  /** Counts one more operator being called, or says why there may be none. */
-  enter(botId: string): Refusal {
+  /**
+   * Counts one more operator being called, or says why there may be none. `again`: the same target by another way, a gateway
+   * after another one or an INVITE after a REFER, which is no further call of this second.
+   */
+  enter(botId: string, again = false): Refusal {
     const { limitsOf, halted, talkedMs, now } = this.#options;
     if (halted(botId)) return "transfers of this bot are halted";
     const limits = limitsOf(botId);
@@ -45,13 +48,13 @@ export class Allowance {
     const since = now() - second;
     use.recent = use.recent.filter((at) => at > since);
     if (use.operators >= limits.maxOperatorCalls) return "the channel's `destinations.maxOperatorCalls` is reached";
-    if (use.recent.length >= limits.maxCallsPerSecond)
+    if (!again && use.recent.length >= limits.maxCallsPerSecond)
       return "the channel's `destinations.maxCallsPerSecond` is reached";
     if (limits.maxTalkMinutesPerDay !== undefined && talkedMs(botId) >= limits.maxTalkMinutesPerDay * minute) {
       return "the channel's `destinations.maxTalkMinutesPerDay` is reached";
     }
     use.operators += 1;
-    use.recent.push(now());
+    if (!again) use.recent.push(now());
     this.#uses.set(botId, use);
     return null;
   }

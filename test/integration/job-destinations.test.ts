@@ -49,6 +49,7 @@ describe("the destination policy", () => {
     const transfer = await talk.call.transfer();
     expect(transfer.statusText).toBe(JSON.stringify({ status: "FAIL", hangup: false, number: sipUri }));
     expect(transfer.details).toMatchObject({ cause: "rejected", sipCode: null });
+    expect(talk.call.all("transferProgress").map(({ body }) => body["phase"])).toEqual(["returning"]);
     await expectWithBot(talk);
     expect(stage().operator.records).toEqual([]);
   });
@@ -69,6 +70,11 @@ describe("the destination policy", () => {
       await redis.set(key, "fraud");
       // Two rounds of the question that the service asks Redis.
       await waitFor(async () => (await outcome()) === "rejected", { what: "the halt", timeoutMs: 5_000 });
+      const before = talk.call.seq;
+      expect(await outcome()).toBe("rejected");
+      // Nobody was called, so nobody is told as being called.
+      const told = talk.call.all("transferProgress").filter(({ seq }) => seq > before);
+      expect(told.map(({ body }) => body["phase"])).toEqual(["returning"]);
       await redis.del(key);
       await waitFor(async () => (await outcome()) === "busy", { what: "the end of the halt", timeoutMs: 5_000 });
     } finally {

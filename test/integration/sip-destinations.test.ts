@@ -4,7 +4,9 @@ import type { LegId, Sdp } from "../../src/call/ids.ts";
 import type { CallSetup } from "../../src/call/setup.ts";
 import type { TransferRequest } from "../../src/call/transfer.ts";
 import type { ResolvedPlace } from "../../src/sip/pinning.ts";
-import { Closings, RawCall, RawCallee, RawPeer, sdp, tagOf } from "./engine-support.ts";
+import { Authority, type Certificate } from "../support/certificates.ts";
+import { temporaryFolder } from "../support/folder.ts";
+import { Closings, RawCall, RawCallee, RawPeer, RawTcpPeer, replyText, sdp, tagOf } from "./engine-support.ts";
 import { fresh, oneTrunk, order, referRequest, requests, startSide } from "./sip-support.ts";
 import type { TestSide } from "./sip-support.ts";
 
@@ -100,6 +102,36 @@ describe("a SIP URI with a host name", () => {
     expect(side.seen("leg.failed")).toBe(1);
   });
 
+  test("over TLS: the judged address has to prove that it is this host", async () => {
+    await using folder = await temporaryFolder("destinations");
+    const authority = await Authority.create(folder.path);
+    const own = await authority.sign("engine", "IP:127.0.0.1");
+    const open = ({ certificate, key }: Certificate): Promise<RawTcpPeer> =>
+      RawTcpPeer.open(closings, { tls: { cert: certificate, key } });
+    const stranger = await open(await authority.sign("stranger", "DNS:other.example"));
+    const secure = await open(await authority.sign("operator", "DNS:ops.example"));
+    const at = { address: "127.0.0.1", port: 0 };
+    const tls = { certificate: own.certificate, key: own.key, authorities: authority.certificate };
+    const listen = [
+      { protocol: "udp", ...at },
+      { protocol: "tcp", ...at },
+      { protocol: "tls", ...at, tls },
+    ] as const;
+    const place = (address: string, port: number): ResolvedPlace => ({ transport: "tls", address, port });
+    const { side, setup, asked } = await talk(
+      "{ sipHosts: [ops.example], privateNetworks: [127.0.0.1] }",
+      () => [place("10.0.0.1", 5061), place("127.0.0.1", stranger.port), place("127.0.0.1", secure.port)],
+      { listen },
+    );
+    side.side.invite(setup.call, order(setup, uri("sip:x@ops.example;transport=tls")));
+    const invite = await secure.take("INVITE", ({ status, method }) => status === 0 && method === "INVITE");
+    expect(invite.startLine).toBe("INVITE sip:x@ops.example;transport=tls SIP/2.0");
+    expect(stranger.connections.length + stranger.received.length).toBe(0);
+    invite.connection?.write(replyText(invite, 486, "Busy Here", { tag: "t" }));
+    expect(await side.event("leg.failed")).toMatchObject({ status: 486 });
+    expect(asked).toEqual(["ops.example"]);
+  });
+
   test("that does not exist", async () => {
     const { side, setup } = await talk("{ sipHosts: [ops.example] }");
     side.side.invite(setup.call, order(setup, uri("sip:x@ops.example")));
@@ -191,21 +223,24 @@ describe("what never goes out", () => {
     const said: string[] = [];
     const { side, setup, operator } = await talk("{}", undefined, {
       operators: {
-        enter: (botId) => (said.push(`enter ${botId}`), said.length > 1 ? "enough" : null),
+        enter: (botId, again) => (said.push(`enter ${botId} ${again}`), said.length > 1 ? "enough" : null),
         leave: (botId, ms) => said.push(`leave ${botId} ${ms > 0}`),
       },
     });
     side.side.invite(setup.call, order(setup));
     const first = new RawCallee(operator, await fresh(operator, "INVITE"));
-    side.side.invite(setup.call, order(setup, { leg: `${setup.call}/operator-2` as LegId }));
+    side.side.invite(setup.call, order(setup, { leg: `${setup.call}/operator-2` as LegId, again: true }));
     expect(await side.event("leg.failed")).toMatchObject({ refused: true, reason: "enough" });
+    // The one that was sent is told as such, and the one that was refused is not.
+    expect(await side.event("leg.invited")).toMatchObject({ leg: `${setup.call}/operator-1` });
+    expect(side.seen("leg.invited")).toBe(1);
     side.side.invite(setup.call, order(setup, { leg: `${setup.call}/operator-3` as LegId, fallback: true }));
     const third = new RawCallee(operator, await fresh(operator, "INVITE"));
     third.reply(486, "Busy Here");
     first.reply(486, "Busy Here");
     await side.event("leg.failed");
     await side.event("leg.failed");
-    expect(said).toEqual(["enter b", "enter b", "leave b false"]);
+    expect(said).toEqual(["enter b false", "enter b true", "leave b false"]);
   });
 
   test("a REFER: neither to a refused number or host nor while the bot is halted", async () => {

@@ -156,6 +156,7 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms 
     case 9:
       return { type: "media.offered", leg: pick < 3 ? legWhere(state, false, callee) : callee, offer: sdp };
     case 10:
+      if (pick === 4) return { type: "leg.invited", leg: callee };
       return { type: "leg.progress", leg: callee, status, early: flag ? sdp : null };
     case 11:
     case 12:

@@ -38,6 +38,14 @@ describe("an operator passes the caller on", () => {
     expect(call.last).toContainEqual({ type: "leg.invite", order: expect.objectContaining({ ...order, headers }) });
   });
 
+  test("whom he names is called for the first time, also after a REFER of the bot's that nobody followed", () => {
+    const request = transferTo("100", { method: "refer" });
+    const call = new CallScript({ operatorRefer: "accept" }).callerIsWithBot().botSwitches(request).timeIsUp("refer");
+    passes(call.invited().answers().joined()).invited(2);
+    const again = call.asked("leg.invite").map((effect) => effect.type === "leg.invite" && effect.order.again);
+    expect(again).toEqual([true, undefined]);
+  });
+
   test("the next one answers: the operator is told and hung up on, one outcome under the bot's number", () => {
     const call = passes(talking().after(5_000)).invited(2).rings(2).rings(2, 183).rings(2, 180).after(2_000).answers(2);
     expect(told(call)).toEqual([

@@ -110,8 +110,13 @@ export class CallScript {
     return this.bot({ type: "switch", request });
   }
 
+  /** There is an offer for the operator, and his INVITE goes out where the call wants it. */
   invited(n = 1): this {
-    return this.happens({ type: "media.offered", leg: operator(n), offer: sdp });
+    const asked = this.happens({ type: "media.offered", leg: operator(n), offer: sdp }).last;
+    if (!asked.some(({ type }) => type === "leg.invite")) return this;
+    this.happens({ type: "leg.invited", leg: operator(n) });
+    this.last = [...asked, ...this.last];
+    return this;
   }
 
   rings(n = 1, status = 180): this {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { caller, CallScript, gateways, operator, route, transferTo } from "./script.ts";
+import { caller, CallScript, gateways, operator, route, sdp, transferTo } from "./script.ts";
 import type { TransferRequest } from "../../src/call/transfer.ts";
 
 /** Every row of bot-contract §2 about INVITE transfers, against the pure core. */
@@ -220,6 +220,36 @@ describe("hunting over the trunk's gateways", () => {
     const call = script().botSwitches(two).invited().timeIsUp("progress").invited(2).timeIsUp("progress", 2);
     expect(call.asked("leg.cancel")).toMatchObject([{ leg: operator(1) }, { leg: operator(2) }]);
     expect(call.transfers).toMatchObject([{ details: { cause: "unreachable", attempts: [{}, {}] } }]);
+  });
+
+  test("the same target by another way is no further call of the bot's; another target is one", () => {
+    const again = (call: CallScript): boolean[] =>
+      call.asked("leg.invite").map((effect) => effect.type === "leg.invite" && effect.order.again === true);
+    const failing = script().botSwitches(two).invited().refuses(403).invited(2).refuses(503, 2).invited(3);
+    expect(again(failing)).toEqual([false, true, true]);
+    const moved = script().botSwitches(two).invited().refuses(302, 1, null, "sip:200@b.example").invited(2);
+    expect(again(moved.refuses(503, 2).invited(3))).toEqual([false, false, true]);
+    const next = { target: { kind: "phone", digits: "200" }, number: "200", headers: [] } as const;
+    const row = script().botSwitches(transferTo("100", { others: [next] }));
+    expect(again(row.invited().refuses(486).invited(2))).toEqual([false, false]);
+    const referred = script()
+      .botSwitches({ ...two, method: "refer" })
+      .timeIsUp("refer")
+      .invited();
+    expect(again(referred.refuses(503).invited(2))).toEqual([true, true]);
+  });
+
+  test("nobody is told as being called before his INVITE is on its way", () => {
+    const call = script()
+      .botSwitches(two)
+      .happens({ type: "media.offered", leg: operator(1), offer: sdp });
+    expect(call.asked("leg.invite")).toHaveLength(1);
+    const failure = { status: null, reason: "halted", q850: null, redirect: null, refused: true } as const;
+    call.happens({ type: "leg.failed", leg: operator(1), ...failure });
+    expect(call.toldOf("transferProgress").map(({ phase }) => phase)).toEqual(["returning"]);
+    expect(call.transfers).toMatchObject([{ details: { cause: "rejected", endedBy: "service" } }]);
+    const sent = script().botSwitches(two).invited();
+    expect(sent.toldOf("transferProgress")).toMatchObject([{ phase: "dialing", attempt: 1, sipCode: null }]);
   });
 
   test("the answer timer starts once, at the first INVITE", () => {

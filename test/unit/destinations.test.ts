@@ -214,6 +214,17 @@ describe("how often and how long a bot may have operators called", () => {
     expect(allowed.enter("b")).toBeNull();
   });
 
+  test("the same target by another way is no call more, but is one that is held, and halted like any", () => {
+    const { allowed, state } = allowance("{ maxCallsPerSecond: 1, maxOperatorCalls: 3 }");
+    expect([allowed.enter("b"), allowed.enter("b", true)]).toEqual([null, null]);
+    expect(allowed.enter("b")).toContain("maxCallsPerSecond");
+    expect(allowed.enter("b", true)).toBeNull();
+    expect(allowed.enter("b", true)).toContain("maxOperatorCalls");
+    state.halted = true;
+    allowed.leave("b", 0);
+    expect(allowed.enter("b", true)).toContain("halted");
+  });
+
   test("so many at once", () => {
     const { allowed } = allowance("{ maxOperatorCalls: 1 }");
     expect(allowed.enter("b")).toBeNull();

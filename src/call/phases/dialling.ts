@@ -40,6 +40,8 @@ export function dialling(state: Dialling, event: CallEvent, atMs: number): Step 
       return attempt.invitedAtMs === null ? sendInvite(state, attempt, event, atMs) : [state, []];
     case "media.legFailed":
       return legFailed(state, attempt, atMs);
+    case "leg.invited":
+      return [state, [progress(state.transfer, attempt, "dialing", null, atMs)]];
     case "leg.progress":
       return provisional(state, attempt, event, atMs);
     case "leg.answered":
@@ -71,12 +73,8 @@ function sendInvite(
   const { request } = transfer;
   const answerMs = answerTimeMs(transfer, attempt, atMs);
   const invited: Attempt = { ...attempt, invitedAtMs: atMs };
-  const next = withLeg(
-    { ...state, transfer: { ...transfer, firstInviteAtMs: transfer.firstInviteAtMs ?? atMs } },
-    invited,
-  );
   return [
-    next,
+    withLeg({ ...state, transfer: { ...transfer, firstInviteAtMs: transfer.firstInviteAtMs ?? atMs } }, invited),
     [
       {
         type: "leg.invite",
@@ -88,12 +86,12 @@ function sendInvite(
           identity: attempt.identity,
           headers: partyAt(transfer, attempt.party).headers,
           offer,
+          ...(attempt.again ? { again: true as const } : {}),
           ...(request.commandId === fallbackCommand ? { fallback: true as const } : {}),
         },
       },
       ...(answerMs === null ? [] : ([{ type: "timer.start", timer: "answer", ms: answerMs }] as const)),
       { type: "timer.start", timer: progressTimer(attempt.leg), ms: request.route.progressTimeoutMs },
-      progress(next.transfer, invited, "dialing", null, atMs),
     ],
   ];
 }

@@ -8,7 +8,7 @@ import { type CalledParty, partiesOf, type TransferRequest } from "../transfer.t
 
 // Whom to call next, by which way: gateways of one party, and parties in a row or all at once. A plain `switch` is a hunt of one.
 
-type Way = Pick<Attempt, "party" | "opens" | "gateway" | "identity" | "target" | "redirected">;
+type Way = Pick<Attempt, "party" | "opens" | "again" | "gateway" | "identity" | "target" | "redirected">;
 
 export const progressTimer = (leg: LegId): LegTimer => `progress ${leg}`;
 export const confirmTimer = (leg: LegId): LegTimer => `confirm ${leg}`;
@@ -35,10 +35,13 @@ export function startDialling(core: CallCore, transfer: OpenTransfer, passing: P
 export function callNext(state: In<"dialling">): readonly [In<"dialling">, readonly Effect[]] {
   const { transfer } = state;
   const party = transfer.called;
-  const { identity } = transfer.request.route;
+  const { route, method } = transfer.request;
+  const { identity } = route;
+  // A REFER that was not followed has tried the one target it can have.
+  const again = method === "refer";
   const next = { ...state, transfer: { ...transfer, called: party + 1 } };
   const { target } = partyAt(transfer, party);
-  return startAttempt(next, { party, opens: true, gateway: 0, identity, target, redirected: false });
+  return startAttempt(next, { party, opens: true, again, gateway: 0, identity, target, redirected: false });
 }
 
 /** Makes a leg for an attempt; its INVITE goes out once the anchor has an offer for it. */
@@ -88,14 +91,22 @@ export function retryOf(
       const wanted = partyAt({ request }, party).target;
       if (wanted.kind === "uri" && route.sipUriVia === "direct") return null;
       if (gateway + 1 >= route.gateways.length) return null;
-      return { party, opens: false, gateway: gateway + 1, identity, target: wanted, redirected };
+      return { party, opens: false, again: true, gateway: gateway + 1, identity, target: wanted, redirected };
     }
     case "identity":
       if (identity !== "caller" || !route.retryWithBotNumber) return null;
-      return { party, opens: false, gateway, identity: "bot", target, redirected };
+      return { party, opens: false, again: true, gateway, identity: "bot", target, redirected };
     case "redirect":
       if (redirected || redirect === null) return null;
-      return { party, opens: false, gateway, identity, target: { kind: "uri", uri: redirect }, redirected: true };
+      return {
+        party,
+        opens: false,
+        again: false,
+        gateway,
+        identity,
+        target: { kind: "uri", uri: redirect },
+        redirected: true,
+      };
     case "nothing":
       return null;
   }

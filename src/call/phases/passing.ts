@@ -33,6 +33,7 @@ export function passOn(state: Live, event: Extract<CallEvent, { type: "leg.refer
     // What the bot wanted of the talk holds for the next one too; whom to call is the operator's choice alone.
     request: {
       ...request,
+      method: "invite",
       target,
       number,
       headers: [...party.headers, ...headers],
