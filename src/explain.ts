@@ -62,8 +62,7 @@ export function explain(config: Config, { botId, json, caller, called }: Explain
   const outcome = translate(frame.frame, "explain" as CommandId, policy, () => "explain" as TransferId);
   if (outcome.type === "rejected") return refusal([place(outcome.rejection)]);
   if (outcome.type === "invalidSwitch") {
-    const { message, pointer } = outcome.event;
-    return refusal([place({ code: "invalid_reply", message, pointer })]);
+    return refusal([place(outcome.event)]);
   }
   const request = outcome.command.replies.find((reply) => reply.type === "switch")?.request;
   if (request === undefined) return refusal(["there is no switch in it"]);

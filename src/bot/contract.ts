@@ -464,7 +464,7 @@ export const rejectionCodes = {
   unknown_reply: "A reply has a type that does not exist.",
   invalid_reply: "A field of a reply breaks a rule. For a `switch`, a `transfer` event with `FAIL` follows.",
   destination_refused:
-    "The destination policy of the channel does not allow this number. A `transfer` event with `FAIL` follows.",
+    "The destination policy of the channel does not allow this number or SIP host. A `transfer` event with `FAIL` follows.",
   unknown_call: "The call is over or was never this bot's.",
   transfer_in_progress: "A `switch` while another transfer is under way.",
   taken: "Another worker has the call.",

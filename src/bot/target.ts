@@ -13,7 +13,8 @@ export interface SipDestinations {
 
 export type TargetOutcome =
   | { readonly ok: true; readonly target: TransferTarget }
-  | { readonly ok: false; readonly message: string };
+  /** `policy`: the target is a good one, but not for this channel. */
+  | { readonly ok: false; readonly message: string; readonly policy?: true };
 
 const phoneTextMax = 128;
 const dialable = /^\+?[0-9*#]{1,32}$/;
@@ -60,7 +61,7 @@ export function uriTarget(text: string, destinations: SipDestinations): TargetOu
   const params = uriParams(rawParams, destinations);
   if (!params.ok) return params;
   if (!destinations.allowsSipHost(place.host, place.port)) {
-    return refuse("the destination policy of the channel does not allow this host");
+    return { ok: false, message: "the destination policy of the channel does not allow this host", policy: true };
   }
   const port = place.port === null ? "" : `:${place.port}`;
   const uri = `${scheme}${user}@${place.host}${port}${params.text}`;

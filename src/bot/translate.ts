@@ -266,7 +266,10 @@ function switchReply(
   for (const [position, target] of (several ? (value.targets ?? []) : [value]).entries()) {
     const place = several ? `/targets/${position}` : "";
     const { field, text, outcome } = wantedTarget(target, policy);
-    if (!outcome.ok) return refused(outcome.message, field === null ? place : `${place}/${field}`);
+    if (!outcome.ok) {
+      const code = outcome.policy === true ? "destination_refused" : "invalid_reply";
+      return refused(outcome.message, field === null ? place : `${place}/${field}`, code);
+    }
     const { target: wanted } = outcome;
     const refusal = wanted.kind === "phone" ? policy.numberRefusal(wanted.digits, choice.route.trunk) : null;
     if (refusal !== null) return refused(refusal, `${place}/phoneNumber`, "destination_refused");

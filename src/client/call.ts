@@ -478,7 +478,7 @@ export class BotCall {
   #switchRefused(pending: PendingSwitch, error: unknown): void {
     if (pending.accepted) return;
     pending.refusal = refusalOf(error);
-    if (pending.refusal.code === "invalid_reply") {
+    if (pending.refusal.code === "invalid_reply" || pending.refusal.code === "destination_refused") {
       setTimeout(() => this.#switchOver(pending, false), transferAfterRefusalMs).unref();
     } else {
       this.#switchOver(pending, error instanceof CallEndedError || error instanceof CallGoneError);

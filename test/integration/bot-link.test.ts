@@ -190,7 +190,7 @@ describe("commands", () => {
     });
     await waitFor(async () => (await stream("bot-1")).length === 3, { what: "the answers" });
     expect((await stream("bot-1")).slice(1).map((entry) => entry.event)).toMatchObject([
-      { event: "rejected", commandId: "s", code: "invalid_reply", pointer: "/replies/1/sipUri" },
+      { event: "rejected", commandId: "s", code: "destination_refused", pointer: "/replies/1/sipUri" },
       { event: "transfer", transferStatus: { status: "FAIL", hangup: false, number: "x@evil.example" } },
     ]);
     expect(fixture.posted.map(({ event }) => event.type)).toEqual(["bot.invalidSwitch"]);

@@ -319,9 +319,7 @@ describe("switch: invalid, so that the caller stays with the bot", () => {
     [{ phoneNumber: true }, "/replies/0/phoneNumber", ""],
     [{ phoneNumber: { a: 1 } }, "/replies/0/phoneNumber", ""],
     [{ phoneNumber: "9".repeat(10_000) }, "/replies/0/phoneNumber", "9".repeat(100)],
-    [{ sipUri: "x@evil.example" }, "/replies/0/sipUri", "x@evil.example"],
-    [{ sipUri: "x@evil.example", phoneNumber: "1" }, "/replies/0/sipUri", "x@evil.example"],
-    [{ sipUri: "x@127.0.0.1:22;transport=tcp" }, "/replies/0/sipUri", "x@127.0.0.1:22;transport=tcp"],
+    [{ sipUri: "x@ok.example?Replaces=a" }, "/replies/0/sipUri", "x@ok.example?Replaces=a"],
     [{ sipUri: 5, phoneNumber: "1" }, "/replies/0/sipUri", "5"],
     [{ phoneNumber: "1", headers: "X: 1" }, "/replies/0/headers", "1"],
     [{ phoneNumber: "1", headers: ["X"] }, "/replies/0/headers", "1"],
@@ -333,6 +331,17 @@ describe("switch: invalid, so that the caller stays with the bot", () => {
     expect(run({ replies: [{ type: "switch", ...fields }] })).toMatchObject({
       type: "invalidSwitch",
       event: { type: "bot.invalidSwitch", commandId: "c-1", transferId: "t-1", code: "invalid_reply", pointer, number },
+    });
+  });
+
+  it.each([
+    [{ sipUri: "x@evil.example" }, "x@evil.example"],
+    [{ sipUri: "x@evil.example", phoneNumber: "1" }, "x@evil.example"],
+    [{ sipUri: "x@127.0.0.1:22;transport=tcp" }, "x@127.0.0.1:22;transport=tcp"],
+  ])("%j: a host that the channel does not allow has a code of its own", (fields, number) => {
+    expect(run({ replies: [{ type: "switch", ...fields }] })).toMatchObject({
+      type: "invalidSwitch",
+      event: { type: "bot.invalidSwitch", code: "destination_refused", pointer: "/replies/0/sipUri", number },
     });
   });
 

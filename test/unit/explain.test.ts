@@ -105,7 +105,7 @@ describe("what would be refused", () => {
       "a host that is not allowed",
       { type: "switch", sipUri: "a@evil.example" },
       "x",
-      /^refused: invalid_reply at \/sipUri: /,
+      /^refused: destination_refused at \/sipUri: /,
     ],
     ["no target", { type: "switch" }, "x", /^refused: invalid_reply: /],
     ["an unknown reply", { replies: [{ type: "dance" }] }, "x", /^refused: unknown_reply at \/replies\/0\/type: /],
