@@ -19,7 +19,10 @@ export interface EngineProcess extends AsyncDisposable {
   readonly adminPort: number;
   /** Dialogs held now. */
   readonly calls: number;
-  /** Takes no new calls (503) and resolves when the last dialog is over, or after `timeoutMs`. */
+  /**
+   * Takes no new calls (503) and resolves when the last dialog is over and no answer can come any more, which is 64*T1 later
+   * (32 s), or after `timeoutMs`.
+   */
   drain(timeoutMs: number): Promise<void>;
 }
 
@@ -76,9 +79,19 @@ export async function createEngineProcess(
     async drain(timeoutMs) {
       engine.drain();
       const deadline = performance.now() + timeoutMs;
+      let told = false;
       while (performance.now() < deadline) {
         const { dialogs, incoming, outgoing } = engine.stats().agent;
-        if (dialogs + incoming + outgoing === 0) return;
+        const requests = incoming + outgoing;
+        if (dialogs + requests === 0) return;
+        if (dialogs === 0 && !told) {
+          told = true;
+          // RFC 3261 §13.2.2.4, §17.1.1.2: an answer to a request of ours may come, or come again, for 64*T1.
+          log.info(
+            { requests, atMostMs: 64 * sip.t1Ms },
+            "no call is left: answers that may still come are waited for; a second signal ends that",
+          );
+        }
         await sleep(drainCheckMs);
       }
     },

@@ -6,6 +6,8 @@ import { certificateProblems } from "./config/certificates.ts";
 import { checkConfig, loadConfig } from "./config/load.ts";
 import { ConfigError } from "./config/problem.ts";
 import { programProblems } from "./config/programs.ts";
+import { promptProblems } from "./config/prompts.ts";
+import { nearestName } from "./config/schema-walk.ts";
 import { loadSecrets } from "./config/secrets.ts";
 import { createEngineProcess } from "./engine-process.ts";
 import { explain } from "./explain.ts";
@@ -18,7 +20,8 @@ import { fallbackProblems } from "./transfer-policy.ts";
 const usage = `Usage:
   patchbay --config FILE         run the service on that configuration
   patchbay engine --config FILE  run the SIP engine alone, for \`sip.engine: separate\` in that configuration
-  patchbay check-config FILE     say what is wrong with a configuration, or that nothing is
+  patchbay check-config FILE     say what is wrong with a configuration, or that nothing is; exit status 1 where only
+                                 its secrets are missing on this machine
   patchbay explain --channel BOT SWITCH.json [--caller NUMBER] [--called NUMBER] [--config FILE]
                                  print the INVITEs that this \`switch\` of the bot would send, and send nothing;
                                  without --caller he withholds his number, without --config it is patchbay.yaml
@@ -30,21 +33,26 @@ Without a configuration, \`npm start\` starts everything on this machine with a 
 /** How long calls may go on after SIGTERM before they are ended. */
 const drainMs = 900_000;
 
-/** Exit status: 0 done, 1 a fault, or a switch that would be refused, 2 wrong arguments or configuration. */
+const commands = ["engine", "check-config", "explain"];
+
+/** Exit status: 0 done, 1 a fault, missing secrets, or a switch that would be refused, 2 wrong arguments or configuration. */
 async function main(args: readonly string[]): Promise<number> {
   const [first, second, third, ...rest] = args;
   if (first === "--help" || first === "-h") return print(usage);
   if (first === "--version") return print(`${version()}\n`);
   if (first === "engine" && second === "--config" && third !== undefined && rest.length === 0) return runEngine(third);
   if (first === "explain") return explainSwitch(args.slice(1));
-  if (third !== undefined) return wrong();
-  if (first === "check-config" && second !== undefined) return check(second);
-  if (first === "--config" && second !== undefined) return run(second);
-  return wrong();
+  if (first === "check-config" && second !== undefined && third === undefined) return check(second);
+  if (first === "--config" && second !== undefined && third === undefined) return run(second);
+  if (first === undefined) return wrong("say what is to be done");
+  if (commands.includes(first) || first === "--config") return wrong(`${first} needs other arguments`);
+  const near = nearestName(first, [...commands, "--config", "--help", "--version"]);
+  const what = first.startsWith("-") ? "option" : "command";
+  return wrong(`there is no ${what} ${first}${near === undefined ? "" : `: did you mean ${near}?`}`);
 }
 
-function wrong(): number {
-  process.stderr.write(usage);
+function wrong(why: string): number {
+  process.stderr.write(`patchbay: ${why}\n\n${usage}`);
   return 2;
 }
 
@@ -63,7 +71,11 @@ function check(file: string): number {
   }
   const inText = checkConfig(text, process.env);
   const problems = inText.length > 0 ? inText : problemsBeyondText(loadConfig(file, process.env));
-  if (problems.length === 0) return print(`${file}: no problems\n${missingSecrets(file)}`);
+  if (problems.length === 0) {
+    const missing = missingSecrets(file);
+    print(`${file}: no problems\n${missing}`);
+    return missing === "" ? 0 : 1;
+  }
   for (const { path, message } of problems) {
     process.stderr.write(path === "" ? `${file}: ${message}\n` : `${file}: ${path}: ${message}\n`);
   }
@@ -72,7 +84,12 @@ function check(file: string): number {
 
 /** What only the files it names, or its parts together, can tell. */
 function problemsBeyondText(config: Config): readonly ConfigProblem[] {
-  return [...certificateProblems(config), ...programProblems(config), ...fallbackProblems(config)];
+  return [
+    ...certificateProblems(config),
+    ...programProblems(config),
+    ...promptProblems(config),
+    ...fallbackProblems(config),
+  ];
 }
 
 /** The file may be right where its secrets are not at hand; the service would not start there, so it is said. */
@@ -94,12 +111,13 @@ function explainSwitch(args: readonly string[]): number {
   try {
     parsed = parseArgs({ args: [...args], options, allowPositionals: true });
   } catch (error) {
-    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
-    return wrong();
+    return wrong(`explain: ${error instanceof Error ? error.message : String(error)}`);
   }
   const { values, positionals } = parsed;
   const [file, ...more] = positionals;
-  if (values.channel === undefined || file === undefined || more.length > 0) return wrong();
+  if (values.channel === undefined || file === undefined || more.length > 0) {
+    return wrong("explain needs --channel BOT and one SWITCH.json");
+  }
   const config = loadConfig(values.config ?? "patchbay.yaml", process.env);
   let json: Uint8Array;
   try {

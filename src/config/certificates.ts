@@ -1,7 +1,7 @@
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 
-import { ConfigError } from "./problem.ts";
+import { ConfigError, relativePaths } from "./problem.ts";
 import type { ConfigProblem } from "./problem.ts";
 import type { Config } from "./schema.ts";
 
@@ -73,7 +73,8 @@ function readPem(file: string, path: string, what: string, problems: ConfigProbl
     return readFileSync(file, "utf8");
   } catch (error) {
     const code = error instanceof Error && "code" in error ? String(error.code) : "unknown error";
-    problems.push({ path, message: `the file ${file} cannot be read (${code}): put ${what} there` });
+    const message = `the file ${file} cannot be read (${code}): put ${what} there; ${relativePaths}`;
+    problems.push({ path, message });
     return undefined;
   }
 }

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
-import type { z } from "zod";
+import { z } from "zod";
 import { parseDocument } from "yaml";
 
 import { contradictions } from "./contradictions.ts";
@@ -147,11 +147,56 @@ function explain(issue: z.core.$ZodIssue, raw: unknown): ConfigProblem[] {
       };
     });
   }
-  return [{ path: pathText(issue.path), message: lowerFirst(issue.message) }];
+  return [{ path: pathText(issue.path), message: messageOf(issue, raw) }];
 }
 
-function lowerFirst(message: string): string {
+/** The schema's own words where it has some; what zod says of types and bounds is said in ours. */
+function messageOf(issue: z.core.$ZodIssue, raw: unknown): string {
+  const { message, path } = issue;
+  const value = valueAt(raw, path);
+  const wanted = (expected: string): string =>
+    `must be ${wantedOf(expected, schemaAt(configSchema, path, raw))}, not ${shown(value)}`;
+  if (issue.code === "invalid_type" && message.startsWith("Invalid input: expected")) {
+    return value === undefined ? "is missing" : wanted(issue.expected);
+  }
+  if (/^Too (?:small|big): expected (?:number|int)/.test(message)) {
+    return wanted("number");
+  }
   return message.charAt(0).toLowerCase() + message.slice(1);
+}
+
+function wantedOf(expected: string, schema: z.core.$ZodType | undefined): string {
+  if (schema instanceof z.ZodNumber) {
+    const { minValue, maxValue } = schema;
+    const kind = schema.isInt ? "a whole number" : "a number";
+    return Number.isSafeInteger(minValue) && Number.isSafeInteger(maxValue)
+      ? `${kind} from ${minValue} to ${maxValue}`
+      : kind;
+  }
+  const words: Readonly<Record<string, string>> = {
+    string: "a text",
+    boolean: "true or false",
+    array: "a list",
+    object: "a mapping of fields",
+    record: "a mapping of names",
+  };
+  return words[expected] ?? expected;
+}
+
+/** A value in a message: short, and no more than the kind of what has parts. */
+function shown(value: unknown): string {
+  if (Array.isArray(value)) return "a list";
+  if (isRecord(value)) return "a mapping";
+  if (typeof value === "string") return `the text ${JSON.stringify(value.slice(0, 40))}`;
+  return value === null ? "nothing" : (JSON.stringify(value) ?? "nothing");
+}
+
+function valueAt(raw: unknown, path: readonly PropertyKey[]): unknown {
+  return path.reduce<unknown>(
+    (place, part) =>
+      isRecord(place) || Array.isArray(place) ? (place as Record<PropertyKey, unknown>)[part] : undefined,
+    raw,
+  );
 }
 
 function withAbsolutePaths(config: z.output<typeof configSchema>, baseFolder: string): z.output<typeof configSchema> {

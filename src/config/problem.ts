@@ -22,6 +22,9 @@ export function formatProblems(problems: readonly ConfigProblem[]): string {
   return problems.map(({ path, message }) => `  ${path === "" ? "(file)" : path}: ${message}`).join("\n");
 }
 
+/** For messages about files that are not there. */
+export const relativePaths = "a relative path counts from the folder of the configuration file";
+
 export function pathText(path: readonly PropertyKey[]): string {
   return path.reduce<string>(
     (text, part) =>

@@ -12,15 +12,32 @@ const portNumber = z.int().min(1).max(65_535);
 const portOrFree = z.int().min(0).max(65_535);
 const milliseconds = (min: number, max: number): z.ZodInt => z.int().min(min).max(max);
 const ipAddress = z.string().refine((text) => isIP(text) !== 0, "must be an IP address");
+// RFC 3696 §2: no name ends in a number, and some resolvers take such a one for an address.
+const endsLikeAddress = /(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)$/i;
+const noAddress = "looks like an IP address and is none: that is four numbers from 0 to 255, such as 192.0.2.20";
+
+/** Why a text is neither an IP address nor a host name, with what to write; undefined for one that is. */
+function hostFault(text: string): string | undefined {
+  if (isIP(text) !== 0) return undefined;
+  const [, bare = "", port] = /^(\[[^\]]*\]|[^:]*):(\d+)$/.exec(text) ?? [];
+  if (port !== undefined) {
+    return `holds a port: write ${bare.replaceAll(/[[\]]/g, "")} here, and \`port: ${port}\` beside it where there is such a field`;
+  }
+  if (/^sips?:/i.test(text)) return "must be the host alone, without `sip:`";
+  if (/^\[.*\]$/.test(text)) return "must be an IPv6 address without brackets";
+  if (endsLikeAddress.test(text)) return noAddress;
+  return /^(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?\.)*[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?$/.test(text)
+    ? undefined
+    : "must be an IP address or a host name, such as 192.0.2.20 or sip.example.org";
+}
+
 const hostName = z
   .string()
   .max(253)
-  .refine(
-    (text) =>
-      isIP(text) !== 0 ||
-      /^(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?\.)*[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?$/.test(text),
-    "must be an IP address or a host name",
-  );
+  .superRefine((text, context) => {
+    const message = hostFault(text);
+    if (message !== undefined) context.addIssue({ code: "custom", message });
+  });
 const network = z
   .string()
   .refine((text) => parseIpNetwork(text) !== undefined, "must be an IP address or a network such as 192.0.2.0/24");
@@ -67,6 +84,10 @@ const sipHostPattern = z
       ),
     "must be a host, an IP address or *.domain, alone or with :port or :* behind it, and without `sip:`",
   )
+  .refine((pattern) => {
+    const host = pattern.replace(/:(?:\d+|\*)$/, "");
+    return isIP(pattern) !== 0 || isIP(host) !== 0 || !endsLikeAddress.test(host);
+  }, noAddress)
   .transform((pattern) => pattern.toLowerCase());
 
 export const listenSchema = z
@@ -699,7 +720,9 @@ export const channelSchema = z
           .min(1)
           .max(1000)
           .default(100)
-          .describe("INVITEs to operators in a second, over all calls of the bot. Default 100."),
+          .describe(
+            "Targets called in a second, over all calls of the bot; another gateway, another caller id or an INVITE after a REFER is the same call. Default 100.",
+          ),
         maxOperatorCalls: z
           .int()
           .min(1)
@@ -711,7 +734,9 @@ export const channelSchema = z
           .min(1)
           .max(10_000_000)
           .optional()
-          .describe("Minutes operators may talk in a day (UTC), over all calls of the bot. Default: no limit."),
+          .describe(
+            "Minutes operators may talk in a day (UTC), over all calls of the bot; a talk counts when it is over, for each day with its part. Default: no limit.",
+          ),
       })
       .prefault({})
       .describe("Where this bot may send callers, and how often."),

@@ -3,7 +3,7 @@ import { resolve } from "node:path";
 import { inspect } from "node:util";
 
 import type { Environment } from "./overrides.ts";
-import { ConfigError } from "./problem.ts";
+import { ConfigError, relativePaths } from "./problem.ts";
 import type { ConfigProblem } from "./problem.ts";
 import type { Config } from "./schema.ts";
 
@@ -128,13 +128,14 @@ function fetchSecret(
       return undefined;
     }
   } else if (file !== undefined) {
+    const place = resolve(baseFolder, file);
     try {
-      value = readFileSync(resolve(baseFolder, file), "utf8").replace(/\r?\n$/, "");
+      value = readFileSync(place, "utf8").replace(/\r?\n$/, "");
     } catch (error) {
       const code = error instanceof Error && "code" in error ? String(error.code) : "unknown error";
       problems.push({
         path: `${path}File`,
-        message: `the file ${file} cannot be read (${code}): create it, readable for this user only`,
+        message: `the file ${place} cannot be read (${code}): create it, readable for this user only; ${relativePaths}`,
       });
       return undefined;
     }

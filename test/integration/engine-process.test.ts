@@ -225,6 +225,8 @@ describe("the process", () => {
     await hangUp(call, "caller");
     await answerBye(...otherLeg(call, "caller"));
     expect(await site.engine.exited).toMatchObject({ code: 0 });
+    // It stays for as long as the answers of this call may be repeated, and says so.
+    expect(site.engine.output).toContain('"atMostMs":3200,"msg":"no call is left: answers that may still come');
   });
 
   it("does not start for a configuration without a separate engine, nor twice", async () => {

@@ -49,7 +49,12 @@ describe("the files of a TLS listener", () => {
   });
 
   test.each([
-    ["a missing certificate", { certificateFile: "none.pem" }, "certificateFile", "cannot be read (ENOENT): put"],
+    [
+      "a missing certificate",
+      { certificateFile: "none.pem" },
+      "certificateFile",
+      "cannot be read (ENOENT): put the certificate and its chain there; a relative path counts from the folder of the",
+    ],
     ["a missing key", { keyFile: "none.pem" }, "keyFile", "cannot be read (ENOENT): put"],
     ["a missing authority", { caFile: "none.pem" }, "caFile", "cannot be read (ENOENT): put"],
     ["a certificate that is none", { certificateFile: "text.pem" }, "certificateFile", "holds no PEM certificate"],

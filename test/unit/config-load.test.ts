@@ -6,6 +6,7 @@ import { z } from "zod";
 
 import { checkConfig, loadConfig, parseConfig } from "../../src/config/load.ts";
 import { ConfigError } from "../../src/config/problem.ts";
+import { promptProblems } from "../../src/config/prompts.ts";
 import { configSchema } from "../../src/config/schema.ts";
 import type { Config } from "../../src/config/schema.ts";
 
@@ -30,8 +31,9 @@ trunks:
 `;
 
 describe("the example file", () => {
-  test("is valid", () => {
+  test("is valid, and its prompts lie in its prompt folder", () => {
     expect(checkConfig(example, {})).toEqual([]);
+    expect(promptProblems(parsed(example))).toEqual([]);
   });
 
   test("mentions every section and every field of the schema", () => {
@@ -246,6 +248,69 @@ describe("what is refused", () => {
       `channels: [{ botId: b, trunk: a, destinations: { sipHosts: ['${host}'] } }]`;
     expect(problems(channel("sip:192.0.2.1"))[0]).toContain("without `sip:`");
     expect(problems(channel("pbx.example:70000"))[0]).toContain("sipHosts[0]");
+    expect(problems(channel("192.0.2.999:5060"))[0]).toContain("four numbers from 0 to 255");
+    for (const good of ["2001:db8::1", "[2001:db8::1]:7000", "*.example.org", "192.0.2.9:*", "pbx1:5070"]) {
+      expect(problems(`${trunk}${channel(good)}`)).toEqual([]);
+    }
+  });
+
+  test.each([
+    ["192.0.2.999", "looks like an IP address and is none: that is four numbers from 0 to 255, such as 192.0.2.20"],
+    ["2130706433", "looks like an IP address"],
+    ["0x7f.1", "looks like an IP address"],
+    ["192.0.2.1:5060", "holds a port: write 192.0.2.1 here, and `port: 5060` beside it"],
+    ["sip.example.org:5070", "holds a port: write sip.example.org here, and `port: 5070` beside it"],
+    ["[2001:db8::1]:5060", "holds a port: write 2001:db8::1 here"],
+    ["[2001:db8::1]", "must be an IPv6 address without brackets"],
+    ["sip:pbx.example", "must be the host alone, without `sip:`"],
+    ["a b", "must be an IP address or a host name, such as"],
+    ["", "must be an IP address or a host name"],
+  ])("a gateway's host %j", (host, says) => {
+    const [found, ...others] = problems(`trunks: [{ id: a, gateways: [{ host: ${JSON.stringify(host)} }] }]`);
+    expect(found).toContain(`trunks[0].gateways[0].host: ${says}`);
+    expect(others).toEqual([]);
+  });
+
+  test.each(["192.0.2.1", "2001:db8::1", "pbx", "gw-1.example.org", "sip2", "1.example"])("%s is a host", (host) => {
+    expect(problems(`trunks: [{ id: a, gateways: [{ host: "${host}" }] }]`)).toEqual([]);
+  });
+
+  test.each([
+    ["port: abc", 'port: must be a whole number from 1 to 65535, not the text "abc"'],
+    ["port: 70000", "port: must be a whole number from 1 to 65535, not 70000"],
+    ["port: 5060.5", "port: must be a whole number from 1 to 65535, not 5060.5"],
+    ["port: [1]", "port: must be a whole number from 1 to 65535, not a list"],
+    ["port: null", "port: must be a whole number from 1 to 65535, not nothing"],
+    ["id: true", "id: must be a text, not true"],
+  ])("a gateway with %s", (field, says) => {
+    expect(problems(`trunks: [{ id: a, gateways: [{ host: h, ${field} }] }]`)).toEqual([
+      `trunks[0].gateways[0].${says}`,
+    ]);
+  });
+
+  test("what is left out or of another kind altogether", () => {
+    expect(problems("trunks: [{ id: a, gateways: [{ port: 5060 }] }]")).toEqual([
+      "trunks[0].gateways[0].host: is missing",
+    ]);
+    expect(problems("trunks: { id: a }")).toEqual(["trunks: must be a list, not a mapping"]);
+    expect(problems("media: { ringback: { frequenciesHz: [50] } }")).toEqual([
+      "media.ringback.frequenciesHz[0]: must be a number from 100 to 3400, not 50",
+    ]);
+  });
+
+  test("prompts of a channel that lie elsewhere than in the prompt folder", () => {
+    const of = (fields: string): string[] =>
+      promptProblems(
+        parsed(`${trunk}channels: [{ botId: b, trunk: a, ${fields} }]\nmedia: { promptFolder: sounds }`),
+      ).map(({ path, message }) => `${path}: ${message}`);
+    expect(
+      of("sounds: { ringbackUrl: 'file:///base/sounds/in/ring.wav', holdUrl: 'https://x.example/a.wav' }"),
+    ).toEqual([]);
+    const found = of("fallback: { audioUrl: 'file:///prompts/sorry.wav', goodbyeUrl: 'file:///base/sounds/../x.wav' }");
+    expect(found).toHaveLength(2);
+    expect(found[0]).toContain("channels[0].fallback.audioUrl: names /prompts/sorry.wav, which is not in");
+    expect(found[0]).toContain("`media.promptFolder`, /base/sounds");
+    expect(found[1]).toContain("channels[0].fallback.goodbyeUrl: names /base/x.wav");
   });
 });
 

@@ -80,11 +80,11 @@ describe("secrets", () => {
       const lines = (error as ConfigError).problems.map(({ path, message }) => `${path}: ${message}`);
       expect(lines).toEqual([
         "redis.passwordEnv: the environment variable PATCHBAY_REDIS_PASSWORD is not set: set it, or use passwordFile",
-        "sip.drachtio.secretFile: the file drachtio.txt cannot be read (ENOENT): create it, readable for this user only",
+        "sip.drachtio.secretFile: the file /nowhere/drachtio.txt cannot be read (ENOENT): create it, readable for this user only; a relative path counts from the folder of the configuration file",
         "media.tts.authorizationEnv: the environment variable TTS_KEY is not set: set it, or use authorizationFile",
         "recording.upload.accessKeyEnv: the environment variable S3_ID is not set: set it, or use accessKeyFile",
-        "recording.upload.secretKeyFile: the file s3.txt cannot be read (ENOENT): create it, readable for this user only",
-        "trunks[0].inbound.passwordFile: the file in.txt cannot be read (ENOENT): create it, readable for this user only",
+        "recording.upload.secretKeyFile: the file /nowhere/s3.txt cannot be read (ENOENT): create it, readable for this user only; a relative path counts from the folder of the configuration file",
+        "trunks[0].inbound.passwordFile: the file /nowhere/in.txt cannot be read (ENOENT): create it, readable for this user only; a relative path counts from the folder of the configuration file",
         "trunks[0].outbound.passwordEnv: the environment variable OUT is not set: set it, or use passwordFile",
       ]);
     }
