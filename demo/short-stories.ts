@@ -142,6 +142,46 @@ export const stories: Readonly<Record<string, Story>> = {
       finding("the caller talked and came back", statusOf(seen), { status: "SUCCESS", hangup: false, number }),
     ],
   },
+  passing: {
+    about: "the operator passes the caller on to a colleague by a REFER of his own, and hears by NOTIFY how it gets on",
+    channel: { operatorRefer: "accept" },
+    bot: async (call) => {
+      await call.say("I am connecting you.");
+      await call.switch({ phoneNumber: number, continueCall: true });
+      await call.say("You are back with the bot. Goodbye!");
+      await call.hangup();
+    },
+    play: async (leg, { first, second }) => {
+      first.answering = { type: "answer", afterMs: 800 };
+      second.answering = { type: "answer", afterMs: 1_500 };
+      const operator = await first.nextCall({ timeoutMs: 20_000 });
+      await leg.media.hears(pitches.operator, { timeoutMs: 20_000 });
+      await delay(talkMs);
+      const headers = [
+        ["Refer-To", `<sip:${uriOf(second)}>`],
+        ["Referred-By", `<sip:${uriOf(first)}>`],
+      ] as const;
+      await Promise.all([talkWith(second, pitches.operator2, leg), operator.request("REFER", { headers })]);
+    },
+    judge: (seen) => [
+      finding(
+        "the operator was told how his REFER got on",
+        seen.first.records
+          .filter(({ direction, message, repeated }) => {
+            return direction === "received" && !repeated && message.method === "NOTIFY";
+          })
+          .map(({ message }) => message.body.trim()),
+        ["SIP/2.0 100 Trying", "SIP/2.0 180 Ringing", "SIP/2.0 200 OK"],
+      ),
+      finding("he was let go when his colleague had answered", requestsAt(seen.first, "BYE"), 1),
+      finding("his talk is the transfer's success", statusOf(seen), { status: "SUCCESS", hangup: false, number }),
+      finding(
+        "both operators are in the ledger",
+        attemptsOf(seen).map(({ cause }) => cause),
+        ["completed", "completed"],
+      ),
+    ],
+  },
 };
 
 export interface ShortStage extends Cast, AsyncDisposable {

@@ -57,7 +57,7 @@ interface Report {
 }
 
 describe("npm run demo -- --story", () => {
-  it.each(["hunting", "fallback", "refer"])("plays %s, and everything it promises holds", async (name) => {
+  it.each(["hunting", "fallback", "refer", "passing"])("plays %s, and everything it promises holds", async (name) => {
     await using folder = await temporaryFolder("demo");
     await using demo = await startDemo(["--json", "--folder", folder.path, "--story", name]);
     const { code } = await within(demo.exited, 55_000, "the end of the story");
