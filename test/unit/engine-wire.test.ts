@@ -325,6 +325,18 @@ describe("commands", () => {
     await one.until(() => one.closed);
   });
 
+  it("takes long frames from whoever has said the secret only", async () => {
+    const { app, core } = await start();
+    const text = `INFO sip:placeholder SIP/2.0\r\nX-Long: ${"x".repeat(5000)}\r\n\r\n`;
+    const stranger = app();
+    stranger.send(["1", "sip", "", "a-dialog"], text);
+    await stranger.until(() => stranger.closed);
+    const one = app();
+    await one.authenticate();
+    one.send(["1", "sip", "", "a-dialog"], text);
+    await expect.poll(() => core.called.map(({ type }) => type)).toEqual(["inDialog"]);
+  });
+
   it("closes on a broken frame, whatever follows", async () => {
     const { app, core } = await start();
     const one = app();

@@ -48,8 +48,7 @@ export function parseWireMessage(frame: Buffer): WireMessage {
  * the digits or inside a UTF-8 character; chunks are joined once per frame, so that tiny reads cost linear time.
  */
 export class FrameDecoder {
-  readonly #limit: number;
-  readonly #maxDigits: number;
+  #limit: number;
   #digits = "";
   #expected = -1;
   #chunks: Buffer[] = [];
@@ -58,7 +57,11 @@ export class FrameDecoder {
 
   constructor(limitBytes: number = maxFrameBytes) {
     this.#limit = limitBytes;
-    this.#maxDigits = String(limitBytes).length;
+  }
+
+  /** From the next frame on. */
+  set limitBytes(bytes: number) {
+    this.#limit = bytes;
   }
 
   /** Bytes held of a frame that is not complete yet. */
@@ -119,7 +122,7 @@ export class FrameDecoder {
     if (byte < 0x30 || byte > 0x39) {
       return "a frame length that is not a decimal number";
     }
-    if (this.#digits.length >= this.#maxDigits) {
+    if (this.#digits.length >= String(this.#limit).length) {
       return `a frame length above the limit of ${this.#limit}`;
     }
     this.#digits += String.fromCharCode(byte);

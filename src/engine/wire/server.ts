@@ -78,6 +78,9 @@ export interface WireStats {
   readonly outbound: number;
 }
 
+/** Whoever has not said the secret yet has no longer frame to say than the secret with twenty tags of 32 characters. */
+const strangerFrameBytes = 4096;
+
 /**
  * drachtio-srf serves what it reads right after its routes before it tells its application that it is connected, and a BYE
  * for a dialog that the application has not made again yet would be lost. What others have left behind is therefore handed
@@ -340,7 +343,7 @@ export class WireServer implements EngineEvents {
     const client: Client = {
       id: this.#nextId,
       socket,
-      decoder: new FrameDecoder(limits.frameBytes),
+      decoder: new FrameDecoder(Math.min(strangerFrameBytes, limits.frameBytes)),
       verbs: new Set(),
       timers: new TimerSet(clock),
       outbound,
@@ -493,6 +496,7 @@ export class WireServer implements EngineEvents {
     }
     client.timers.stop("authentication");
     client.authenticated = true;
+    client.decoder.limitBytes = this.#parts.limits.frameBytes;
     client.tags = canonicalTags(tags);
     const { advertised, local } = this.#parts.hostports();
     this.#answer(client, requestId, ["OK", advertised.join(","), wireVersion, local.join(",")]);
