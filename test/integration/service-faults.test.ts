@@ -121,6 +121,7 @@ describe("the service stops", () => {
       cwd: projectFolder,
       args: ["--import", "tsx", "src/main.ts", "--config", file],
       ready: (child) => child.output.includes('"msg":"ready"'),
+      readyTimeoutMs: 30_000,
     });
     await using bot = await RawBot.connect(redis.port, "bot-a");
     await using caller = await Phone.start();
