@@ -6,6 +6,7 @@ import { answering, offered } from "./phases/arriving.ts";
 import { dialling } from "./phases/dialling.ts";
 import { referring } from "./phases/referring.ts";
 import { passOn } from "./phases/passing.ts";
+import { claimed, replaced } from "./phases/replacing.ts";
 import { advance, receive } from "./phases/replies.ts";
 import { pressed } from "./phases/keys.ts";
 import { invalidSwitch } from "./phases/transfer-end.ts";
@@ -118,6 +119,10 @@ function live(state: Live, event: CallEvent, atMs: number): Step {
     }
     case "leg.referred":
       return passOn(state, event, atMs);
+    case "leg.claimed":
+      return claimed(state, event);
+    case "leg.replaced":
+      return replaced(state, event, atMs);
     case "leg.offered":
       return [state, [{ type: "media.update", leg: event.leg, exchange: event.exchange, offer: event.offer }]];
     case "media.updated":

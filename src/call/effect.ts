@@ -72,7 +72,9 @@ export type Effect =
   /** The operator's side goes, the caller is with the bot's side again. */
   | { readonly type: "media.drop"; readonly leg: LegId }
   | { readonly type: "media.update"; readonly leg: LegId; readonly exchange: ExchangeId; readonly offer: Sdp | null }
-  /** The peer's answer to an offer of ours inside the dialog. */
+  /** What we would answer to somebody who takes the place of this leg's peer; nothing changes yet. */
+  | { readonly type: "media.propose"; readonly leg: LegId; readonly exchange: ExchangeId; readonly offer: Sdp }
+  /** The peer's answer to an offer of ours inside the dialog, or the offer of the one who has taken his place. */
   | { readonly type: "media.renew"; readonly leg: LegId; readonly answer: Sdp }
   | { readonly type: "media.phase"; readonly phase: TalkPhase }
   | { readonly type: "media.close" }

@@ -71,6 +71,10 @@ export type CallEvent =
   | ({ readonly type: "refer.done"; readonly leg: LegId } & SipFailure)
   /** The peer asks us to bring the caller to somebody else; the destination policy has let the target pass (RFC 3515). */
   | ({ readonly type: "leg.referred"; readonly leg: LegId } & CalledParty)
+  /** Somebody would take the place of this leg's peer, in a dialog of his own (INVITE with Replaces, RFC 3891). */
+  | { readonly type: "leg.claimed"; readonly leg: LegId; readonly exchange: ExchangeId; readonly offer: Sdp }
+  /** He has: his ACK is there, and the one before him is being hung up on. */
+  | { readonly type: "leg.replaced"; readonly leg: LegId; readonly offer: Sdp }
   // The bot.
   | { readonly type: "bot.command"; readonly command: Command }
   | {

@@ -42,6 +42,7 @@ export interface MediaAnchor {
   aside(call: CallId, leg: LegId, on: boolean): void;
   drop(call: CallId, leg: LegId): void;
   update(call: CallId, leg: LegId, exchange: ExchangeId, offer: Sdp | null): void;
+  propose(call: CallId, leg: LegId, exchange: ExchangeId, offer: Sdp): void;
   renew(call: CallId, leg: LegId, answer: Sdp): void;
   phase(call: CallId, phase: TalkPhase): void;
   recording(call: CallId, to: "start" | "pause" | "resume" | "stop"): void;

@@ -27,6 +27,8 @@ export interface ChannelPolicy {
   readonly returnKeys?: string;
   /** An operator may pass the caller on by REFER. Left out: his REFER is refused. */
   readonly operatorRefer?: "accept" | "refuse";
+  /** How often operators may pass one caller on. Left out: `usualPasses`. */
+  readonly mostPasses?: number;
   /** Left out: the bot is waited for without end. */
   readonly patience?: Patience;
 }
@@ -52,5 +54,8 @@ export interface Patience {
   /** Run in the bot's place. They end the call: the last one is a `hangup`, or a `switch` that brings nobody back. */
   readonly fallback: readonly QueuedReply[];
 }
+
+/** Operators who pass a caller round and round are stopped here. */
+export const usualPasses = 5;
 
 export const usualSounds: CallerSounds = { ringbackUrl: null, holdUrl: null, earlyMedia: true };

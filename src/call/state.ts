@@ -3,7 +3,7 @@ import type { Prompt } from "./effect.ts";
 import type { CallId, CommandId, LegId, PlayId, Sdp } from "./ids.ts";
 import type { QueuedReply } from "./reply.ts";
 import type { CallSetup } from "./setup.ts";
-import type { ShownIdentity, TransferRequest, TransferTarget } from "./transfer.ts";
+import type { CustomHeader, ShownIdentity, TransferRequest, TransferTarget } from "./transfer.ts";
 
 export interface Queued {
   readonly reply: QueuedReply;
@@ -64,6 +64,8 @@ export interface OpenTransfer {
   readonly attempts: readonly AttemptRecord[];
   /** Prompts for the caller that have not been played. */
   readonly ringPrompts: readonly RingPrompt[];
+  /** How often operators have passed the caller on, or tried to, or were replaced. */
+  readonly passes: number;
   /** The talk with the operator the bot wanted, once he has passed the caller on to somebody else. */
   readonly talk: FirstTalk | null;
 }
@@ -72,6 +74,8 @@ export interface OpenTransfer {
 export interface FirstTalk {
   /** As the bot wrote it. */
   readonly number: string;
+  /** Those the bot gave for him; whoever is called in his place gets them too. */
+  readonly headers: readonly CustomHeader[];
   readonly ringMs: number | null;
   readonly answerMs: number | null;
   readonly joinedAtMs: number;

@@ -744,8 +744,14 @@ export const channelSchema = z
       .enum(["accept", "refuse"])
       .default("refuse")
       .describe(
-        "An operator may pass the caller on by REFER, to whom `destinations` lets the bot call; numbers go over the trunk of his own call. Default refuse, which answers 603.",
+        "An operator may pass the caller on by REFER, to whom `destinations` lets the bot call; numbers go over the trunk of his own call. His place may be taken by an INVITE with Replaces that comes from the same trunk. Default refuse, which answers 603.",
       ),
+    maxOperatorRefers: z
+      .int()
+      .min(1)
+      .max(100)
+      .default(5)
+      .describe("How often operators may pass on one caller, failed attempts included; then 603. Default 5."),
     format: z
       .enum(["patchbay", "jaicp"])
       .default("patchbay")

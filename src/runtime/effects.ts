@@ -69,6 +69,8 @@ export function runEffect(ports: Ports, setup: CallSetup, effect: Effect): void 
       return media.drop(call, effect.leg);
     case "media.update":
       return media.update(call, effect.leg, effect.exchange, effect.offer);
+    case "media.propose":
+      return media.propose(call, effect.leg, effect.exchange, effect.offer);
     case "media.renew":
       return media.renew(call, effect.leg, effect.answer);
     case "media.phase":

@@ -10,8 +10,13 @@ import type { CallFacts, Leg, LegContext } from "./leg.ts";
 import { parseReason } from "./reason.ts";
 import { ReferWatch } from "./refer.ts";
 import type { IncomingInvite, Reply, SipDialog } from "./link/types.ts";
+import { replacesSupported } from "./operator-invite.ts";
+import type { ReplacedDialog } from "./replaces.ts";
 import { answerSession } from "./session-expires.ts";
+import { matches, Takeover } from "./takeover.ts";
 import { formatSipUri, parseSipUri } from "./uri.ts";
+
+type Ended = Omit<Extract<CallEvent, { type: "leg.ended" }>, "type" | "leg">;
 
 interface Goodbye {
   readonly reason: string;
@@ -36,6 +41,10 @@ type State =
       readonly dialog: SipDialog;
       readonly inDialog: InDialog;
       readonly refer: ReferWatch | null;
+      /** Another call of ours is about to take the caller's place. */
+      readonly taking: Takeover | null;
+      /** The caller has hung up, and only the other call is waited for. */
+      readonly gone: Ended | null;
     }
   /** Our BYE is out, or nothing is left to do. */
   | { readonly phase: "over" };
@@ -49,6 +58,7 @@ export class CallerLeg implements Leg {
   readonly #facts: CallFacts;
   readonly #context: LegContext;
   #state: State = { phase: "offered" };
+  #claims = 0;
 
   constructor(id: LegId, facts: CallFacts, invite: IncomingInvite, context: LegContext) {
     this.id = id;
@@ -79,9 +89,12 @@ export class CallerLeg implements Leg {
       return;
     }
     this.#state = { phase: "accepting", goodbye: null };
-    const { sessionExpiresSeconds = null } = this.#context.directory.trunk(this.trunk) ?? {};
+    const { directory } = this.#context;
+    const { sessionExpiresSeconds = null } = directory.trunk(this.trunk) ?? {};
     const session = answerSession(sessionExpiresSeconds, this.#invite);
-    this.#invite.accept(answer, [{ name: "Allow", value: allowedMethods }, ...session], {
+    // A caller may be an operator, who brings somebody of another call together with whom he has called here.
+    const replaces = directory.takesRefer(this.#facts.botId) ? [replacesSupported] : [];
+    this.#invite.accept(answer, [{ name: "Allow", value: allowedMethods }, ...replaces, ...session], {
       accepted: (dialog) => {
         this.#accepted(dialog);
       },
@@ -158,11 +171,72 @@ export class CallerLeg implements Leg {
   }
 
   reanswer(exchange: ExchangeId, answer: Sdp): void {
-    this.#inDialog()?.reanswer(exchange, answer);
+    const taking = this.#taking(exchange);
+    if (taking === undefined) this.#inDialog()?.reanswer(exchange, answer);
+    else taking.accept(answer);
   }
 
   refuse(exchange: ExchangeId, status: number): void {
-    this.#inDialog()?.refuse(exchange, status);
+    const taking = this.#taking(exchange);
+    if (taking === undefined) this.#inDialog()?.refuse(exchange, status);
+    else taking.refuse(status);
+  }
+
+  isIn(dialog: ReplacedDialog): boolean {
+    return this.#state.phase === "confirmed" && matches(this.#state.dialog, dialog);
+  }
+
+  claim(invite: IncomingInvite): void {
+    const state = this.#state;
+    if (state.phase !== "confirmed" || state.taking !== null) {
+      invite.respond(603);
+      return;
+    }
+    this.#claims += 1;
+    const taking: Takeover = new Takeover({
+      invite,
+      leg: this.id,
+      number: this.#claims,
+      trunk: undefined,
+      context: this.#context,
+      done: (dialog) => {
+        this.#taken(dialog, taking.offer);
+      },
+    });
+    this.#state = { ...state, taking };
+    taking.begin();
+    if (!this.#post({ type: "leg.claimed", leg: this.id, exchange: taking.exchange, offer: taking.offer })) {
+      taking.refuse(603);
+    }
+  }
+
+  #taken(dialog: SipDialog | null, offer: Sdp): void {
+    const state = this.#state;
+    if (state.phase !== "confirmed") {
+      return;
+    }
+    if (dialog === null) {
+      this.#state = { ...state, taking: null };
+      if (state.gone !== null) this.#ended(state.gone);
+      return;
+    }
+    state.refer?.close();
+    state.inDialog.close();
+    if (state.gone === null) {
+      const { link, times } = this.#context;
+      const order = { reason: "replaced", headers: [], timeoutMs: times.requestMs, credentials: null };
+      void hangUp(state.dialog, link, order);
+    }
+    const inDialog = this.#listen(dialog);
+    this.#state = { phase: "confirmed", dialog, inDialog, refer: null, taking: null, gone: null };
+    if (!this.#post({ type: "leg.replaced", leg: this.id, offer })) {
+      this.#hangUp(dialog, { reason: "no such call", headers: [] });
+    }
+  }
+
+  #taking(exchange: ExchangeId): Takeover | undefined {
+    const taking = this.#state.phase === "confirmed" ? this.#state.taking : null;
+    return taking?.exchange === exchange ? taking : undefined;
   }
 
   end(): void {
@@ -175,14 +249,6 @@ export class CallerLeg implements Leg {
 
   #accepted(dialog: SipDialog): void {
     const { clock, times } = this.#context;
-    const inDialog = new InDialog({
-      leg: this.id,
-      dialog,
-      clock,
-      exchangeMs: times.exchangeMs,
-      post: (event) => this.#post(event),
-      onNotify: (request) => this.#state.phase === "confirmed" && (this.#state.refer?.notified(request) ?? false),
-    });
     // A CANCEL the engine passed on before it took our 200: the leg is over, and what came of it is hung up after its ACK.
     const goodbye =
       this.#state.phase === "accepting" ? this.#state.goodbye : { reason: "answered after CANCEL", headers: [] };
@@ -191,7 +257,21 @@ export class CallerLeg implements Leg {
       this.#hangUp(dialog, { reason: "no ACK", headers: [] });
       this.#post({ type: "leg.ended", leg: this.id, status: 408, reason: "no ACK", q850: null });
     });
+    const inDialog = this.#listen(dialog);
     this.#state = { phase: "answered", dialog, inDialog, goodbye, ackDeadline };
+  }
+
+  /** From now on this is the caller's dialog. */
+  #listen(dialog: SipDialog): InDialog {
+    const { clock, times } = this.#context;
+    const inDialog = new InDialog({
+      leg: this.id,
+      dialog,
+      clock,
+      exchangeMs: times.exchangeMs,
+      post: (event) => this.#post(event),
+      onNotify: (request) => this.#state.phase === "confirmed" && (this.#state.refer?.notified(request) ?? false),
+    });
     dialog.listen({
       acknowledged: (body) => {
         this.#acknowledged();
@@ -199,7 +279,17 @@ export class CallerLeg implements Leg {
       },
       ended: ({ byPeer, text, headers }) => {
         const { q850, sip, text: reason } = parseReason(headers.headerLines("reason"));
-        this.#ended({ status: byPeer ? sip : null, reason: byPeer ? reason : text, q850: byPeer ? q850 : null });
+        const end = byPeer ? { status: sip, reason, q850 } : { status: null, reason: text, q850: null };
+        const state = this.#state;
+        // Somebody has taken his place.
+        if (state.phase === "confirmed" && state.dialog !== dialog) return;
+        if (state.phase !== "confirmed" || state.taking === null) {
+          this.#ended(end);
+          return;
+        }
+        state.refer?.close();
+        inDialog.close();
+        this.#state = { ...state, gone: end };
       },
       offered: (request) => {
         inDialog.offered(request);
@@ -208,6 +298,7 @@ export class CallerLeg implements Leg {
         inDialog.asked(request);
       },
     });
+    return inDialog;
   }
 
   #acknowledged(): void {
@@ -217,7 +308,7 @@ export class CallerLeg implements Leg {
     }
     const { dialog, inDialog, goodbye, ackDeadline } = state;
     ackDeadline.cancel();
-    this.#state = { phase: "confirmed", dialog, inDialog, refer: null };
+    this.#state = { phase: "confirmed", dialog, inDialog, refer: null, taking: null, gone: null };
     if (goodbye !== null) {
       this.#hangUp(dialog, goodbye);
     } else if (!this.#post({ type: "leg.confirmed", leg: this.id })) {
@@ -234,7 +325,7 @@ export class CallerLeg implements Leg {
     });
   }
 
-  #ended(end: { readonly status: number | null; readonly reason: string | null; readonly q850: number | null }): void {
+  #ended(end: Ended): void {
     if (this.#state.phase === "over") {
       return;
     }
@@ -255,6 +346,7 @@ export class CallerLeg implements Leg {
       state.ackDeadline.cancel();
       state.inDialog.close();
     } else if (state.phase === "confirmed") {
+      state.taking?.close();
       state.refer?.close();
       state.inDialog.close();
     }

@@ -44,6 +44,7 @@ export interface SipChannel {
   /** Empty: an operator has no keys to hand the caller back. */
   readonly returnKeys: string;
   readonly operatorRefer: "accept" | "refuse";
+  readonly maxOperatorRefers: number;
 }
 
 export type SipAdmission =

@@ -7,6 +7,7 @@ import { allowedMethods, answerOptions } from "./in-dialog.ts";
 import type { CallFacts } from "./leg.ts";
 import type { HeaderLine } from "./message.ts";
 import type { IncomingInvite, IncomingRequest } from "./link/types.ts";
+import { parseReplaces, type ReplacedDialog } from "./replaces.ts";
 import { parseNameAddr, splitOutsideQuotes, userOf } from "./uri.ts";
 
 export interface DoorOptions {
@@ -36,6 +37,13 @@ export interface Admitted {
   readonly facts: CallFacts;
 }
 
+/** An INVITE that would take the place of a dialog, of a trunk that may ask so. */
+export interface Claim {
+  readonly trunk: SipTrunk;
+  readonly claims: ReplacedDialog;
+  readonly offer: Sdp;
+}
+
 interface Refusal {
   readonly status: number;
   readonly reason?: string;
@@ -56,7 +64,7 @@ export class Door {
   }
 
   /** Lets an INVITE in, or answers it and returns undefined. */
-  admit(invite: IncomingInvite): Admitted | undefined {
+  admit(invite: IncomingInvite): Admitted | Claim | undefined {
     const result = this.#judge(invite);
     if ("status" in result) {
       const { status, reason, headers } = result;
@@ -96,7 +104,7 @@ export class Door {
     }
   }
 
-  #judge(invite: IncomingInvite): Admitted | Refusal {
+  #judge(invite: IncomingInvite): Admitted | Claim | Refusal {
     const { directory, takesCalls, legsOf, withinPace } = this.#options;
     const asked = userOf(invite.uri);
     const trunk = this.#identify(invite, this.#admission(invite.sourceAddress, asked));
@@ -106,6 +114,14 @@ export class Door {
     const refusal = checkRequest(invite);
     if (refusal !== undefined) {
       return refusal;
+    }
+    const claims = claimOf(invite);
+    if (claims !== undefined) {
+      if ("status" in claims) return claims;
+      const offer = checkBody(invite);
+      if (typeof offer !== "string") return offer;
+      if (!withinPace(trunk)) return { status: 503, headers: [{ name: "Retry-After", value: "1" }] };
+      return { trunk, claims, offer: offer as Sdp };
     }
     let called = asked;
     let channel = directory.channelFor(trunk.id, called);
@@ -197,6 +213,7 @@ export class Door {
           recording: channel.recording,
           returnKeys: channel.returnKeys,
           operatorRefer: channel.operatorRefer,
+          mostPasses: channel.maxOperatorRefers,
         },
       },
     };
@@ -211,19 +228,23 @@ function checkRequest(invite: IncomingInvite): Refusal | undefined {
   if (invite.header("contact") === undefined) {
     return { status: 400, reason: "Missing Contact" };
   }
-  if (invite.header("replaces") !== undefined) {
-    // RFC 3891 §3: no call here may be taken over, so that none matches; a bot must not answer it as a new call.
-    return { status: 481 };
-  }
   const required = invite
     .headerLines("require")
     .flatMap((line) => line.split(","))
     .map((tag) => tag.trim())
     // RFC 4028 is the engine's business; RFC 3261 §8.2.2.3: no other extension is supported that a peer could demand.
-    .filter((tag) => /^[A-Za-z0-9!%'*+.^_`~-]{1,64}$/.test(tag) && tag.toLowerCase() !== "timer");
+    .filter((tag) => /^[A-Za-z0-9!%'*+.^_`~-]{1,64}$/.test(tag) && !["timer", "replaces"].includes(tag.toLowerCase()));
   return required.length === 0
     ? undefined
     : { status: 420, headers: [{ name: "Unsupported", value: required.join(", ") }] };
+}
+
+/** RFC 3891 §3: one Replaces, and no Join beside it. Undefined where nothing is to be replaced. */
+function claimOf(invite: IncomingInvite): ReplacedDialog | Refusal | undefined {
+  const [text, another] = invite.headerLines("replaces");
+  if (text === undefined) return undefined;
+  const alone = another === undefined && invite.header("join") === undefined;
+  return (alone ? parseReplaces(text) : undefined) ?? { status: 400, reason: "Bad Replaces" };
 }
 
 /** RFC 3261 §8.2.3: the offer, or why there is none that can be used. */

@@ -1,10 +1,11 @@
 import type { CallId, ExchangeId, GatewayId, LegId, Sdp, TrunkId } from "../call/ids.ts";
 import type { Post } from "../call/ports.ts";
-import type { CustomHeader, TransferRequest } from "../call/transfer.ts";
+import type { CalledParty, CustomHeader, TransferRequest } from "../call/transfer.ts";
 import type { Clock } from "../lib/clock.ts";
 import type { Log } from "../telemetry/log.ts";
 import type { SipTrunk, TrunkDirectory } from "./directory.ts";
 import type { TrunkCredentials } from "./hang-up.ts";
+import type { ReplacedDialog } from "./replaces.ts";
 import type { EngineLink } from "./srf.ts";
 
 /** What is known of a call on this side while one of its legs lives. */
@@ -47,6 +48,14 @@ export interface LegContext {
   /** A gateway has answered an INVITE, or it has not. */
   readonly onGateway: (gateway: GatewayId, answered: boolean) => void;
   readonly times: LegTimes;
+  /**
+   * Who is at the other end of the call that this dialog of ours belongs to, so that the asker's caller may be joined with
+   * him; null when the two calls may not become one, undefined when there is no such dialog.
+   */
+  readonly consulted: (
+    dialog: ReplacedDialog,
+    asker: Pick<Leg, "call" | "trunk">,
+  ) => Pick<CalledParty, "target" | "number"> | null | undefined;
   /** The leg is over: it is forgotten and nothing is posted for it any more. */
   readonly release: (leg: LegId) => void;
 }

@@ -36,6 +36,11 @@ const compactNames: Readonly<Record<string, string>> = {
   y: "identity",
 };
 
+/** Header lines that were never sent, as if they had been received. */
+export function receivedHeaders(lines: readonly HeaderLine[]): ReceivedHeaders {
+  return readHeaders(["", ...lines.map(({ name, value }) => `${name}: ${value}`)].join("\r\n"));
+}
+
 /**
  * The header lines of a message's text. drachtio-srf's own parser joins repeated lines with commas and decodes percent
  * escapes in names, so the lines are read from the raw text.

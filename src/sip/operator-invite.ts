@@ -56,6 +56,9 @@ export interface OperatorInviteParts {
   readonly leastAccepted?: number | undefined;
 }
 
+/** RFC 3891 §6.2: his place may be taken by an INVITE with Replaces. */
+export const replacesSupported: HeaderLine = { name: "Supported", value: "replaces" };
+
 /** The headers we write; the engine adds Via, Call-ID, CSeq, Contact and the From tag, and our address for `localhost`. */
 export function operatorHeaders(parts: OperatorInviteParts): readonly HeaderLine[] {
   const { order, facts, trunk, gateway, route, authenticates, leastAccepted } = parts;
@@ -76,6 +79,7 @@ export function operatorHeaders(parts: OperatorInviteParts): readonly HeaderLine
     { name: "To", value: `<${route.to}>` },
     // A phone offers its user a transfer only where REFER is allowed.
     { name: "Allow", value: parts.directory.takesRefer(facts.botId) ? `${allowedMethods}, REFER` : allowedMethods },
+    ...(parts.directory.takesRefer(facts.botId) ? [replacesSupported] : []),
     ...offerSession(trunk.sessionExpiresSeconds, authenticates, leastAccepted),
     ...headers,
   ];

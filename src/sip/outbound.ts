@@ -8,17 +8,18 @@ import type { SipGateway, SipTrunk } from "./directory.ts";
 import { answerChallenge, hangUp } from "./hang-up.ts";
 import type { TrunkCredentials } from "./hang-up.ts";
 import { InDialog } from "./in-dialog.ts";
+import { failureOf } from "./invite-failure.ts";
 import type { CallFacts, Leg, LegContext } from "./leg.ts";
 import type { HeaderLine } from "./message.ts";
 import { operatorHeaders, operatorRoute } from "./operator-invite.ts";
 import type { OperatorRoute } from "./operator-invite.ts";
 import { formatReason, parseReason } from "./reason.ts";
 import { SipFault } from "./link/fault.ts";
-import type { IncomingRequest, OutgoingInvite, Reply, SentInvite, SipDialog } from "./link/types.ts";
-import { destinationRefusal } from "./destination.ts";
+import type { IncomingInvite, IncomingRequest, OutgoingInvite, Reply, SentInvite, SipDialog } from "./link/types.ts";
 import { readReferral, Referral } from "./referral.ts";
+import type { ReplacedDialog } from "./replaces.ts";
 import { leastAcceptedBy } from "./session-expires.ts";
-import { formatSipUri, parseNameAddr, parseSipUri, splitOutsideQuotes } from "./uri.ts";
+import { matches, Takeover } from "./takeover.ts";
 
 /** Challenges that are answered for one INVITE: proxy and peer may both ask, and a nonce may be stale once. */
 const maxChallenges = 3;
@@ -33,11 +34,17 @@ type State =
       readonly inDialog: InDialog;
       /** His last REFER; there is one at a time. */
       readonly referral: Referral | null;
+      /** Somebody is about to take his place. */
+      readonly taking: Takeover | null;
+      /** He has hung up, and only the one who takes his place is waited for. */
+      readonly gone: Ended | null;
     }
   /** Our BYE is out, or nothing is left to do. */
   | { readonly phase: "over" };
 
-/** An operator's side of a call: we are the UAC of its INVITE. */
+type Ended = Omit<Extract<CallEvent, { type: "leg.ended" }>, "type" | "leg">;
+
+/** An operator's side of a call: we are the UAC of its INVITE, and the UAS for whoever takes his place later. */
 export class OperatorLeg implements Leg {
   readonly id: LegId;
   readonly call: CallId;
@@ -48,13 +55,15 @@ export class OperatorLeg implements Leg {
   readonly #gateway: SipGateway;
   readonly #context: LegContext;
   readonly #route: OperatorRoute;
-  readonly #credentials: TrunkCredentials | null;
+  #credentials: TrunkCredentials | null;
+  readonly #via: Pick<LegContext["link"], "invite">;
   /** Judged addresses of the target's host, to be tried one after another. */
   readonly #proxies: readonly string[];
   #place = 0;
   /** Somebody has said more than that the INVITE has come. */
   #progressed = false;
   #state: State;
+  #claims = 0;
   #challenges = 0;
   /** The gateway has said something: it lives. */
   #heard = false;
@@ -73,8 +82,10 @@ export class OperatorLeg implements Leg {
     route: OperatorRoute,
     context: LegContext,
     proxies: readonly string[],
+    via: Pick<LegContext["link"], "invite">,
   ) {
     this.#proxies = proxies;
+    this.#via = via;
     this.id = order.leg;
     this.call = facts.call;
     this.trunk = peer.id;
@@ -89,12 +100,16 @@ export class OperatorLeg implements Leg {
     this.#state = { phase: "inviting", invite: this.#send([]), sent: null };
   }
 
-  /** Sends the INVITE, to the first of `proxies` where there are some. A text is returned when there is nowhere to send it to. */
+  /**
+   * Sends the INVITE, to the first of `proxies` where there are some. A text is returned when there is nowhere to send it to.
+   * `local`: who takes it in place of the network.
+   */
   static start(
     order: InviteOrder,
     facts: CallFacts,
     context: LegContext,
     proxies: readonly string[] = [],
+    local: Pick<LegContext["link"], "invite"> | null = null,
   ): OperatorLeg | string {
     const peer = context.directory.trunk(order.trunk);
     const gateway = context.directory.gateway(order.gateway);
@@ -102,9 +117,10 @@ export class OperatorLeg implements Leg {
       return "the trunk or its gateway does not exist";
     }
     const route = operatorRoute(order, peer, gateway, context.directory);
-    return route === undefined
-      ? "the target is no SIP URI"
-      : new OperatorLeg(order, facts, peer, gateway, route, context, proxies);
+    if (route === undefined) return "the target is no SIP URI";
+    return local === null
+      ? new OperatorLeg(order, facts, peer, gateway, route, context, proxies, context.link)
+      : new OperatorLeg(order, facts, peer, gateway, { ...route, viaGateway: false }, context, [], local);
   }
 
   ring(): void {
@@ -169,7 +185,8 @@ export class OperatorLeg implements Leg {
     const headers = [{ name: "Content-Type", value: "application/sdp" }];
     const { requestMs: timeoutMs } = this.#context.times;
     void state.dialog.send("INVITE", { headers, body: offer, timeoutMs }).then((result) => {
-      if (this.#state.phase !== "confirmed") {
+      // Nobody is there any more, or somebody else.
+      if (this.#state.phase !== "confirmed" || this.#state.dialog !== state.dialog) {
         return;
       }
       const taken = !(result instanceof SipFault) && result.status < 300 && result.body !== "";
@@ -194,15 +211,71 @@ export class OperatorLeg implements Leg {
   }
 
   reanswer(exchange: ExchangeId, answer: Sdp): void {
-    if (this.#state.phase === "confirmed") {
-      this.#state.inDialog.reanswer(exchange, answer);
-    }
+    const state = this.#state;
+    if (state.phase !== "confirmed") return;
+    if (state.taking?.exchange === exchange) state.taking.accept(answer);
+    else state.inDialog.reanswer(exchange, answer);
   }
 
   refuse(exchange: ExchangeId, status: number): void {
-    if (this.#state.phase === "confirmed") {
-      this.#state.inDialog.refuse(exchange, status);
+    const state = this.#state;
+    if (state.phase !== "confirmed") return;
+    if (state.taking?.exchange === exchange) state.taking.refuse(status);
+    else state.inDialog.refuse(exchange, status);
+  }
+
+  isIn(dialog: ReplacedDialog): boolean {
+    return this.#state.phase === "confirmed" && matches(this.#state.dialog, dialog);
+  }
+
+  claim(invite: IncomingInvite): void {
+    const state = this.#state;
+    // One at a time; and while he passes the caller on it is not he who is to be replaced.
+    if (state.phase !== "confirmed" || state.taking !== null || state.referral?.open === true) {
+      invite.respond(603);
+      return;
     }
+    this.#claims += 1;
+    const taking: Takeover = new Takeover({
+      invite,
+      leg: this.id,
+      number: this.#claims,
+      trunk: this.#peer,
+      context: this.#context,
+      done: (dialog) => {
+        this.#taken(dialog, taking.offer);
+      },
+    });
+    this.#state = { ...state, taking };
+    taking.begin();
+    if (!this.#post({ type: "leg.claimed", leg: this.id, exchange: taking.exchange, offer: taking.offer })) {
+      taking.refuse(603);
+    }
+  }
+
+  #taken(dialog: SipDialog | null, offer: Sdp): void {
+    const state = this.#state;
+    if (state.phase !== "confirmed") return;
+    if (dialog === null) {
+      this.#state = { ...state, taking: null };
+      if (state.gone !== null) this.#ended(state.gone);
+      return;
+    }
+    state.referral?.close();
+    state.inDialog.close();
+    // RFC 3891 §3: the dialog that was replaced is ended, once the other one stands.
+    if (state.gone === null) void this.#bye(state.dialog, "replaced", []);
+    // What the trunk's gateway may be told is nothing for whoever has called us.
+    this.#credentials = null;
+    this.#confirm(dialog);
+    if (!this.#post({ type: "leg.replaced", leg: this.id, offer })) {
+      this.#hangUp(dialog, "no such call", []);
+    }
+  }
+
+  #ended(end: Ended): void {
+    this.#over();
+    this.#post({ type: "leg.ended", leg: this.id, ...end });
   }
 
   end(): void {
@@ -217,7 +290,7 @@ export class OperatorLeg implements Leg {
   #send(extra: readonly HeaderLine[]): OutgoingInvite {
     const { uri } = this.#route;
     const proxy = this.#proxies[this.#place] ?? this.#route.proxy;
-    return this.#context.link.invite(
+    return this.#via.invite(
       { uri, proxy, sdp: this.order.offer, headers: [...this.#headers(extra), ...extra] },
       {
         sent: (sent) => {
@@ -284,6 +357,15 @@ export class OperatorLeg implements Leg {
       });
       return;
     }
+    this.#confirm(dialog);
+    this.#confirmedAtMs = this.#context.clock.now();
+    if (!this.#post({ type: "leg.answered", leg: this.id, answer: reply.body as Sdp })) {
+      this.#hangUp(dialog, "no such call", []);
+    }
+  }
+
+  /** From now on this is the operator's dialog. */
+  #confirm(dialog: SipDialog): void {
     const { clock, times } = this.#context;
     const inDialog = new InDialog({
       leg: this.id,
@@ -296,26 +378,27 @@ export class OperatorLeg implements Leg {
         this.#referred(request);
       },
     });
-    this.#state = { phase: "confirmed", dialog, inDialog, referral: null };
-    this.#confirmedAtMs = clock.now();
+    this.#state = { phase: "confirmed", dialog, inDialog, referral: null, taking: null, gone: null };
     dialog.listen({
       acknowledged: (body) => {
         inDialog.acknowledged(body);
       },
       ended: ({ byPeer, text, headers }) => {
-        if (this.#state.phase === "over") {
-          // Crossing BYEs: ours has ended the leg already.
+        const state = this.#state;
+        if (state.phase !== "confirmed" || state.dialog !== dialog) {
+          // Crossing BYEs: ours has ended the leg already, or somebody has taken his place.
           return;
         }
         const { q850, sip, text: reason } = parseReason(headers.headerLines("reason"));
-        this.#over();
-        this.#post({
-          type: "leg.ended",
-          leg: this.id,
-          status: byPeer ? sip : null,
-          reason: byPeer ? reason : text,
-          q850: byPeer ? q850 : null,
-        });
+        const end = byPeer ? { status: sip, reason, q850 } : { status: null, reason: text, q850: null };
+        if (state.taking === null) {
+          this.#ended(end);
+          return;
+        }
+        // His BYE has overtaken the ACK of the one who takes his place: the caller is not to be lost between them.
+        state.referral?.close();
+        inDialog.close();
+        this.#state = { ...state, gone: end };
       },
       offered: (request) => {
         inDialog.offered(request);
@@ -324,9 +407,6 @@ export class OperatorLeg implements Leg {
         inDialog.asked(request);
       },
     });
-    if (!this.#post({ type: "leg.answered", leg: this.id, answer: reply.body as Sdp })) {
-      this.#hangUp(dialog, "no such call", []);
-    }
   }
 
   /** He wants the caller to be brought to somebody else. */
@@ -334,7 +414,8 @@ export class OperatorLeg implements Leg {
     const state = this.#state;
     const { directory, link, times } = this.#context;
     const { botId } = this.#facts;
-    if (state.phase !== "confirmed" || !directory.takesRefer(botId) || state.referral?.open === true) {
+    const busy = state.phase !== "confirmed" || state.taking !== null || state.referral?.open === true;
+    if (busy || !directory.takesRefer(botId)) {
       request.respond(603);
       return;
     }
@@ -342,6 +423,7 @@ export class OperatorLeg implements Leg {
       ownHosts: [...this.#peer.gateways.map(({ host }) => host), ...link.listening().map(({ address }) => address)],
       numberRefusal: (digits) => directory.numberRefusal(botId, this.trunk, digits),
       hostRefusal: (host, port) => directory.hostRefusal(botId, host, port),
+      consulted: (dialog) => this.#context.consulted(dialog, this),
     });
     if ("status" in outcome) {
       this.#context.log.info({ call: this.call, status: outcome.status }, "a REFER of an operator was refused");
@@ -451,44 +533,8 @@ export class OperatorLeg implements Leg {
   }
 
   #failureOf(result: Reply | SipFault): SipFailure {
-    if (result instanceof SipFault) {
-      const status = result.code === "cancelled" ? 487 : null;
-      return { status, reason: result.message, q850: null, redirect: null };
-    }
-    const rest = this.#route.viaGateway && result.status >= 500 && result.status < 600 ? retryAfterMs(result) : null;
-    if (rest !== null) {
-      this.#context.onRetryAfter(this.#gateway.id, rest);
-    }
-    const { q850, sip } = parseReason(result.headerLines("reason"));
-    return {
-      status: result.status,
-      reason: result.reason,
-      q850,
-      ...(sip === null ? {} : { sipCause: sip }),
-      redirect: result.status >= 300 && result.status < 400 ? this.#redirectOf(result) : null,
-    };
-  }
-
-  /** RFC 3261 §8.1.3.4: the first Contact of a 3xx that the bot's destinations or the trunk's gateways allow, built anew. */
-  #redirectOf(reply: Reply): string | null {
-    const contacts = reply
-      .headerLines("contact")
-      .flatMap((line) => splitOutsideQuotes(line, ","))
-      .slice(0, 10);
-    for (const contact of contacts) {
-      const uri = parseSipUri(parseNameAddr(contact)?.uri ?? "");
-      if (uri === undefined || uri.scheme !== "sip" || uri.user === null) {
-        continue;
-      }
-      const target = { kind: "uri", uri: formatSipUri(uri) } as const;
-      if (destinationRefusal({ ...this.order, target }, this.#facts.botId, this.#context) === null) {
-        const transport = uri.params.get("transport")?.toLowerCase();
-        const params =
-          transport === "tcp" || transport === "udp" ? new Map([["transport", transport]]) : new Map<string, string>();
-        return formatSipUri({ ...uri, params });
-      }
-    }
-    return null;
+    const { viaGateway } = this.#route;
+    return failureOf(result, { order: this.order, botId: this.#facts.botId, viaGateway, context: this.#context });
   }
 
   #failed(failure: SipFailure): void {
@@ -522,6 +568,7 @@ export class OperatorLeg implements Leg {
     if (state.phase === "cancelled") {
       state.deadline.cancel();
     } else if (state.phase === "confirmed") {
+      state.taking?.close();
       state.referral?.close();
       state.inDialog.close();
     }
@@ -530,12 +577,6 @@ export class OperatorLeg implements Leg {
   #post(event: CallEvent): boolean {
     return this.#context.post(this.call, event);
   }
-}
-
-/** RFC 3261 §20.33: seconds, before a comment and parameters that do not matter here. */
-function retryAfterMs(reply: Reply): number | null {
-  const seconds = /^\s*(\d{1,9})\b/.exec(reply.header("retry-after") ?? "")?.[1];
-  return seconds === undefined || Number(seconds) === 0 ? null : Number(seconds) * 1000;
 }
 
 function saysStale(reply: Reply): boolean {

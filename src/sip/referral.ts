@@ -1,10 +1,13 @@
-import type { CalledParty, CustomHeader, TransferTarget } from "../call/transfer.ts";
+import type { CalledParty, CustomHeader } from "../call/transfer.ts";
 import type { HeaderLine } from "./message.ts";
 import type { IncomingRequest, SipDialog } from "./link/types.ts";
+import { formatReplaces, replacesIn, type ReplacedDialog } from "./replaces.ts";
 import { formatSipUri, hostText, parseNameAddr, parseSipUri, splitOutsideQuotes, userOf } from "./uri.ts";
 
 /** How long the operator may keep his subscription; the call he asked for is over long before (RFC 3515 §2.4.4). */
 const subscriptionSeconds = 660;
+
+type Named = Pick<CalledParty, "target" | "number">;
 
 export interface ReferralRules {
   /** Hosts behind which a user is a number of the trunk: its gateways and ourselves. */
@@ -12,6 +15,8 @@ export interface ReferralRules {
   /** Why the bot may not call there; null when it may. */
   readonly numberRefusal: (digits: string) => string | null;
   readonly hostRefusal: (host: string, port: number | null) => string | null;
+  /** Who talks with him in this dialog of ours; null when the two calls may not become one, undefined when it is not ours. */
+  readonly consulted: (dialog: ReplacedDialog) => Named | null | undefined;
 }
 
 export interface ReferralRefusal {
@@ -36,32 +41,27 @@ export function readReferral(
   const address = values.length === 1 ? parseNameAddr(values[0] ?? "") : undefined;
   if (address === undefined) return { status: 400, reason: "Bad Refer-To" };
   const [, uri = "", headerText = ""] = /^([^?]*)\??(.*)$/s.exec(address.uri) ?? [];
-  const replaces = replacesOf(headerText);
+  const replaces = headerText === "" ? undefined : replacesIn(headerText);
   if (replaces === null) return { status: 400, reason: "Bad Replaces" };
-  const found = targetOf(uri, rules);
-  if (found === undefined) return { status: 603 };
+  // Where the dialog is ours it does not matter by which of our addresses he knows us.
+  const consulted = replaces && rules.consulted(replaces.dialog);
+  const found = consulted === undefined ? targetOf(uri, rules) : consulted;
+  if (found === undefined || found === null) return { status: 603 };
   const referredBy = referredByOf(request);
   return {
     party: {
       ...found,
       headers: [
         ...(referredBy === undefined ? [] : [{ name: "Referred-By", value: referredBy }]),
-        // RFC 5589 §7.2: who does not understand it must not ring beside the call he has.
-        ...(replaces === undefined
-          ? []
-          : [
-              { name: "Replaces", value: replaces },
-              { name: "Require", value: "replaces" },
-            ]),
+        ...(replaces === undefined ? [] : [{ name: "Replaces", value: formatReplaces(replaces.dialog) }]),
+        // Only where he asks for it: exchanges that take the Replaces without knowing the option would answer 420.
+        ...(replaces?.required === true ? [{ name: "Require", value: "replaces" }] : []),
       ],
     },
   };
 }
 
-function targetOf(
-  text: string,
-  { ownHosts, numberRefusal, hostRefusal }: ReferralRules,
-): { readonly target: TransferTarget; readonly number: string } | undefined {
+function targetOf(text: string, { ownHosts, numberRefusal, hostRefusal }: ReferralRules): Named | undefined {
   const digits = userOf(text).replaceAll(/[().-]/g, "");
   const isNumber = /^\+?[0-9*#]{1,32}$/.test(digits) && numberRefusal(digits) === null;
   const phone = { target: { kind: "phone", digits }, number: digits } as const;
@@ -78,47 +78,6 @@ function targetOf(
   const params = transport === "tcp" || transport === "udp" ? new Map([["transport", transport]]) : new Map();
   const wanted = formatSipUri({ ...uri, params });
   return { target: { kind: "uri", uri: wanted }, number: wanted.replace(/^sip:/, "") };
-}
-
-// RFC 3891 §6.1: a Call-ID, and a tag of either side.
-const callIdText = /^[A-Za-z0-9\-.!%*_+`'~()<>:\\"/[\]?{}]{1,256}(?:@[A-Za-z0-9\-.!%*_+`'~()<>:\\"/[\]?{}]{1,256})?$/;
-const tagText = /^[A-Za-z0-9\-.!%*_+`'~]{1,128}$/;
-
-/** A dialog that a `Replaces` names. */
-export interface ReplacedDialog {
-  readonly callId: string;
-  readonly toTag: string;
-  readonly fromTag: string;
-  readonly earlyOnly: boolean;
-}
-
-/** Reads a `Replaces` (RFC 3891 §6.1); undefined when it is none. */
-export function parseReplaces(text: string): ReplacedDialog | undefined {
-  const [callId = "", ...params] = text.split(";").map((part) => part.trim());
-  const one = (name: string): string | undefined => {
-    const found = params.filter((param) => param.toLowerCase().startsWith(`${name}=`));
-    const value = found.length === 1 ? found[0]?.slice(name.length + 1) : undefined;
-    return value !== undefined && tagText.test(value) ? value : undefined;
-  };
-  const [toTag, fromTag] = [one("to-tag"), one("from-tag")];
-  if (!callIdText.test(callId) || toTag === undefined || fromTag === undefined) return undefined;
-  return { callId, toTag, fromTag, earlyOnly: params.some((param) => param.toLowerCase() === "early-only") };
-}
-
-/** The `Replaces` in a Refer-To's URI, built anew; undefined without one, null for one that cannot be read. */
-function replacesOf(headers: string): string | undefined | null {
-  const values = headers.split("&").flatMap((part) => /^replaces=(.*)$/is.exec(part)?.[1] ?? []);
-  const [value] = values;
-  if (value === undefined) return undefined;
-  if (values.length > 1) return null;
-  try {
-    const named = parseReplaces(decodeURIComponent(value));
-    if (named === undefined) return null;
-    const { callId, toTag, fromTag, earlyOnly } = named;
-    return `${callId};to-tag=${toTag};from-tag=${fromTag}${earlyOnly ? ";early-only" : ""}`;
-  } catch {
-    return null;
-  }
 }
 
 /** RFC 3892 §2.1: the call that is made says on whose behalf. */

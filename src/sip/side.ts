@@ -11,18 +11,20 @@ import { CallerLeg } from "./caller-leg.ts";
 import { DigestGate } from "./digest-gate.ts";
 import type { SipTrunk, TrunkDirectory } from "./directory.ts";
 import type { TrunkCredentials } from "./hang-up.ts";
-import { Door } from "./inbound.ts";
+import { type Claim, Door } from "./inbound.ts";
 import type { CallFacts, Leg, LegContext } from "./leg.ts";
 import { destinationRefusal } from "./destination.ts";
 import type { IncomingInvite } from "./link/types.ts";
+import { inviteLocally } from "./local-call.ts";
 import { OperatorLeg } from "./outbound.ts";
 import { PendingLeg, pin, uriToPin } from "./pinning.ts";
 import type { HostResolver, PinOutcome } from "./pinning.ts";
 import type { RegistrationState } from "./registration.ts";
+import { parseReplaces, type ReplacedDialog } from "./replaces.ts";
 import { EngineLink } from "./srf.ts";
 import type { EnginePlace, ListenAddress } from "./srf.ts";
 import { TrunkWatch } from "./trunk-watch.ts";
-import type { SipUri } from "./uri.ts";
+import { formatSipUri, type SipUri } from "./uri.ts";
 
 export interface SipSideOptions {
   /** Control port and secret of the embedded engine or of drachtio-server. */
@@ -90,6 +92,13 @@ export interface SipSideStats {
   readonly requests: number;
   /** Requests from the network without a final answer. */
   readonly unanswered: number;
+}
+
+/** A leg whose peer another one can take the place of. */
+type Claimable = CallerLeg | OperatorLeg;
+
+function isClaimable(leg: Leg): leg is Claimable {
+  return leg instanceof CallerLeg || leg instanceof OperatorLeg;
 }
 
 /** SIP towards callers and operators, on drachtio-srf. */
@@ -194,6 +203,7 @@ export class SipSide implements Signalling {
         requestMs: transactionMs + spareMs,
         exchangeMs: options.exchangeMs ?? 10_000,
       },
+      consulted: (dialog, asker) => this.#consulted(dialog, asker),
       release: (leg) => {
         this.#release(leg);
       },
@@ -291,12 +301,18 @@ export class SipSide implements Signalling {
       return;
     }
     const { operators } = this.#options;
+    const consulted = this.#consultedLeg(order, call);
     const refusal =
-      destinationRefusal(order, facts.botId, this.#context) ??
+      (consulted === undefined ? destinationRefusal(order, facts.botId, this.#context) : null) ??
       (order.fallback === true ? null : (operators?.enter(facts.botId, order.again === true) ?? null));
     if (refusal !== null) {
       this.#options.log.warn({ call, botId: facts.botId, refusal }, "an operator is not called");
       this.#inviteFailed(call, order.leg, null, refusal, true);
+      return;
+    }
+    if (consulted !== undefined) {
+      // Nothing goes over the trunk.
+      this.#start(order, facts, [], consulted);
       return;
     }
     const full = this.#trunkRefusal(trunk);
@@ -346,10 +362,14 @@ export class SipSide implements Signalling {
   }
 
   /** Sends the INVITE; a leg that was pending gives its place to the one that is started. */
-  #start(order: InviteOrder, facts: CallFacts, proxies: readonly string[]): void {
+  #start(order: InviteOrder, facts: CallFacts, proxies: readonly string[], consulted?: Claimable): void {
     let failure = "the INVITE could not be built";
     try {
-      const leg = OperatorLeg.start(order, facts, this.#context, proxies);
+      const { log } = this.#options;
+      const local: Parameters<typeof OperatorLeg.start>[4] = consulted && {
+        invite: (options, events) => inviteLocally(options, events, (invite) => consulted.claim(invite), log),
+      };
+      const leg = OperatorLeg.start(order, facts, this.#context, proxies, local ?? null);
       if (typeof leg !== "string") {
         if (this.#legs.has(order.leg)) this.#legs.set(order.leg, leg);
         else this.#hold(leg, facts);
@@ -449,6 +469,10 @@ export class SipSide implements Signalling {
     if (admitted === undefined) {
       return;
     }
+    if ("claims" in admitted) {
+      this.#claimed(invite, admitted);
+      return;
+    }
     const { setup, facts } = admitted;
     const leg = new CallerLeg(setup.caller, facts, invite, this.#context);
     this.#hold(leg, facts);
@@ -460,6 +484,57 @@ export class SipSide implements Signalling {
       return;
     }
     leg.begin();
+  }
+
+  /** RFC 3891 §3: who is let in takes the place of the operator in this dialog. */
+  #claimed(invite: IncomingInvite, { claims, trunk }: Claim): void {
+    const leg = this.#legIn(claims);
+    // What belongs to another trunk does not exist for this one, so that nothing can be found out by asking.
+    if (leg === undefined || leg.trunk !== trunk.id) {
+      invite.respond(481);
+      return;
+    }
+    // Whose call it is nobody else decides; operators may be replaced where they may pass the caller on.
+    const { botId = "" } = this.#calls.get(leg.call)?.facts ?? {};
+    this.#options.log.info({ call: leg.call, leg: leg.id, source: invite.sourceAddress }, "a leg is to be taken over");
+    if (!(leg instanceof OperatorLeg) || !this.#context.directory.takesRefer(botId)) {
+      invite.respond(603);
+    } else if (claims.earlyOnly) {
+      invite.respond(486);
+    } else {
+      leg.claim(invite);
+    }
+  }
+
+  #legIn(dialog: ReplacedDialog): Claimable | undefined {
+    return [...this.#legs.values()].find((leg): leg is Claimable => isClaimable(leg) && leg.isIn(dialog));
+  }
+
+  #consulted(dialog: ReplacedDialog, asker: Pick<Leg, "call" | "trunk">): ReturnType<LegContext["consulted"]> {
+    const leg = this.#legIn(dialog);
+    if (leg === undefined || leg.trunk !== asker.trunk) return undefined;
+    const facts = this.#calls.get(leg.call)?.facts;
+    const { directory, link } = this.#context;
+    if (facts === undefined || leg.call === asker.call || dialog.earlyOnly || !directory.takesRefer(facts.botId)) {
+      return null;
+    }
+    const { caller, calledNumber } = facts;
+    // Beyond a caller's leg is whom he called, beyond an operator's leg the caller.
+    const number = leg instanceof CallerLeg ? calledNumber : caller.withheld ? "anonymous" : caller.number;
+    // Nobody is called there: were the dialog gone by then, an INVITE to ourselves would be refused.
+    const own = link.listening()[0];
+    const host = own?.address ?? "invalid";
+    const uri = formatSipUri({ scheme: "sip", user: null, host, port: own?.port ?? null, params: new Map() });
+    return { target: { kind: "uri", uri }, number };
+  }
+
+  /** The leg of another call that this operator is behind. */
+  #consultedLeg({ headers, trunk }: InviteOrder, call: CallId): Claimable | undefined {
+    // No bot can write this header: it comes from a REFER that was let through.
+    const text = headers.find(({ name }) => name === "Replaces")?.value;
+    const dialog = text === undefined ? undefined : parseReplaces(text);
+    const leg = dialog && this.#legIn(dialog);
+    return leg === undefined || leg.trunk !== trunk || leg.call === call ? undefined : leg;
   }
 
   /** A leg that is gone already is no mistake: its end and this order have crossed. */

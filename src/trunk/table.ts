@@ -58,6 +58,7 @@ export interface Channel {
   readonly recording: { readonly enabled: boolean; readonly resumeOnReturn: boolean };
   readonly sounds: CallerSounds;
   readonly operatorRefer: ChannelConfig["operatorRefer"];
+  readonly maxOperatorRefers: number;
   readonly format: ChannelConfig["format"];
   readonly botTimeoutMs: number;
   readonly botSilenceMs: number;
@@ -120,6 +121,7 @@ export class TrunkTable {
         passHeaders,
         recording,
         operatorRefer,
+        maxOperatorRefers,
         format,
         botTimeoutMs,
         botSilenceMs,
@@ -139,6 +141,7 @@ export class TrunkTable {
           earlyMedia: entry.sounds.earlyMedia,
         },
         operatorRefer,
+        maxOperatorRefers,
         format,
         botTimeoutMs,
         botSilenceMs,

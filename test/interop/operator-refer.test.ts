@@ -165,17 +165,6 @@ describe("blind", () => {
   });
 });
 
-test("an INVITE that would take over a call gets 481, and the call goes on", async () => {
-  const { leg, operator } = await joined();
-  const { secondOperator } = stage();
-  const [callId, tags] = [header(operator.invite, "Call-ID"), "to-tag=1;from-tag=2"];
-  const taker = await secondOperator.dial(stage().uri(), { headers: [["Replaces", `${callId};${tags}`]] });
-  taker.established.catch(() => undefined);
-  expect(await taker.ended).toMatchObject({ how: "response", status: 481 });
-  await leg.media.hears(pitches.operator);
-  await leg.hangUp();
-});
-
 test("on hold first, as phones do it: music, ringback, and the next one; or the operator again", async () => {
   const { secondOperator } = stage();
   secondOperator.answering = { type: "reject", status: 486, afterMs: 300 };
@@ -194,14 +183,17 @@ test("on hold first, as phones do it: music, ringback, and the next one; or the 
   await leg.hangUp();
 });
 
-test("attended: who is called replaces the call that the operator has with him", async () => {
+test.each([
+  ["&Subject=x", undefined],
+  ["&require=100rel%2C%20replaces", "replaces"],
+])("attended%s: who is called replaces the call that the operator has with him", async (more, required) => {
   const { secondOperator } = stage();
   const { leg, operator } = await joined();
   const dialog = "a84b4c76e66710%40pbx.example%3Bto-tag%3D1aB%3Bfrom-tag%3D9fx-2%3Bearly-only";
-  await refer(operator, `<${uriOf(secondOperator)}?Replaces=${dialog}&Subject=x>`);
+  await refer(operator, `<${uriOf(secondOperator)}?Replaces=${dialog}${more}>`);
   const { invite } = await stage().incoming(secondOperator);
   expect(header(invite, "Replaces")).toBe("a84b4c76e66710@pbx.example;to-tag=1aB;from-tag=9fx-2;early-only");
-  expect(header(invite, "Require")).toBe("replaces");
+  expect(header(invite, "Require")).toBe(required);
   expect(header(invite, "Subject")).toBeUndefined();
   await leg.media.hears(pitches.operator2);
   await leg.hangUp();

@@ -31,6 +31,7 @@ export const move: fc.Arbitrary<Move> = fc.record({
 export const policy = fc.record({
   answer: fc.constantFrom("immediately" as const, "on-command" as const),
   operatorRefer: fc.constantFrom("accept" as const, "accept" as const, "refuse" as const),
+  mostPasses: fc.constantFrom(1, 3, 5),
   recording: fc.record({ enabled: fc.boolean(), resumeOnReturn: fc.boolean() }),
   returnKeys: fc.constantFrom("", "15", "5"),
   patience: fc.constantFrom(
@@ -81,6 +82,10 @@ function nextStep(state: CallState): CallEvent | null {
     case "answering":
       return { type: "leg.confirmed", leg: caller };
     case "dialling": {
+      const { playing } = state.core;
+      // Digits are over soon, and somebody may wait for that.
+      if (playing?.told === false)
+        return { type: "media.played", play: playing.play, result: "completed", reason: null };
       const leg = state.legs.at(-1)?.leg ?? operator(1);
       const invited = state.legs.at(-1)?.invitedAtMs !== null;
       return invited ? { type: "leg.answered", leg, answer: sdp } : { type: "media.offered", leg, offer: sdp };
@@ -169,7 +174,7 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms 
     case 17:
       return { type: "leg.failed", leg: callee, ...failure };
     case 18:
-      return { type: "leg.ended", leg: flag ? leg : current, status: null, reason: null, q850: null };
+      return { type: "leg.ended", leg: flag ? leg : (legs[0] ?? current), status: null, reason: null, q850: null };
     case 19: {
       const timers: TimerName[] = ["answer", `progress ${current}`, "refer", "closing", "talk", `confirm ${current}`];
       const timer = timers[pick] ?? "answer";
@@ -200,6 +205,11 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms 
       return flag ? { type: "refer.progress", leg: caller, status } : { type: "refer.done", leg: caller, ...failure };
     case 28:
       if (pick === 4) return { type: "leg.reanswered", leg, answer: sdp };
+      if (pick > 1) {
+        const taken = pick === 5 ? caller : current;
+        if (flag) return { type: "leg.replaced", leg: taken, offer: sdp };
+        return { type: "leg.claimed", leg: taken, exchange: `x${n}` as ExchangeId, offer: sdp };
+      }
       return { type: "leg.offered", leg, exchange: `x${n}` as ExchangeId, offer: flag ? sdp : null };
     case 29:
       return {

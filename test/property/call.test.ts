@@ -33,6 +33,8 @@ class Witness {
   #passed = 0;
   /** REFERs without an answer. */
   #refers = 0;
+  /** Whoever would take somebody's place, without an answer. */
+  #claims = 0;
   #callerGone = false;
   #closes = 0;
   #hangups = 0;
@@ -53,6 +55,7 @@ class Witness {
       if (event.leg === this.#subscribed && event.type === "leg.ended") this.#subscribed = null;
     }
     if (event.type === "leg.referred" && state.phase !== "ending" && state.phase !== "ended") this.#refers += 1;
+    if (event.type === "leg.claimed" && state.phase !== "ending" && state.phase !== "ended") this.#claims += 1;
     if (event.type === "leg.failed" && event.status === 486 && state.phase === "dialling") {
       const refused = state.legs.find(({ leg, invitedAtMs }) => leg === event.leg && invitedAtMs !== null);
       if (refused !== undefined) this.#busy.add(calledAs(state, refused.party));
@@ -86,7 +89,22 @@ class Witness {
           this.#passed += 1;
           holds(this.#subscribed === null, "one REFER at a time");
           this.#subscribed = effect.leg;
+          if (state.phase === "dialling") {
+            const { mostPasses = 0 } = state.core.setup.policy;
+            const { passes } = state.transfer;
+            holds(passes > 0 && passes <= mostPasses, "no caller is passed on more often than the channel wants");
+          }
         }
+        break;
+      case "media.propose":
+        this.#claims -= 1;
+        holds(
+          state.phase !== "ended" && state.core.setup.policy.operatorRefer === "accept",
+          "nobody's place is taken where operators may not pass callers on",
+        );
+        break;
+      case "leg.refuse":
+        if (effect.status === 603) this.#claims -= 1;
         break;
       case "refer.notify":
         holds(this.#subscribed === effect.leg, "only who waits for it is told how his REFER gets on");
@@ -192,6 +210,7 @@ class Witness {
   /** The phone of whoever is not wanted any more has stopped ringing, and nobody's time runs on or is cut by another's end. */
   #ownsItsLegsAndTimers(state: CallState): void {
     holds(this.#refers === 0, "every REFER is answered");
+    holds(this.#claims === 0, "whoever would take a place is answered");
     const passing = state.phase === "dialling" && state.passing?.here === true ? state.passing : null;
     holds(
       this.#subscribed === (passing?.attempt.leg ?? null),

@@ -1,8 +1,9 @@
 // An operator passes the caller on by REFER.
 import { describe, expect, test } from "vitest";
 import type { Effect } from "../../src/call/effect.ts";
+import type { ExchangeId } from "../../src/call/ids.ts";
 import type { CalledParty, TransferRequest } from "../../src/call/transfer.ts";
-import { caller, CallScript, gateways, operator, route, transferTo } from "./script.ts";
+import { caller, CallScript, gateways, operator, route, sdp, transferTo } from "./script.ts";
 
 const colleague: CalledParty = {
   target: { kind: "phone", digits: "7702" },
@@ -10,9 +11,18 @@ const colleague: CalledParty = {
   headers: [{ name: "Referred-By", value: "<sip:7701@pbx>" }],
 };
 
-function talking(over: Partial<TransferRequest> = {}, operatorRefer: "accept" | "refuse" = "accept"): CallScript {
+function talking(
+  over: Partial<TransferRequest> = {},
+  operatorRefer: "accept" | "refuse" = "accept",
+  mostPasses = 5,
+): CallScript {
   const request = transferTo("100", { headers: [{ name: "X-Crm", value: "1" }], ...over });
-  return new CallScript({ operatorRefer }).callerIsWithBot().botSwitches(request).invited().answers().joined();
+  return new CallScript({ operatorRefer, mostPasses })
+    .callerIsWithBot()
+    .botSwitches(request)
+    .invited()
+    .answers()
+    .joined();
 }
 
 const passes = (call: CallScript, n = 1, party = colleague): CallScript =>
@@ -175,12 +185,118 @@ describe("an operator passes the caller on", () => {
   });
 });
 
+describe("what one talk has counts for the next", () => {
+  const timers = (call: CallScript): readonly unknown[] =>
+    call.effects.flatMap((effect) => (effect.type === "timer.start" && effect.timer === "talk" ? [effect.ms] : []));
+
+  test("the longest talk is that of all of them, the calls in between included", () => {
+    const call = passes(talking({ maxTalkMs: 60_000 }).after(20_000))
+      .invited(2)
+      .after(5_000)
+      .answers(2)
+      .joined(2);
+    passes(call.after(30_000), 2).invited(3).after(1_000).refuses(486, 3);
+    expect(timers(call)).toEqual([60_000, 35_000, 4_000]);
+    passes(call, 2).invited(4).after(20_000).answers(4).joined(4);
+    expect(timers(call).at(-1)).toBe(1);
+    call.timeIsUp("talk");
+    expect(call.transfers).toMatchObject([{ status: { status: "SUCCESS" }, details: { endedBy: "service" } }]);
+  });
+
+  test("the bot's headers go to everybody, those of a REFER only to whom it names; an extension only to the first", () => {
+    const call = talking({ dtmf: "123" });
+    const dialled = (): number => call.asked("media.play").length;
+    const once = dialled();
+    const attended = { ...colleague, headers: [...colleague.headers, { name: "Replaces", value: "x" }] };
+    passes(call, 1, attended).invited(2).answers(2).joined(2);
+    passes(call, 2, { ...colleague, headers: [] }).invited(3);
+    const orders = call.effects.flatMap((effect) => (effect.type === "leg.invite" ? [effect.order.headers] : []));
+    const own = { name: "X-Crm", value: "1" };
+    expect(orders).toEqual([[own], [own, ...attended.headers], [own]]);
+    expect([once, dialled()]).toEqual([1, 1]);
+  });
+
+  test("the gateway that the operator was reached by is asked first", () => {
+    const call = talking({ route: route({ gateways: gateways("g1", "g2") }) });
+    const second = new CallScript({ operatorRefer: "accept" })
+      .callerIsWithBot()
+      .botSwitches(transferTo("100", { route: route({ gateways: gateways("g1", "g2") }) }))
+      .invited()
+      .refuses(503)
+      .invited(2)
+      .answers(2)
+      .joined(2);
+    passes(call).invited(2).refuses(503, 2).invited(3);
+    passes(second, 2).invited(3).refuses(503, 3).invited(4);
+    const asked = ({ effects }: CallScript): readonly string[] =>
+      effects.flatMap((effect) => (effect.type === "leg.invite" ? [effect.order.gateway] : []));
+    expect([asked(call), asked(second)]).toEqual([
+      ["g1", "g1", "g2"],
+      ["g1", "g2", "g2", "g1"],
+    ]);
+  });
+});
+
+describe("somebody takes the operator's place by an INVITE with Replaces", () => {
+  const exchange = "c1/operator-1/claim-1" as ExchangeId;
+  const claims = (call: CallScript, leg = operator(1)): CallScript =>
+    call.happens({ type: "leg.claimed", leg, exchange, offer: sdp });
+  const proposal = { type: "media.propose", leg: operator(1), exchange, offer: sdp };
+  const declined = { type: "leg.refuse", leg: operator(1), exchange, status: 603 };
+
+  test("he is answered, and the talk is his from his ACK on", () => {
+    const call = claims(talking({ maxTalkMs: 60_000 }));
+    expect(call.last).toEqual([proposal]);
+    call.happens({ type: "media.updated", leg: operator(1), exchange, answer: sdp });
+    expect(call.last).toEqual([{ type: "leg.reanswer", leg: operator(1), exchange, answer: sdp }]);
+    call.happens({ type: "leg.replaced", leg: operator(1), offer: sdp });
+    expect(call.last).toMatchObject([
+      { type: "media.renew", leg: operator(1), answer: sdp },
+      { type: "bot.publish", event: { event: "transferProgress", phase: "bridged" } },
+    ]);
+    call.hangsUp(operator(1));
+    expect(call.transfers).toMatchObject([
+      { status: { status: "SUCCESS", number: "100" }, details: { attempts: [{ cause: "completed" }] } },
+    ]);
+  });
+
+  test("declined: not allowed, not talking yet, passing on, too often", () => {
+    expect(claims(talking({}, "refuse")).last).toEqual([declined]);
+    expect(claims(talking({}, "accept", 1)).last).toEqual([proposal]);
+    const early = new CallScript({ operatorRefer: "accept" }).callerIsWithBot().botSwitches().invited().answers();
+    expect(claims(early).last).toEqual([declined]);
+    expect(claims(passes(talking())).last).toEqual([declined]);
+    const often = talking({}, "accept", 1).happens({ type: "leg.replaced", leg: operator(1), offer: sdp });
+    expect(claims(often).last).toEqual([declined]);
+    expect(passes(often).last).toEqual([{ type: "refer.answer", leg: operator(1), status: 603 }]);
+  });
+
+  test("another call takes the caller's place: this one ends with the talk, whatever its bot wanted", () => {
+    const call = claims(talking({ continueCall: true }), caller);
+    expect(call.last).toEqual([{ ...proposal, leg: caller }]);
+    call.happens({ type: "leg.replaced", leg: caller, offer: sdp });
+    expect(call.last).toEqual([{ type: "media.renew", leg: caller, answer: sdp }]);
+    call.hangsUp(operator(1));
+    expect(call.transfers).toMatchObject([{ status: { status: "SUCCESS", hangup: true } }]);
+    expect(call.last).toContainEqual(expect.objectContaining({ type: "leg.bye", leg: caller }));
+  });
+});
+
 describe("a REFER that is declined with 603", () => {
   const declined = { type: "refer.answer", leg: operator(1), status: 603 };
 
   test("where the channel does not allow it", () => {
     const call = passes(talking({}, "refuse"));
     expect([call.last, call.state.phase]).toEqual([[declined], "withOperator"]);
+  });
+
+  test("when the caller has been passed on often enough, failed attempts included", () => {
+    const call = passes(talking({}, "accept", 2))
+      .invited(2)
+      .refuses(486, 2);
+    passes(call).invited(3).answers(3).joined(3);
+    passes(call, 3);
+    expect([call.last, call.state.phase]).toEqual([[{ ...declined, leg: operator(3) }], "withOperator"]);
   });
 
   test("before the two talk, from somebody else, and while another one is under way", () => {

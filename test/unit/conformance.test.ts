@@ -26,10 +26,11 @@ test("every test that docs/sip-conformance.md names is there, by its file and by
     P: "property",
     T: "torture",
     S: "soak",
+    X: "interop",
   };
   const ids = new Set(cases.map(({ id }) => id));
   const text = readFileSync(page, "utf8");
-  const named = [...text.matchAll(/`([UIPTS]) ([a-z0-9-]+)(?: "([^"]+)")?`/g)];
+  const named = [...text.matchAll(/`([UIPTSX]) ([a-z0-9-]+)(?: "([^"]+)")?`/g)];
   const numbered = [...text.matchAll(/`C (\d+\.\d+)`/g)];
   expect(named.length).toBeGreaterThan(40);
   expect(numbered.length).toBeGreaterThan(20);

@@ -17,6 +17,8 @@ test("the engine passes on a CANCEL and takes our 200 all the same: the caller i
   let running = 0;
   const dialog = {
     callId: "x",
+    localTag: "1",
+    remoteTag: "2",
     connected: true,
     remoteUri: "sip:caller@192.0.2.1",
     localContact: "<sip:192.0.2.2>",
@@ -45,7 +47,7 @@ test("the engine passes on a CANCEL and takes our 200 all the same: the caller i
     },
     release: () => undefined,
     link: { whenUp: async () => true },
-    directory: { trunk: () => undefined },
+    directory: { trunk: () => undefined, takesRefer: () => false },
     clock: {
       now: () => 0,
       wallMs: () => 0,

@@ -4,7 +4,7 @@ import type { GatewayId, LegId } from "../ids.ts";
 import type { judge } from "../outcome.ts";
 import type { Attempt, CallCore, In, OpenTransfer, PassingOperator } from "../state.ts";
 import { after, type Step } from "../step.ts";
-import { type CalledParty, partiesOf, type TransferRequest } from "../transfer.ts";
+import { type CalledParty, partiesOf, type Route, type TransferRequest } from "../transfer.ts";
 
 // Whom to call next, by which way: gateways of one party, and parties in a row or all at once. A plain `switch` is a hunt of one.
 
@@ -75,6 +75,11 @@ export function partyAt({ request }: Pick<OpenTransfer, "request">, position: nu
 
 export function gatewayOf({ route }: TransferRequest, { gateway }: Attempt): GatewayId {
   return route.gateways[gateway] ?? route.gateways[0];
+}
+
+/** The same gateways, this one first. */
+export function gatewaysFrom(gateways: Route["gateways"], first: GatewayId): Route["gateways"] {
+  return [first, ...gateways.filter((gateway) => gateway !== first)];
 }
 
 /** Another way to the same party, or null when there is none. */

@@ -1,15 +1,22 @@
 import type { Effect } from "../effect.ts";
 import type { CallEvent } from "../event.ts";
 import type { Attempt, In, Live, OpenTransfer, PassingOperator } from "../state.ts";
+import { type ChannelPolicy, usualPasses } from "../setup.ts";
 import { after, type Step } from "../step.ts";
 import type { LegEnd } from "./dialling.ts";
-import { partyAt, startDialling } from "./hunt.ts";
+import { gatewayOf, gatewaysFrom, partyAt, startDialling } from "./hunt.ts";
 import { silenceRing, stopTimers, tellPassing, withoutTones } from "./release.ts";
 import { attemptRecord, transferTimes } from "./report.ts";
 import { progress } from "./transfer-end.ts";
+import { talkTimer } from "./with-operator.ts";
 
 // An operator passes the caller on: whom he names is called like any other target of the same transfer, and he is kept
 // until that one has answered, because a caller must not be lost to a wrong number.
+
+/** Whether operators may still pass this caller on: a caller who is sent round in a circle must stop somewhere. */
+export function mayPass({ passes }: OpenTransfer, { operatorRefer, mostPasses = usualPasses }: ChannelPolicy): boolean {
+  return operatorRefer === "accept" && passes < mostPasses;
+}
 
 /** His REFER: 202 where the channel lets him and he talks to the caller, else 603. RFC 3515 §2.4.2. */
 export function passOn(state: Live, event: Extract<CallEvent, { type: "leg.referred" }>, atMs: number): Step {
@@ -19,13 +26,16 @@ export function passOn(state: Live, event: Extract<CallEvent, { type: "leg.refer
     state.phase !== "withOperator" ||
     state.attempt.leg !== leg ||
     state.joinedAtMs === null ||
-    policy.operatorRefer !== "accept"
+    !mayPass(state.transfer, policy)
   ) {
     return [state, [{ type: "refer.answer", leg, status: 603 }]];
   }
   const { core, transfer, attempt, answeredAtMs, joinedAtMs, reinvited, recordingPaused } = state;
-  const { request } = transfer;
+  // Keys for an extension belong to the number the bot gave.
+  const { dtmf: _, ...request } = transfer.request;
   const party = partyAt(transfer, attempt.party);
+  // Of the last REFER nothing is passed on: its Replaces names a dialog that is over.
+  const own = transfer.talk?.headers ?? party.headers;
   const his = attemptRecord(transfer, attempt, answeredAtMs, "completed", 200);
   const { ringMs, answerMs } = transferTimes(state, atMs);
   const next: OpenTransfer = {
@@ -36,7 +46,9 @@ export function passOn(state: Live, event: Extract<CallEvent, { type: "leg.refer
       method: "invite",
       target,
       number,
-      headers: [...party.headers, ...headers],
+      headers: [...own, ...headers],
+      // His own gateway first: it lives, and a dialog that he names may be known to it alone.
+      route: { ...request.route, gateways: gatewaysFrom(request.route.gateways, gatewayOf(request, attempt)) },
       others: [],
       strategy: "serial",
       confirm: null,
@@ -46,7 +58,8 @@ export function passOn(state: Live, event: Extract<CallEvent, { type: "leg.refer
     called: 0,
     attempts: his === null ? transfer.attempts : [...transfer.attempts, his],
     ringPrompts: [],
-    talk: transfer.talk ?? { number: party.number, ringMs, answerMs, joinedAtMs },
+    passes: transfer.passes + 1,
+    talk: transfer.talk ?? { number: party.number, headers: own, ringMs, answerMs, joinedAtMs },
   };
   const passing: PassingOperator = {
     attempt,
@@ -98,13 +111,13 @@ export function backToOperator(
 ): Step {
   const { leg } = passing.attempt;
   const { core, effects: silenced } = silenceRing(state);
-  const { begun, attempts } = state.transfer;
+  const { begun, attempts, passes } = state.transfer;
   const record = attemptRecord(state.transfer, attempt, atMs, end.cause, end.sipCode ?? null);
   // His own line in the ledger is written when his talk is over.
   const since = [...attempts.slice(passing.transfer.attempts.length + 1), ...(record === null ? [] : [record])];
-  const transfer: OpenTransfer = { ...passing.transfer, begun, attempts: [...passing.transfer.attempts, ...since] };
+  const before = passing.transfer;
+  const transfer: OpenTransfer = { ...before, begun, passes, attempts: [...before.attempts, ...since] };
   const { answeredAtMs, joinedAtMs, reinvited, recordingPaused } = passing;
-  const { maxTalkMs } = transfer.request;
   // RFC 3515 §2.4.5: a final status must be told, also where no response came.
   const status = end.sipCode ?? (end.cause === "no_answer" ? 408 : 503);
   return [
@@ -126,7 +139,7 @@ export function backToOperator(
       { type: "media.drop", leg: attempt.leg },
       { type: "media.aside", leg, on: false },
       { type: "media.phase", phase: "operator" },
-      ...(maxTalkMs === null ? [] : ([{ type: "timer.start", timer: "talk", ms: maxTalkMs }] as const)),
+      ...talkTimer(transfer, joinedAtMs, atMs),
       ...tellPassing(state, { status, reason: end.sipReason ?? null, last: true }),
       progress(transfer, passing.attempt, "bridged", 200, atMs),
     ],

@@ -304,6 +304,7 @@ function startTransfer(core: CallCore, request: TransferRequest, { commandId, in
     called: 0,
     attempts: [],
     ringPrompts: ringPromptsOf(request.duringRing, commandId, index),
+    passes: 0,
     talk: null,
   };
   return request.method === "refer" ? startReferring(core, transfer) : startDialling(core, transfer);

@@ -1,5 +1,6 @@
+import type { Effect } from "../effect.ts";
 import type { CallEvent } from "../event.ts";
-import type { In } from "../state.ts";
+import type { In, OpenTransfer } from "../state.ts";
 import type { Step } from "../step.ts";
 import { withDigits } from "./keys.ts";
 import { finishTransfer, progress } from "./transfer-end.ts";
@@ -10,13 +11,13 @@ export function withOperator(state: In<"withOperator">, event: CallEvent, atMs: 
     case "media.joined": {
       if (event.leg !== attempt.leg || state.joinedAtMs !== null) return [state, []];
       const joined = { ...state, joinedAtMs: atMs };
-      const { maxTalkMs, dtmf } = state.transfer.request;
+      const { dtmf } = state.transfer.request;
       const next = dtmf === undefined ? joined : withDigits(joined, dtmf, "operator", atMs);
       return [
         next,
         [
           { type: "media.phase", phase: "operator" },
-          ...(maxTalkMs === null ? [] : ([{ type: "timer.start", timer: "talk", ms: maxTalkMs }] as const)),
+          ...talkTimer(state.transfer, atMs, atMs),
           progress(state.transfer, attempt, "bridged", 200, atMs),
         ],
       ];
@@ -60,6 +61,14 @@ export function withOperator(state: In<"withOperator">, event: CallEvent, atMs: 
     default:
       return [state, []];
   }
+}
+
+/** What is left of the longest talk: it counts from the first operator's bridge, whomever he has passed the caller on to. */
+export function talkTimer({ request, talk }: OpenTransfer, joinedAtMs: number, atMs: number): readonly Effect[] {
+  const { maxTalkMs } = request;
+  if (maxTalkMs === null) return [];
+  const talkedMs = atMs - (talk?.joinedAtMs ?? joinedAtMs);
+  return [{ type: "timer.start", timer: "talk", ms: Math.max(1, Math.round(maxTalkMs - talkedMs)) }];
 }
 
 /** He answered and not one packet of his has come, whatever was tried: this was no talk. */

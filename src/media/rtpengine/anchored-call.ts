@@ -17,6 +17,7 @@ import type { NgClient, NgReply, NgVerb } from "./ng.ts";
 import { Player, type SoundKind } from "../switching/player.ts";
 import {
   chooseFormats,
+  describeAnswer,
   describeEnd,
   describePeer,
   holds,
@@ -287,6 +288,17 @@ export class AnchoredCall implements SwitchedCall {
         const answer =
           leg === this.#options.caller ? await this.#updateCaller(offer) : await this.#updateOperator(leg, offer);
         this.#post({ type: "media.updated", leg, exchange, answer });
+      },
+      failed,
+      failed,
+    );
+  }
+
+  propose(leg: LegId, exchange: ExchangeId, offer: Sdp): void {
+    const failed = (): void => this.#post({ type: "media.updateFailed", leg, exchange });
+    this.#step(
+      async () => {
+        this.#post({ type: "media.updated", leg, exchange, answer: this.#proposal(leg, offer) });
       },
       failed,
       failed,
@@ -844,9 +856,22 @@ export class AnchoredCall implements SwitchedCall {
     const outcome = readAudio(offer);
     if (!outcome.ok) throw new MediaError(outcome.fault, `the operator's offer: ${outcome.fault}`);
     await this.#follow(operator, outcome.audio);
-    const { codecs, eventType, direction } = outcome.audio;
-    const events = formats.eventType === null ? null : eventType;
-    return describeEnd(end, { codecs, eventType: events }, mirrored(direction), outcome.audio);
+    return describeAnswer(end, formats, outcome.audio);
+  }
+
+  #proposal(leg: LegId, offer: Sdp): Sdp {
+    const outcome = readAudio(offer);
+    if (!outcome.ok) throw new MediaError(outcome.fault, `the offer: ${outcome.fault}`);
+    if (leg !== this.#options.caller) {
+      const { end, formats } = this.#operatorOf(leg);
+      end.version += 1;
+      return describeAnswer(end, formats, outcome.audio);
+    }
+    const end = this.#endOfCaller();
+    const formats = chooseFormats(outcome.audio, this.#caller().formats.codecs[0].law);
+    if (formats === undefined) throw new MediaError("no_common_codec", "the caller offers no codec of ours");
+    end.version += 1;
+    return describeEnd(end, formats, mirrored(outcome.audio.direction), outcome.audio);
   }
 
   /** The operator's answer to our re-INVITE, or to the offer he asked us for. */

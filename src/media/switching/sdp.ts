@@ -203,6 +203,13 @@ export function mayHear(direction: Direction | undefined): boolean {
   return direction === "sendrecv" || direction === "recvonly";
 }
 
+/** The answer of this end, which takes telephone events where `formats` has them, to what an operator offers. */
+export function describeAnswer(end: LocalEnd, formats: AudioFormats, offer: AudioDescription): Sdp {
+  const { codecs, direction } = offer;
+  const eventType = formats.eventType === null ? null : offer.eventType;
+  return describeEnd(end, { codecs, eventType }, mirrored(direction), offer);
+}
+
 /** RFC 3264 §8.4: he sends only, or nothing at all, and wants nothing of ours. */
 export function holds(remote: AudioDescription | null): boolean {
   return remote?.direction === "sendonly" || remote?.direction === "inactive";

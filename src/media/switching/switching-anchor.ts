@@ -60,6 +60,8 @@ export interface SwitchedCall {
   aside(leg: LegId, on: boolean): void;
   drop(leg: LegId): void;
   update(leg: LegId, exchange: ExchangeId, offer: Sdp | null): void;
+  /** What this leg's end answers to somebody who is not its peer yet: `renew` with his offer makes him that. */
+  propose(leg: LegId, exchange: ExchangeId, offer: Sdp): void;
   phase(phase: TalkPhase): void;
   recording(to: "start" | "pause" | "resume" | "stop"): void;
   close(): void;
@@ -320,6 +322,12 @@ export abstract class SwitchingAnchor<C extends SwitchedCall> implements MediaAn
   update(call: CallId, leg: LegId, exchange: ExchangeId, offer: Sdp | null): void {
     const switched = this.calls.get(call);
     if (switched !== undefined) switched.update(leg, exchange, offer);
+    else this.#postSoon(call, { type: "media.updateFailed", leg, exchange });
+  }
+
+  propose(call: CallId, leg: LegId, exchange: ExchangeId, offer: Sdp): void {
+    const switched = this.calls.get(call);
+    if (switched !== undefined) switched.propose(leg, exchange, offer);
     else this.#postSoon(call, { type: "media.updateFailed", leg, exchange });
   }
 

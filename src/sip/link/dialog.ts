@@ -16,6 +16,8 @@ export interface DialogOwner {
 /** A confirmed dialog, until either side ends it. */
 export class Dialog implements SipDialog {
   readonly callId: string;
+  readonly localTag: string;
+  readonly remoteTag: string;
   readonly localContact: string;
   readonly #srf: RawSrf;
   readonly #raw: RawDialog;
@@ -29,6 +31,9 @@ export class Dialog implements SipDialog {
     this.#options = options;
     this.#owner = owner;
     this.callId = raw.sip.callId;
+    // srf: a peer of RFC 2543 has no tag.
+    this.localTag = raw.sip.localTag ?? "";
+    this.remoteTag = raw.sip.remoteTag ?? "";
     this.localContact = raw.local.contact;
     // srf: what finds no listener is answered 200 and lost: key presses in INFO, REFER, offers in UPDATE.
     this.#on("modify", (req, res) => {

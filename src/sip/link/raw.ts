@@ -43,7 +43,7 @@ export interface RawResponse extends EventEmitter {
 
 export interface RawDialog extends EventEmitter {
   readonly id: string;
-  readonly sip: { readonly callId: string };
+  readonly sip: { readonly callId: string; readonly localTag?: string; readonly remoteTag?: string };
   readonly local: { readonly contact: string };
   readonly remote: { readonly uri: string };
   readonly req: RawRequest;

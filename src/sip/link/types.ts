@@ -60,6 +60,8 @@ export interface DialogEvents {
 
 export interface SipDialog {
   readonly callId: string;
+  readonly localTag: string;
+  readonly remoteTag: string;
   /** False as soon as either side has ended it. */
   readonly connected: boolean;
   /** Address of the peer's Contact. */

@@ -1,0 +1,278 @@
+// Crossings on the way to somebody's place that cannot be made on a wire, and calls that have no wire.
+import { describe, expect, test } from "vitest";
+import type { LegId, Sdp } from "../../src/call/ids.ts";
+import type { LegContext } from "../../src/sip/leg.ts";
+import type { AcceptEvents, DialogEvents, IncomingInvite, SipDialog } from "../../src/sip/link/types.ts";
+import { SipFault } from "../../src/sip/link/fault.ts";
+import { inviteLocally } from "../../src/sip/local-call.ts";
+import { readHeaders } from "../../src/sip/message.ts";
+import { parseReplaces, replacesIn } from "../../src/sip/replaces.ts";
+import { matches, Takeover } from "../../src/sip/takeover.ts";
+import { silentLog } from "../../src/telemetry/log.ts";
+
+const sdp = "v=0" as Sdp;
+
+/** An INVITE with Replaces, and everything around it, played by hand. */
+class World {
+  readonly answers: number[] = [];
+  readonly done: (SipDialog | null)[] = [];
+  readonly sent: string[] = [];
+  readonly #timers = new Set<() => void>();
+  cancel: () => void = () => undefined;
+  accepting: AcceptEvents | undefined;
+  inDialog: DialogEvents | undefined;
+  readonly taking: Takeover;
+  readonly dialog: SipDialog = {
+    callId: "x",
+    localTag: "1",
+    remoteTag: "2",
+    connected: true,
+    remoteUri: "sip:taker@192.0.2.1",
+    localContact: "<sip:192.0.2.2>",
+    listen: (events) => {
+      this.inDialog = events;
+    },
+    send: async (method) => {
+      this.sent.push(method);
+      return { ...readHeaders(""), status: 200, reason: "OK", body: "", sourceAddress: "" };
+    },
+    forget: () => undefined,
+  };
+
+  constructor() {
+    const invite = {
+      ...readHeaders(""),
+      body: sdp,
+      respond: (status: number) => this.answers.push(status),
+      onCancel: (run: (headers: ReturnType<typeof readHeaders>) => void) => {
+        this.cancel = () => run(readHeaders(""));
+      },
+      accept: (_sdp: string, _headers: unknown, on: AcceptEvents) => {
+        this.accepting = on;
+      },
+    } as unknown as IncomingInvite;
+    const context = {
+      link: { whenUp: async () => true },
+      clock: {
+        now: () => 0,
+        after: (_ms: number, run: () => void) => {
+          this.#timers.add(run);
+          return { cancel: () => this.#timers.delete(run) };
+        },
+      },
+      times: { transactionMs: 1, cancelMs: 1, requestMs: 1, exchangeMs: 1 },
+    } as unknown as LegContext;
+    const done = (dialog: SipDialog | null): void => void this.done.push(dialog);
+    this.taking = new Takeover({ invite, leg: "c/operator-1" as LegId, number: 1, trunk: undefined, context, done });
+    this.taking.begin();
+  }
+
+  timeIsUp(): void {
+    for (const run of this.#timers) {
+      this.#timers.delete(run);
+      run();
+    }
+  }
+
+  get timers(): number {
+    return this.#timers.size;
+  }
+
+  /** The 200 is out. */
+  accepted(): this {
+    this.taking.accept(sdp);
+    this.accepting?.accepted(this.dialog);
+    return this;
+  }
+}
+
+describe("on the way to somebody's place", () => {
+  test("it is taken with the ACK, not before", () => {
+    const world = new World().accepted();
+    expect(world.done).toEqual([]);
+    world.inDialog?.acknowledged("");
+    expect([world.done, world.timers]).toEqual([[world.dialog], 0]);
+  });
+
+  test("no answer of the call in time: 500; refused: as told; once", () => {
+    const late = new World();
+    late.timeIsUp();
+    const refused = new World();
+    refused.taking.refuse(603);
+    refused.taking.accept(sdp);
+    for (const [world, status] of [
+      [late, 500],
+      [refused, 603],
+    ] as const) {
+      expect([world.answers, world.done, world.timers, world.accepting]).toEqual([[status], [null], 0, undefined]);
+    }
+  });
+
+  test("CANCEL before the answer, and one that the engine passes on before it takes our 200", async () => {
+    const early = new World();
+    early.cancel();
+    early.taking.accept(sdp);
+    expect([early.done, early.accepting, early.timers]).toEqual([[null], undefined, 0]);
+    const crossed = new World();
+    crossed.taking.accept(sdp);
+    crossed.cancel();
+    crossed.accepting?.accepted(crossed.dialog);
+    crossed.inDialog?.acknowledged("");
+    await expect.poll(() => crossed.sent).toEqual(["BYE"]);
+    expect([crossed.done, crossed.timers]).toEqual([[null], 0]);
+    const lost = new World();
+    lost.taking.accept(sdp);
+    lost.accepting?.failed(new SipFault("engine_away", "gone"));
+    expect([lost.done, lost.timers]).toEqual([[null], 0]);
+  });
+
+  test("no ACK: it is hung up, and the leg stays with whom it has", async () => {
+    const world = new World().accepted();
+    world.timeIsUp();
+    await expect.poll(() => world.sent).toEqual(["BYE"]);
+    expect([world.done, world.timers]).toEqual([[null], 0]);
+    const ended = new World().accepted();
+    ended.inDialog?.ended({ byPeer: false, text: "", headers: readHeaders("") });
+    expect([ended.done, ended.sent, ended.timers]).toEqual([[null], [], 0]);
+  });
+
+  test("the leg ends meanwhile: 603 before the answer, BYE after the ACK", async () => {
+    const early = new World();
+    early.taking.close();
+    expect([early.answers, early.done, early.timers]).toEqual([[603], [], 0]);
+    const late = new World().accepted();
+    late.taking.close();
+    expect(late.sent).toEqual([]);
+    late.inDialog?.acknowledged("");
+    await expect.poll(() => late.sent).toEqual(["BYE"]);
+    expect([late.done, late.timers]).toEqual([[], 0]);
+  });
+});
+
+describe("a call between two of our calls", () => {
+  interface Side {
+    readonly heard: string[];
+    readonly events: DialogEvents;
+  }
+  const side = (): Side => {
+    const heard: string[] = [];
+    return {
+      heard,
+      events: {
+        ended: () => heard.push("ended"),
+        acknowledged: () => heard.push("ACK"),
+        offered: (request) => {
+          heard.push(`offered ${request.body}`);
+          request.respond(200, "OK", { body: "answer" });
+          request.respond(500);
+        },
+        asked: (request) => {
+          heard.push(request.method);
+          request.respond(202);
+        },
+      },
+    };
+  };
+
+  async function connected(): Promise<{ one: SipDialog; other: SipDialog; caller: Side; called: Side }> {
+    const [caller, called] = [side(), side()];
+    const dialogs = await new Promise<[SipDialog, SipDialog]>((resolve, reject) => {
+      let other: SipDialog | undefined;
+      inviteLocally(
+        { uri: "sip:x", proxy: null, headers: [], sdp },
+        {
+          sent: () => undefined,
+          provisional: () => undefined,
+          failed: () => reject(new Error("failed")),
+          answered: (one, { body }) => {
+            one.listen(caller.events);
+            if (other !== undefined && body === "answer") resolve([one, other]);
+          },
+        },
+        (invite) => {
+          invite.accept("answer", [], {
+            accepted: (dialog) => {
+              other = dialog;
+              dialog.listen(called.events);
+            },
+            failed: reject,
+          });
+        },
+        silentLog,
+      );
+    });
+    await expect.poll(() => called.heard).toEqual(["ACK"]);
+    return { one: dialogs[0], other: dialogs[1], caller, called };
+  }
+
+  test("requests go both ways, a re-INVITE is acknowledged, BYE ends both sides once", async () => {
+    const { one, other, caller, called } = await connected();
+    const options = { timeoutMs: 1_000 };
+    expect(await one.send("INVITE", { ...options, body: "new" })).toMatchObject({ status: 200, body: "answer" });
+    expect(await other.send("INFO", options)).toMatchObject({ status: 202 });
+    const both = await Promise.all([one.send("BYE", options), other.send("BYE", options)]);
+    expect(both).toMatchObject([{ status: 200 }, { status: 481 }]);
+    expect([one.connected, other.connected]).toEqual([false, false]);
+    expect(called.heard).toEqual(["ACK", "offered new", "ACK", "ended"]);
+    expect(caller.heard).toEqual(["INFO"]);
+    expect(await one.send("INFO", options)).toMatchObject({ status: 481 });
+  });
+
+  test.each([false, true])("cancelled: 487, once, and nobody is accepted (after it was taken: %s)", async (taken) => {
+    const heard: string[] = [];
+    let invite: IncomingInvite | undefined;
+    const sent = inviteLocally(
+      { uri: "sip:x", proxy: null, headers: [], sdp },
+      {
+        sent: () => undefined,
+        provisional: () => undefined,
+        answered: () => heard.push("answered"),
+        failed: (result) => heard.push(`failed ${result instanceof SipFault ? result.code : result.status}`),
+      },
+      (one) => {
+        invite = one;
+        one.onCancel(() => heard.push("cancelled"));
+      },
+      silentLog,
+    );
+    if (taken) await expect.poll(() => invite).toBeDefined();
+    sent.cancel([]);
+    sent.cancel([]);
+    await expect.poll(() => heard).toContain("failed 487");
+    invite?.respond(603);
+    invite?.accept("answer", [], {
+      accepted: () => heard.push("accepted"),
+      failed: ({ code }) => heard.push(code),
+    });
+    expect(heard).toEqual(taken ? ["cancelled", "failed 487", "cancelled"] : ["failed 487"]);
+  });
+});
+
+describe("Replaces", () => {
+  test("names a dialog as the one sees it who gets the INVITE (RFC 3891 §3)", () => {
+    const dialog = { ...new World().dialog, callId: "a@b", localTag: "7", remoteTag: "8" };
+    const named = (text: string): boolean | undefined => {
+      const replaced = parseReplaces(text);
+      return replaced && matches(dialog, replaced);
+    };
+    expect(named("a@b;to-tag=7;from-tag=8")).toBe(true);
+    expect(named("a@b ; FROM-TAG=8 ; To-Tag=7 ; x=1")).toBe(true);
+    expect(named("a@b;to-tag=8;from-tag=7")).toBe(false);
+    expect(named("A@B;to-tag=7;from-tag=8")).toBe(false);
+    expect(named("a@b;to-tag=7")).toBeUndefined();
+    expect(named("a@b;to-tag=7;to-tag=7;from-tag=8")).toBeUndefined();
+    expect(named("a b;to-tag=7;from-tag=8")).toBeUndefined();
+  });
+
+  test("in a URI it is escaped, other headers do not matter (RFC 3261 §19.1.1)", () => {
+    const dialog = { callId: "a+1@b", toTag: "7", fromTag: "8", earlyOnly: true };
+    const text = "a+1%40b%3Bto-tag%3D7%3Bfrom-tag%3D8%3Bearly-only";
+    expect(replacesIn(`Subject=%E9&Replaces=${text}`)).toEqual({ dialog, required: false });
+    expect(replacesIn(`REPLACES=${text}&Require=replaces`)).toEqual({ dialog, required: true });
+    expect(replacesIn(`Replaces=${text}&Require=replacesx`)).toEqual({ dialog, required: false });
+    expect(replacesIn("Subject=x")).toBeUndefined();
+    for (const bad of [`Replaces=${text}&replaces=${text}`, "Replaces=%E9", "Replaces=", "Replaces=x"]) {
+      expect(replacesIn(bad), bad).toBeNull();
+    }
+  });
+});
