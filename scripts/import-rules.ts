@@ -24,7 +24,7 @@ export const folderRules: readonly FolderRule[] = [
   { folder: "sip", mayImport: ["call", "lib", "telemetry"], packages: ["drachtio-srf"], node: true },
   { folder: "media", mayImport: ["call", "lib", "telemetry"], packages: ["rtpengine-client", "aws4fetch"], node: true },
   { folder: "bot", mayImport: ["call", "lib", "telemetry"], packages: ["ioredis", "zod"], node: true },
-  { folder: "client", mayImport: ["bot/contract"], packages: ["ioredis"], node: true },
+  { folder: "client", mayImport: ["bot/contract", "lib"], packages: ["ioredis"], node: true },
   { folder: "trunk", mayImport: ["call", "lib"], typesOnly: ["config"], packages: [], node: true },
   { folder: "engine", mayImport: ["lib"], packages: [], node: true },
   { folder: "config", mayImport: ["lib"], packages: ["zod", "yaml"], node: true },

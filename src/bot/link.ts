@@ -6,6 +6,7 @@ import type { BotEvent } from "../call/bot-event.ts";
 import type { CallId, TransferId } from "../call/ids.ts";
 import type { BotLink, Post } from "../call/ports.ts";
 import type { Cancellable, Clock } from "../lib/clock.ts";
+import { sentinelOptions, type Sentinels } from "../lib/redis-sentinel.ts";
 import { CommandDesk } from "./command-desk.ts";
 import { commandsChannel, contractLimits, eventsChannel, streamField } from "./contract.ts";
 import { encodeEvent } from "./envelope.ts";
@@ -26,15 +27,7 @@ export interface RedisAddress {
   readonly db?: number;
   readonly tls?: ConnectionOptions;
   /** Who tells where the master is; host and port above do not count then. */
-  readonly sentinel?: RedisSentinel;
-}
-
-export interface RedisSentinel {
-  readonly name: string;
-  readonly nodes: readonly { readonly host: string; readonly port: number }[];
-  readonly username?: string;
-  readonly password?: string;
-  readonly tls: boolean;
+  readonly sentinel?: Sentinels;
 }
 
 /** The part of a structured log that is used here; pino's logger fits. */
@@ -548,9 +541,12 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
 
   #connection(role: "writer" | "subscriber"): Redis {
     const { url, sentinel, ...rest } = this.#options.redis;
+    const { answerMs } = this.#limits;
+    const retryMs = (times: number): number | null =>
+      this.#closed ? null : Math.min(50 * 2 ** Math.min(times - 1, 6), 2_000);
     const options = {
       ...rest,
-      ...(sentinel === undefined ? {} : this.#throughSentinel(sentinel)),
+      ...(sentinel === undefined ? {} : sentinelOptions(sentinel, { answerMs, retryMs })),
       lazyConnect: true,
       connectionName: `patchbay-${role}`,
       // RESP2: what is used here is the same in both, and every Redis since 6 and every proxy speaks it.
@@ -562,8 +558,8 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
       autoResendUnfulfilledCommands: false,
       autoResubscribe: false,
       maxRetriesPerRequest: 0,
-      connectTimeout: this.#limits.answerMs,
-      retryStrategy: (times: number) => (this.#closed ? null : Math.min(50 * 2 ** Math.min(times - 1, 6), 2_000)),
+      connectTimeout: answerMs,
+      retryStrategy: retryMs,
       reconnectOnError: (error: Error) => (error.message.startsWith("READONLY") ? 1 : false),
     } satisfies RedisOptions;
     const connection =
@@ -588,25 +584,6 @@ export class RedisBotLink implements BotLink, AsyncDisposable {
       }
       this.#connectionChanged();
     });
-  }
-
-  /** The library asks the Sentinels at every connection, and looks at the role of what they have named. */
-  // Its type is what it has: the library's own would make every other option uncertain.
-  #throughSentinel({ name, nodes, username, password, tls }: RedisSentinel) {
-    return {
-      name,
-      sentinels: nodes.map((node) => ({ ...node })),
-      ...(username === undefined ? {} : { sentinelUsername: username }),
-      ...(password === undefined ? {} : { sentinelPassword: password }),
-      ...(tls ? { sentinelTLS: {} } : {}),
-      enableTLSForSentinelMode: true,
-      sentinelCommandTimeout: this.#limits.answerMs,
-      // An error would end the connection for good; without a Sentinel there may be one later.
-      sentinelRetryStrategy: (times: number) =>
-        this.#closed ? null : Math.min(50 * 2 ** Math.min(times - 1, 6), 2_000),
-      // A master that was cut off from the others looks well from here, and what it takes is lost.
-      failoverDetector: true,
-    } satisfies RedisOptions;
   }
 
   #connectionChanged(): void {

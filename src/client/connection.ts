@@ -1,6 +1,7 @@
 import { Redis } from "ioredis";
 import type { RedisOptions } from "ioredis";
 import type { ConnectionOptions } from "node:tls";
+import { sentinelOptions, type Sentinels } from "../lib/redis-sentinel.ts";
 
 /** Where the bot's Redis is, and its user there. */
 export interface RedisAddress {
@@ -8,13 +9,19 @@ export interface RedisAddress {
   readonly username?: string;
   readonly password?: string;
   readonly tls?: ConnectionOptions;
+  /** Redis Sentinels tell where the master is; of `url` only the scheme and the database count then. */
+  readonly sentinel?: Sentinels;
 }
+
+const answerMs = 5_000;
 
 /** A connection that stays usable under the rights of a bot's ACL user: no INFO, no CLIENT SETINFO, no HELLO. */
 export function connectRedis(address: string | RedisAddress, name: string, onError: (error: Error) => void): Redis {
-  const { url, ...rest } = typeof address === "string" ? { url: address } : address;
+  const { url, sentinel, ...rest } = typeof address === "string" ? { url: address, sentinel: undefined } : address;
+  const retryMs = (times: number): number => Math.min(50 * 2 ** Math.min(times - 1, 6), 2_000);
   const options = {
     ...rest,
+    ...(sentinel === undefined ? {} : sentinelOptions(sentinel, { answerMs, retryMs })),
     connectionName: name,
     protocol: 2,
     disableClientInfo: true,
@@ -24,7 +31,7 @@ export function connectRedis(address: string | RedisAddress, name: string, onErr
     enableOfflineQueue: false,
     autoResendUnfulfilledCommands: false,
     maxRetriesPerRequest: 0,
-    retryStrategy: (times: number) => Math.min(50 * 2 ** Math.min(times - 1, 6), 2_000),
+    retryStrategy: retryMs,
   } satisfies RedisOptions;
   const redis = new Redis(url, options);
   redis.on("error", (error: Error) => onError(withoutCommand(error)));

@@ -2,6 +2,8 @@
 import { Redis } from "ioredis";
 import { describe, expect, test } from "vitest";
 import type { RedisAddress } from "../../src/bot/link.ts";
+import { connectBot } from "../../src/client/index.ts";
+import type { BotCall } from "../../src/client/index.ts";
 import { RedisServer } from "../support/redis.ts";
 import { masterName, WatchedRedis } from "../support/sentinel.ts";
 import { waitFor } from "../support/wait.ts";
@@ -62,6 +64,41 @@ describe("with three Sentinels", () => {
     fixture.say(call, hangupEvent);
     await waitFor(() => fixture.link.stats().queued === 0, { what: "the last event", timeoutMs: 10_000 });
     expect((await seqs(watched.second.port, "bot")).at(-1)).toBe(6);
+  });
+
+  test("the master crashes: a bot on patchbay/client reads on at the new one, and is heard there", async () => {
+    await using watched = await WatchedRedis.start({ sentinelPassword });
+    const redis = address(watched);
+    await using fixture = await linkFixture({ redis });
+    const { sentinel, url = "" } = redis;
+    if (sentinel === undefined) throw new Error("no Sentinels");
+    await using bot = connectBot({ redis: { url, sentinel }, botId: "bot" });
+    bot.on("error", () => undefined);
+    const keys: string[] = [];
+    const taken: BotCall[] = [];
+    bot.onCall(async (call) => {
+      taken.push(call);
+      call.on("dtmf", ({ digit }) => keys.push(digit));
+      await call.ended;
+    });
+    await bot.ready;
+    const call = fixture.open("call-1", "bot");
+    fixture.say(call, callEvent);
+    await waitFor(() => taken.length === 1 && fixture.link.stats().queued === 0, {
+      what: "the bot",
+      timeoutMs: 10_000,
+    });
+    await watched.replicated();
+    await watched.first.crash();
+    await waitFor(() => fixture.states.at(-1) === "lost", { what: "the loss" });
+    for (const digit of ["1", "2", "3"]) fixture.say(call, digitEvent(digit));
+    await watched.failedOver();
+    await waitFor(() => keys.length >= 3, { what: "the keys", timeoutMs: 20_000 });
+    expect(keys).toEqual(["1", "2", "3"]);
+    // It is heard as soon as both are there again; until then it says so to its caller.
+    await waitFor(async () => taken[0]?.stop().then(() => true), { what: "a command", timeoutMs: 20_000 });
+    fixture.say(call, hangupEvent);
+    expect((await taken[0]?.ended)?.by).toBe("caller");
   });
 
   test("the master stands still, with its connections open: it is left for the new one", async () => {
