@@ -1,0 +1,60 @@
+// What /readyz says of a trunk, from what is known of its gateways and its registration.
+import { describe, expect, test } from "vitest";
+import { serviceState, type ServiceParts } from "../../src/service-state.ts";
+import type { RegistrationState } from "../../src/sip/registration.ts";
+import type { GatewayState } from "../../src/trunk/gateway-health.ts";
+
+interface Known {
+  readonly gateways: Readonly<Record<string, GatewayState>>;
+  readonly registration?: RegistrationState;
+}
+
+/** The parts of a service with one trunk, as far as they are asked. */
+function parts({ gateways, registration }: Known, { connected = true, draining = false } = {}): ServiceParts {
+  return {
+    config: { sip: { engine: "separate" } },
+    table: { trunks: () => [{ id: "t", maxCalls: 30, gateways: Object.keys(gateways).map((id) => ({ id })) }] },
+    health: { state: (id: string) => gateways[id] },
+    link: { ready: () => false, lagMs: () => 1_500, stats: () => ({ queued: 3 }) },
+    sip: {
+      connected: () => connected,
+      ready: () => connected && !draining,
+      draining,
+      registrations: () => new Map(registration === undefined ? [] : [["t", registration]]),
+      legsByTrunk: () => new Map([["t", 2]]),
+    },
+    media: { ready: () => true, anchors: () => [{ name: "m:1", healthy: false, calls: 1 }] },
+  } as unknown as ServiceParts;
+}
+
+describe("a trunk is", () => {
+  test.each<[string, Known, string]>([
+    ["up with gateways that are", { gateways: { a: "up", b: "up" } }, "up"],
+    ["up without gateways: there is nothing to be down", { gateways: {} }, "up"],
+    ["degraded with one that rests", { gateways: { a: "up", b: "resting" } }, "degraded"],
+    ["down when none is up", { gateways: { a: "down", b: "resting" } }, "down"],
+    ["up while it is registered", { gateways: { a: "up" }, registration: "registered" }, "up"],
+    ["up while it registers for the first time", { gateways: { a: "up" }, registration: "registering" }, "up"],
+    ["down when its registration fails", { gateways: { a: "up" }, registration: "failing" }, "down"],
+    ["down when it is refused", { gateways: { a: "up" }, registration: "refused" }, "down"],
+  ])("%s", (_what, known, state) => {
+    const { registration, gateways } = known;
+    expect(serviceState(parts(known)).trunks).toEqual({
+      t: { state, legs: 2, legsMax: 30, gateways, ...(registration === undefined ? {} : { registration }) },
+    });
+  });
+});
+
+test("the engine is up while it drains, but the part takes no calls", () => {
+  const state = serviceState(parts({ gateways: {} }, { draining: true }));
+  expect(state).toMatchObject({ draining: true, engine: { kind: "separate", state: "up" }, parts: { engine: false } });
+  expect(serviceState(parts({ gateways: {} }, { connected: false })).engine.state).toBe("down");
+});
+
+test("Redis and the media servers are told with what waits and what they hold", () => {
+  expect(serviceState(parts({ gateways: {} }))).toMatchObject({
+    parts: { redis: false, media: true },
+    redis: { state: "down", queuedEvents: 3, lagMs: 1_500 },
+    anchors: { "m:1": { state: "down", calls: 1 } },
+  });
+});
