@@ -185,7 +185,11 @@ export const eventSchemas = {
     transferDetails: transferDetailsSchema,
   }),
   recording: event("recording", "The recording changed.", {
-    state: z.enum(["started", "paused", "resumed", "finished", "failed"]).describe("What it does now."),
+    state: z
+      .enum(["started", "paused", "resumed", "finished", "failed"])
+      .describe(
+        "What it does now. After a `failed` in its midst comes a `finished` with what was recorded until then.",
+      ),
     file: z.string().nullable().describe("Where the finished recording is or will be; null when it failed."),
     url: z
       .string()

@@ -19,7 +19,7 @@ import { toInt16, WavReader, WavWriter } from "../../src/media/audio/wav.ts";
 import type { JournalLine } from "../../src/media/recording/journal.ts";
 import { JournalWriter, parseJournal } from "../../src/media/recording/journal.ts";
 import { Recorder } from "../../src/media/recording/recorder.ts";
-import type { RecorderOptions, RecoveryOptions } from "../../src/media/recording/recorder.ts";
+import type { CallRecording, RecorderOptions, RecoveryOptions } from "../../src/media/recording/recorder.ts";
 import { systemMediaClock } from "../../src/media/options.ts";
 import { readCapture, udpOf } from "../../src/media/recording/pcap.ts";
 import { renderRecording } from "../../src/media/recording/render.ts";
@@ -660,6 +660,12 @@ describe("recovery", () => {
     expect(journals()).toEqual([expect.stringMatching(/^call-1-x\.jsonl\.claimed-[0-9a-f]{12}$/)]);
   });
 
+  test("without room for the finished file nothing is tried", async () => {
+    leave();
+    const recovery = await another({ leastFreeBytes: Number.MAX_SAFE_INTEGER }).recover(folder, over);
+    expect([recovery, journals()]).toEqual([{ recovered: [], left: 1 }, ["call-1-x.jsonl"]]);
+  });
+
   test("a process whose log was taken says so, and does not begin another one", async () => {
     const recorder = another();
     const recording = await recorder.open("call-2", "pb-2", { botId: "b", caller: "1", called: "2" }, folder);
@@ -669,5 +675,69 @@ describe("recovery", () => {
     await expect(recording.finish(start + 1_000)).rejects.toMatchObject({ code: "journal_taken" });
     expect(journals()).toEqual([`${log}.claimed-other`]);
     expect(recorder.stats()).toMatchObject({ active: 0, rendering: 0 });
+  });
+});
+
+describe("a capture that is looked at", () => {
+  const quiet = (): void => {};
+  const recorders: Recorder[] = [];
+  afterEach(async () => {
+    for (const recorder of recorders.splice(0)) await recorder.close();
+  });
+
+  async function recording(captureFolder: string, leastFreeBytes = 0): Promise<CallRecording> {
+    const recorder = new Recorder({
+      folder: join(folder, "out"),
+      spoolFolder: folder,
+      leastFreeBytes,
+      mostRenders: 1,
+      mostWaiting: 10,
+      clock: systemMediaClock,
+      log: { debug: quiet, info: quiet, warn: quiet, error: quiet },
+      onLeft: quiet,
+    });
+    recorders.push(recorder);
+    return recorder.open("call-3", "pb-3", { botId: "b", caller: "1", called: "2" }, folder, captureFolder);
+  }
+
+  test("has stopped when packets come and it does not grow, and only then", async () => {
+    const made = await recording("pcaps");
+    const capture = join(folder, "pcaps", "c.pcap");
+    writeFileSync(capture, "");
+    await made.captured("c.pcap");
+    // Put aside at once; whoever writes to it does not notice.
+    const aside = join(folder, "pcaps", "c~1.pcap");
+    expect(readdirSync(join(folder, "pcaps"))).toEqual(["c~1.pcap"]);
+    // The caller had been sending for long when the recording began.
+    expect(await made.trouble(5_000)).toBeNull();
+    expect(await made.trouble(5_050)).toBeNull();
+    writeFileSync(aside, "more", { flag: "a" });
+    expect(await made.trouble(5_200)).toBeNull();
+    // He holds the call and sends nothing.
+    expect(await made.trouble(5_200)).toBeNull();
+    expect(await made.trouble(null)).toBeNull();
+    // rtpengine came back and counts anew, in a new file.
+    writeFileSync(capture, "");
+    expect(await made.trouble(10)).toBeNull();
+    expect(readdirSync(join(folder, "pcaps"))).toEqual(["c~1.pcap", "c~2.pcap"]);
+    expect(await made.trouble(20)).toBeNull();
+    expect(await made.trouble(119)).toBeNull();
+    expect(await made.trouble(120)).toBe("capture_stopped");
+    rmSync(join(folder, "pcaps", "c~2.pcap"));
+    expect(await made.trouble(121)).toBe("no_spool");
+  });
+
+  test("of another media server keeps its name", async () => {
+    mkdirSync(join(folder, "segments"));
+    const made = await recording("segments");
+    await expect(made.captured("c.wav")).rejects.toMatchObject({ code: "ENOENT" });
+    writeFileSync(join(folder, "segments", "c.wav"), "");
+    await made.captured("c.wav");
+    expect([await made.trouble(0), await made.trouble(99), await made.trouble(100)]).toEqual([
+      null,
+      null,
+      "capture_stopped",
+    ]);
+    expect(readdirSync(join(folder, "segments"))).toEqual(["c.wav"]);
   });
 });

@@ -22,7 +22,7 @@ const wavHeaderBytes = 44;
 
 /** Both keep the channels apart: what one party says must not be heard faintly in the other's channel. */
 const encoders: Readonly<Record<CompressedFormat, readonly string[]>> = {
-  opus: ["-c:a", "libopus", "-application", "voip", "-b:a", "48k", "-f", "ogg"],
+  opus: ["-c:a", "libopus", "-application", "voip", "-compression_level", "5", "-b:a", "48k", "-f", "ogg"],
   mp3: ["-c:a", "libmp3lame", "-joint_stereo", "0", "-b:a", "48k", "-f", "mp3"],
 };
 

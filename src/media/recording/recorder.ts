@@ -228,6 +228,9 @@ async function giveBack(claimed: string): Promise<void> {
   await rename(claimed, journalStem(claimed) + journalEnding).catch(() => {});
 }
 
+const succeeded = (): boolean => true;
+const failed = (): boolean => false;
+
 async function checkFree(folder: string, leastBytes: number): Promise<void> {
   const { bavail, bsize } = await statfs(folder);
   if (bavail * bsize < leastBytes) throw new MediaError("disk_full", `less than ${leastBytes} bytes are free`);
@@ -377,7 +380,10 @@ export class Recorder {
       if (opened === undefined || (await isOver(opened.ngCall))) over.push(journal);
       else left += 1;
     }
-    if (over.length === 0 || !(await pause())) return { recovered: [], left: left + over.length };
+    // Without room each try would fill the disk to its last byte before it fails.
+    const { folder, leastFreeBytes = usualLeastFreeBytes } = this.#options;
+    const room = over.length > 0 && (await checkFree(folder, leastFreeBytes).then(succeeded, failed));
+    if (!room || !(await pause())) return { recovered: [], left: left + over.length };
     const after = new Map((await this.#found(spoolFolder)).journals.map((journal) => [journal.path, journal]));
     const recovered: RecoveredRecording[] = [];
     for (const { path, size, mtimeMs } of over) {

@@ -350,6 +350,8 @@ export class AnchoredCall implements SwitchedCall {
     this.#step(
       async () => {
         await this.#query(this.#current.tag);
+        // It may have begun a new capture.
+        this.#recording.look(null);
         await this.#callerPlayer.restart(true);
       },
       () => {},
