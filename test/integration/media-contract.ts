@@ -325,6 +325,73 @@ export function mediaContract(start: StartStage): void {
     });
   });
 
+  describe("somebody who takes a place", () => {
+    test("of an operator: he is answered, and heard only once he has it; nobody else sees anything", async () => {
+      const call = stage.call();
+      const [caller, operator, taker] = await stage.phones();
+      const port = await call.open(caller);
+      caller.sendTone(pitches.caller);
+      const operatorPort = await call.offer("operator-1");
+      operator.connect("127.0.0.1", operatorPort, "PCMA", 101);
+      operator.sendTone(pitches.operator);
+      await call.join("operator-1", operator, { codecs: ["PCMA"] });
+      await caller.hears(pitches.operator);
+      const offer = sdpOf(taker, { codecs: ["PCMU"] });
+      const proposed = await call.propose(call.leg("operator-1"), offer);
+      const text = proposed.type === "media.updated" ? proposed.answer : "";
+      expect(portIn(text)).toBe(operatorPort);
+      expect(text).toContain("a=sendrecv");
+      // He may still change his mind.
+      await caller.hears(pitches.operator);
+      await operator.hears(pitches.caller);
+      taker.connect("127.0.0.1", operatorPort, "PCMU", 101);
+      taker.sendTone(pitches.operator2);
+      stage.anchor.renew(call.id, call.leg("operator-1"), offer);
+      operator.pause();
+      await caller.hears(pitches.operator2);
+      await taker.hears(pitches.caller);
+      expect((await taker.capture(nowMs() - 200)).payloadTypes).toEqual([0]);
+      expect((await caller.capture()).sources).toEqual([`127.0.0.1:${port}`]);
+      await call.close();
+      await expectAtRest(stage);
+    });
+
+    test("of the caller: the operator hears on through the same port", async () => {
+      const call = stage.call();
+      const [caller, operator, taker] = await stage.phones();
+      const port = await call.open(caller);
+      caller.sendTone(pitches.caller);
+      const operatorPort = await call.offer("operator-1");
+      operator.connect("127.0.0.1", operatorPort, "PCMU", 101);
+      operator.sendTone(pitches.operator);
+      await call.join("operator-1", operator);
+      await operator.hears(pitches.caller);
+      const offer = sdpOf(taker, { codecs: ["PCMU"] });
+      const proposed = await call.propose(call.caller, offer);
+      expect(proposed.type === "media.updated" ? portIn(proposed.answer) : 0).toBe(port);
+      await operator.hears(pitches.caller);
+      taker.connect("127.0.0.1", port, "PCMU", 101);
+      taker.sendTone(pitches.operator2);
+      stage.anchor.renew(call.id, call.caller, offer);
+      caller.pause();
+      await operator.hears(pitches.operator2);
+      await taker.hears(pitches.operator);
+      await call.close();
+      await expectAtRest(stage);
+    });
+
+    test("an offer that cannot be taken is refused, of a leg that is not there too", async () => {
+      const call = stage.call();
+      const caller = await stage.phone();
+      await call.open(caller);
+      const bad = sdpOf(caller).replace(" 0 101", " 9 101") as ReturnType<typeof sdpOf>;
+      expect((await call.propose(call.caller, bad)).type).toBe("media.updateFailed");
+      expect((await call.propose(call.leg("operator-1"), sdpOf(caller))).type).toBe("media.updateFailed");
+      await call.close();
+      await expectAtRest(stage);
+    });
+  });
+
   describe("more than there may be", () => {
     test("is refused, calls and commands of one call alike", async () => {
       await using small = await start({ limits: { mostCalls: 1, mostQueuedPerCall: 2, mostLegsPerCall: 2 } });

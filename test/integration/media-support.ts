@@ -70,6 +70,8 @@ export function portIn(sdp: string): number {
 }
 
 /** One call as its owner sees it: what is asked of the anchor, and what comes back. */
+type Updated = EventOf<"media.updated"> | EventOf<"media.updateFailed">;
+
 export class TestCall {
   readonly id: CallId;
   readonly caller: LegId;
@@ -142,9 +144,20 @@ export class TestCall {
     });
   }
 
-  async update(leg: LegId, offer: Sdp | null): Promise<EventOf<"media.updated"> | EventOf<"media.updateFailed">> {
+  async update(leg: LegId, offer: Sdp | null): Promise<Updated> {
     const exchange = `${leg}/${this.events.length}` as ExchangeId;
     this.#anchor.update(this.id, leg, exchange, offer);
+    return this.#updated(exchange);
+  }
+
+  /** What somebody who would take the leg's place is answered. */
+  async propose(leg: LegId, offer: Sdp): Promise<Updated> {
+    const exchange = `${leg}/${this.events.length}` as ExchangeId;
+    this.#anchor.propose(this.id, leg, exchange, offer);
+    return this.#updated(exchange);
+  }
+
+  async #updated(exchange: ExchangeId): Promise<Updated> {
     return waitFor(
       () =>
         this.events.find(

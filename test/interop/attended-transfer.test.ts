@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { pitches } from "../support/pitch.ts";
 import type { Phone, PhoneCall, PhoneOptions } from "../support/rtp-phone.ts";
 import { header, parameter, type SipText } from "../support/sip-text.ts";
-import { waitFor } from "../support/wait.ts";
+import { delay, waitFor } from "../support/wait.ts";
 import type { BotCall, RawBot } from "../integration/raw-bot.ts";
 import { operatorNumber, sharedStage, type Talk } from "../integration/stage.ts";
 
@@ -80,7 +80,9 @@ describe("the consultation call does not go through us", () => {
     await next.media.hears(pitches.caller);
     // A second one is not asked to replace what the first one has replaced.
     await next.request("REFER", { headers: [["Refer-To", `<${uriOf(phone)}>`]] });
-    const third = await stage().incoming(phone, 1);
+    // Behind the one he has made himself.
+    const third = await stage().incoming(phone, 2);
+    expect(third.direction).toBe("incoming");
     expect(header(third.invite, "Replaces")).toBeUndefined();
     await leg.media.hears(pitches.operator);
     await leg.hangUp();
@@ -113,9 +115,9 @@ describe("the consultation call goes through us", () => {
   }
 
   /** The operator calls in himself, and that call is switched to a colleague. */
-  async function consulted(fields: object = {}): Promise<Consulted> {
+  async function consulted(fields: object = {}, at = 0): Promise<Consulted> {
     const { operator: phone, secondOperator, bot } = stage();
-    const talk = await joined(fields);
+    const talk = await joined(fields, { at: 2 * at });
     const consultation = await phone.dial(stage().uri());
     const second = await bot.callOf(consultation.callId);
     await consultation.established;
@@ -126,7 +128,7 @@ describe("the consultation call goes through us", () => {
       continueCall: true,
       continueRecording: true,
     });
-    const colleague = await stage().incoming(secondOperator);
+    const colleague = await stage().incoming(secondOperator, at);
     await consultation.media.hears(pitches.operator2);
     return { ...talk, consultation, colleague, second };
   }
@@ -182,6 +184,28 @@ describe("the consultation call goes through us", () => {
     // Whether he still has his own call depends on who was faster.
     await consultation.hangUp();
     await colleague.ended.catch(() => undefined);
+  });
+
+  test("whoever hangs up while the two calls are joined, and whenever: both end, each with one outcome", async () => {
+    for (const [round, [who, afterMs]] of (
+      ["caller", "operator", "consultation", "colleague"].flatMap((one) => [0, 4, 12, 30].map((ms) => [one, ms])) as [
+        "caller" | "operator" | "consultation" | "colleague",
+        number,
+      ][]
+    ).entries()) {
+      const { leg, call, operator, consultation, colleague, second } = await consulted({}, round);
+      refer(operator, stage().uri(), replacesOf(consultation)).catch(() => undefined);
+      // The moment is the point.
+      await delay(afterMs);
+      await { caller: leg, operator, consultation, colleague }[who].hangUp();
+      // Whatever came of it, the rest is over when these two are.
+      await Promise.all([leg.hangUp(), consultation.hangUp()]);
+      await Promise.all([call.event("hangup"), second.event("hangup")]);
+      await Promise.all([operator.ended, colleague.ended]);
+      expect([call.all("transfer").length, second.all("transfer").length], `${who} after ${afterMs} ms`).toEqual([
+        1, 1,
+      ]);
+    }
   });
 
   test("his own leg, and a call whose bot does not allow it: 603", async () => {
