@@ -1,5 +1,6 @@
 // Attended transfer: an operator brings his caller together with whom he has called before, whoever carries that call.
 import { describe, expect, test } from "vitest";
+import { nowMs } from "../support/clock.ts";
 import { pitches } from "../support/pitch.ts";
 import type { Phone, PhoneCall, PhoneOptions } from "../support/rtp-phone.ts";
 import { header, parameter, type SipText } from "../support/sip-text.ts";
@@ -244,6 +245,10 @@ describe("an INVITE with Replaces takes the operator's place", () => {
     expect((await operator.ended).how).toBe("BYE");
     await leg.media.hears(pitches.operator2);
     await taker.media.hears(pitches.caller);
+    // In the codec that he and not the operator before him has offered.
+    await waitFor(async () => (await taker.media.capture(nowMs() - 200)).payloadTypes.join() === "0", {
+      what: "his own codec",
+    });
     expect(leg.reInvites).toEqual([]);
     // He can do what an operator can.
     expect((await taker.reinvite({ direction: "sendonly" })).status).toBe(200);
