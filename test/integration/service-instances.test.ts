@@ -1,31 +1,44 @@
 // Several instances of the service on one engine: how calls are divided, and what happens to them when one is drained.
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { type App, createApp } from "../../src/app.ts";
 import { parseConfig } from "../../src/config/load.ts";
-import { loadSecrets } from "../../src/config/secrets.ts";
+import type { Config } from "../../src/config/schema.ts";
+import { loadSecrets, type Secrets } from "../../src/config/secrets.ts";
 import { createEngineProcess } from "../../src/engine-process.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
 import { DisposalStack } from "../support/disposal.ts";
 import { drachtioProgram, drachtioSecret, DrachtioServer } from "../support/drachtio.ts";
 import { temporaryFolder } from "../support/folder.ts";
 import { claimPort } from "../support/ports.ts";
+import { RunningProcess } from "../support/process.ts";
 import { RedisServer } from "../support/redis.ts";
 import { RtpengineServer } from "../support/rtpengine.ts";
 import { Phone } from "../support/rtp-phone.ts";
-import { within } from "../support/wait.ts";
+import { waitFor, within } from "../support/wait.ts";
 import { RawBot } from "./raw-bot.ts";
 import { botNumber, operatorNumber } from "./stage.ts";
 
+const projectFolder = fileURLToPath(new URL("../..", import.meta.url));
 const env = { SECRET: drachtioSecret };
 
 interface Site {
-  readonly instances: readonly [App, App];
+  /** The second one, and the first where it is in this process. */
+  readonly instances: readonly App[];
+  /** The first instance as a process of its own, again after it was killed. */
+  readonly startFirst: () => Promise<RunningProcess>;
   readonly bot: RawBot;
   readonly operator: Phone;
   readonly uri: string;
 }
 
-async function startSite(kind: "separate" | "drachtio", resources: DisposalStack): Promise<Site> {
+async function startSite(
+  kind: "separate" | "drachtio",
+  resources: DisposalStack,
+  { apart = false }: { readonly apart?: boolean } = {},
+): Promise<Site> {
   const redis = resources.use(await RedisServer.start());
   const operator = resources.use(await Phone.start({ user: "operator" }));
   const server = kind === "drachtio" ? resources.use(await DrachtioServer.start({ t1Ms: 50 })) : undefined;
@@ -51,18 +64,36 @@ async function startSite(kind: "separate" | "drachtio", resources: DisposalStack
       admin: { port: 0 },
     };
   };
-  const start = async (serveEngine: boolean): Promise<App> => {
-    const { path } = resources.use(await temporaryFolder("instance"));
-    const parsed = parseConfig(JSON.stringify(await configOf()), env, path);
+  const { path: firstFolder } = resources.use(await temporaryFolder("instance"));
+  const firstText = JSON.stringify(await configOf());
+  await writeFile(join(firstFolder, "patchbay.yaml"), firstText);
+  const read = (text: string, folder: string): readonly [Config, Secrets] => {
+    const parsed = parseConfig(text, env, folder);
     if (!parsed.ok) throw new Error(JSON.stringify(parsed.problems));
-    const { config } = parsed;
-    const secrets = loadSecrets(config, env);
-    if (serveEngine) resources.use(await createEngineProcess(config, secrets, { log: silentLog }));
-    return resources.use(await createApp(config, secrets, { log: silentLog }));
+    return [parsed.config, loadSecrets(parsed.config, env)];
   };
-  const instances = [await start(kind === "separate"), await start(false)] as const;
+  const start = async (text: string, folder: string): Promise<App> =>
+    resources.use(await createApp(...read(text, folder), { log: silentLog }));
+  if (kind === "separate") {
+    resources.use(await createEngineProcess(...read(firstText, firstFolder), { log: silentLog }));
+  }
+  const startFirst = async (): Promise<RunningProcess> =>
+    resources.use(
+      await RunningProcess.start({
+        name: "patchbay",
+        command: "node",
+        cwd: projectFolder,
+        args: ["--import", "tsx", "src/main.ts", "--config", join(firstFolder, "patchbay.yaml")],
+        env,
+        ready: (child) => child.output.includes('"msg":"ready"'),
+        readyTimeoutMs: 30_000,
+      }),
+    );
+  const first = apart ? [] : [await start(firstText, firstFolder)];
+  const { path: secondFolder } = resources.use(await temporaryFolder("instance"));
+  const instances = [...first, await start(JSON.stringify(await configOf()), secondFolder)];
   const bot = resources.use(await RawBot.connect(redis.port, "bot-a"));
-  return { instances, bot, operator, uri: `sip:${botNumber}@127.0.0.1:${sipPort}` };
+  return { instances, startFirst, bot, operator, uri: `sip:${botNumber}@127.0.0.1:${sipPort}` };
 }
 
 describe.each(["separate", "drachtio"] as const)("two instances on one engine: %s", (kind) => {
@@ -73,6 +104,7 @@ describe.each(["separate", "drachtio"] as const)("two instances on one engine: %
     await using resources = new DisposalStack();
     const { instances, bot, operator, uri } = await startSite(kind, resources);
     const [first, second] = instances;
+    if (first === undefined || second === undefined) throw new Error("no two instances");
     const talk = async () => {
       const phone = resources.use(await Phone.start());
       const leg = await phone.dial(uri);
@@ -106,5 +138,44 @@ describe.each(["separate", "drachtio"] as const)("two instances on one engine: %
     }
     await within(drain, 20_000, "the end of draining");
     expect(instances.map(({ calls }) => calls)).toEqual([0, 0]);
+  });
+
+  test("kill -9 of one: the other one's calls go on, and its own end when it is back", async (context) => {
+    if (kind === "drachtio" && drachtioProgram === undefined) {
+      context.skip("PATCHBAY_TEST_DRACHTIO does not name a drachtio-server");
+    }
+    await using resources = new DisposalStack();
+    const { instances, startFirst, bot, operator, uri } = await startSite(kind, resources, { apart: true });
+    const [survivor] = instances;
+    if (survivor === undefined) throw new Error("no survivor");
+    const crashing = await startFirst();
+    const talk = async () => {
+      const before = operator.calls.length;
+      const leg = await resources.use(await Phone.start()).dial(uri);
+      const call = await bot.callOf(leg.callId);
+      await call.event("answered");
+      await call.run({ type: "switch", phoneNumber: operatorNumber, continueCall: false });
+      await call.progress("bridged");
+      const other = await waitFor(() => operator.calls[before], { what: "the operator's call" });
+      return { leg, other, call };
+    };
+    const talks = [await talk(), await talk()];
+    expect(survivor.calls).toBe(1);
+    await crashing.kill();
+    // Which of the two it held shows when it is back and ends it.
+    expect(talks.flatMap(({ leg, other }) => [leg.phase, other.phase])).toEqual(Array(4).fill("established"));
+    await startFirst();
+    await waitFor(
+      () => talks.filter(({ leg, other }) => leg.phase === "ended" && other.phase === "ended").length === 1,
+      {
+        what: "the end of the crashed instance's call",
+        timeoutMs: 20_000,
+      },
+    );
+    const kept = talks.find(({ leg }) => leg.phase === "established");
+    expect(kept?.other.phase).toBe("established");
+    await kept?.other.hangUp();
+    await kept?.call.event("hangup");
+    await waitFor(() => survivor.calls === 0, { what: "rest" });
   });
 });
