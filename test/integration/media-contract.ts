@@ -550,7 +550,7 @@ export function mediaContract(start: StartStage): void {
         await two.hears(pitches.bot);
         expect(await quick.played(play)).toMatchObject({ result: "completed" });
         expect(slow.all("media.played")).toEqual([]);
-        expect(await slow.played(waiting)).toMatchObject({ result: "failed", reason: "fetch_timeout" });
+        expect(await slow.played(waiting, 20_000)).toMatchObject({ result: "failed", reason: "fetch_timeout" });
         await Promise.all([slow.close(), quick.close()]);
         await expectAtRest(stage);
       } finally {

@@ -262,7 +262,8 @@ test("a finished recording is told with its place in the storage, and is there",
   await waitFor(() => storage.objects.size === 2, { what: "the upload" });
   expect([...storage.objects.keys()].sort()).toEqual([name.replace("opus", "json"), name]);
   await waitFor(() => readdirSync(stage.recordingFolder).join() === "pending", { what: "the folder to be empty" });
-  expect(readdirSync(join(stage.recordingFolder, "pending"))).toEqual([]);
+  // The mark goes last.
+  await waitFor(() => readdirSync(join(stage.recordingFolder, "pending")).length === 0, { what: "the end of it" });
   await expectAtRest(stage);
   await delivery?.[Symbol.asyncDispose]();
 });

@@ -233,7 +233,7 @@ export async function buildStage<A extends Anchor>(
         cacheBytes: 50_000_000,
         mostBytes: 20_000_000,
         mostSeconds: 600,
-        timeoutMs: 3_000,
+        timeoutMs: 6_000,
         freshMs: 60_000,
         hosts: "any",
         mostDownloads: 8,
