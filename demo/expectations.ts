@@ -247,7 +247,7 @@ export function judge(evidence: Evidence, plan: Plan): readonly Finding[] {
     ...wireFindings(evidence, plan),
     ...recordingFindings(evidence.recording, plan),
     {
-      expected: "rtpengine holds no call any more",
+      expected: "the media server holds no call any more",
       held: evidence.callsLeft === 0,
       found: evidence.callsLeft === undefined ? "it does not answer" : `${evidence.callsLeft} calls`,
     },

@@ -1,5 +1,6 @@
 // A Patchbay that runs already, found by its configuration: the story is played against it as a caller would.
 import { dirname, resolve } from "node:path";
+import { z } from "zod";
 import { loadConfig } from "../src/config/load.ts";
 import { loadSecrets } from "../src/config/secrets.ts";
 import { callsOf } from "../test/support/rtpengine.ts";
@@ -7,6 +8,8 @@ import { waitFor } from "../test/support/wait.ts";
 import type { Serving } from "./service.ts";
 
 const readyTimeoutMs = 60_000;
+/** Of `/readyz`, what is asked here. */
+const readinessSchema = z.object({ anchors: z.record(z.string(), z.object({ calls: z.number() })) });
 
 export interface FoundService extends Serving {
   /** What the story's caller dials: the user part of the URI. */
@@ -53,7 +56,15 @@ export async function findService(file: string, botId: string, sip: string): Pro
     gateway: { host: gateway.host, port: gateway.port ?? 5060 },
     redis: { url: config.redis.url, ...(password !== undefined && { password }) },
     sip: hostAndPort(sip),
-    mediaCalls: async () => (await Promise.all(media.rtpengine.map(({ host, port }) => callsOf(port, host)))).flat(),
+    mediaCalls: async () => {
+      const { anchors } = readinessSchema.parse(await (await fetch(url)).json());
+      const counts = Object.entries(anchors).map(async ([name, { calls }]) => {
+        // An rtpengine tells by itself; of another anchor Patchbay's own count is all there is.
+        const instance = media.rtpengine.find(({ host, port }) => name === `${host}:${port}`);
+        return instance === undefined ? calls : (await callsOf(instance.port, instance.host)).length;
+      });
+      return (await Promise.all(counts)).reduce((sum, count) => sum + count, 0);
+    },
     // Whether it ends is seen by those who started it; the story's own time limit covers it here.
     ended: new Promise(() => undefined),
     log: "",

@@ -43,8 +43,8 @@ export interface Serving extends AsyncDisposable {
   readonly redis: RedisAddress;
   /** Where it takes calls. */
   readonly sip: { readonly host: string; readonly port: number };
-  /** The calls that the media server holds. */
-  mediaCalls(): Promise<readonly string[]>;
+  /** How many calls the media server holds. */
+  mediaCalls(): Promise<number>;
   /** Resolves with the reason when Patchbay ends by itself. */
   readonly ended: Promise<string>;
   /** What Patchbay has logged, as far as it is known here. */
@@ -184,8 +184,8 @@ export class Service implements Serving {
   get ended(): Promise<string> {
     return this.patchbay.exited.then(({ code, signal }) => signal ?? `exit status ${code}`);
   }
-  mediaCalls(): Promise<readonly string[]> {
-    return this.rtpengine.calls();
+  async mediaCalls(): Promise<number> {
+    return (await this.rtpengine.calls()).length;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

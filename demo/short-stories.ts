@@ -238,7 +238,7 @@ export async function playShortStory(stage: ShortStage, trace: Trace): Promise<r
     finding("the caller's phone saw no re-INVITE", requestsAt(caller, "INVITE"), 0),
     finding("one transfer event", names.filter((name) => name === "transfer").length, 1),
     finding("hangup is the last event", names.at(-1), "hangup"),
-    finding("rtpengine holds no call any more", (await service.rtpengine.calls().catch(() => ["?"])).length, 0),
+    finding("the media server holds no call any more", await service.mediaCalls().catch(() => "no answer"), 0),
   ];
 }
 

@@ -262,10 +262,7 @@ export async function playStory(stage: Stage, trace: Trace): Promise<Evidence> {
     callerStream: played?.stream ?? { sources: [], packets: 0, ssrcs: 0, sequenceJumps: 0 },
     talk: played?.heard ?? { callerHeardHz: undefined, operatorHeardHz: undefined, callerGapMs: undefined },
     recording,
-    callsLeft: await stage.service.mediaCalls().then(
-      (calls) => calls.length,
-      () => undefined,
-    ),
+    callsLeft: await stage.service.mediaCalls().catch(() => undefined),
     fault,
   };
 }
