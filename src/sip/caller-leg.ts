@@ -10,7 +10,7 @@ import type { CallFacts, Leg, LegContext } from "./leg.ts";
 import { parseReason } from "./reason.ts";
 import { ReferWatch } from "./refer.ts";
 import type { IncomingInvite, Reply, SipDialog } from "./link/types.ts";
-import { replacesSupported } from "./operator-invite.ts";
+import { supportingReplaces } from "./operator-invite.ts";
 import type { ReplacedDialog } from "./replaces.ts";
 import { answerSession } from "./session-expires.ts";
 import { matches, Takeover } from "./takeover.ts";
@@ -93,8 +93,8 @@ export class CallerLeg implements Leg {
     const { sessionExpiresSeconds = null } = directory.trunk(this.trunk) ?? {};
     const session = answerSession(sessionExpiresSeconds, this.#invite);
     // A caller may be an operator, who brings somebody of another call together with whom he has called here.
-    const replaces = directory.takesRefer(this.#facts.botId) ? [replacesSupported] : [];
-    this.#invite.accept(answer, [{ name: "Allow", value: allowedMethods }, ...replaces, ...session], {
+    const supported = directory.takesRefer(this.#facts.botId) ? supportingReplaces(session) : session;
+    this.#invite.accept(answer, [{ name: "Allow", value: allowedMethods }, ...supported], {
       accepted: (dialog) => {
         this.#accepted(dialog);
       },

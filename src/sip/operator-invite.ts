@@ -56,12 +56,18 @@ export interface OperatorInviteParts {
   readonly leastAccepted?: number | undefined;
 }
 
-/** RFC 3891 §6.2: his place may be taken by an INVITE with Replaces. */
-export const replacesSupported: HeaderLine = { name: "Supported", value: "replaces" };
+/** RFC 3891 §6.2: says as well that an INVITE with Replaces may take the peer's place. */
+export function supportingReplaces(lines: readonly HeaderLine[]): readonly HeaderLine[] {
+  const isSupported = ({ name }: HeaderLine): boolean => name === "Supported";
+  const tags = ["replaces", ...lines.filter(isSupported).map(({ value }) => value)];
+  return [...lines.filter((line) => !isSupported(line)), { name: "Supported", value: tags.join(", ") }];
+}
 
 /** The headers we write; the engine adds Via, Call-ID, CSeq, Contact and the From tag, and our address for `localhost`. */
 export function operatorHeaders(parts: OperatorInviteParts): readonly HeaderLine[] {
   const { order, facts, trunk, gateway, route, authenticates, leastAccepted } = parts;
+  const takesRefer = parts.directory.takesRefer(facts.botId);
+  const session = offerSession(trunk.sessionExpiresSeconds, authenticates, leastAccepted);
   const fromHost = fromHostOf(trunk, gateway);
   const { from, headers } = identityHeaders({
     identity: order.identity,
@@ -78,9 +84,8 @@ export function operatorHeaders(parts: OperatorInviteParts): readonly HeaderLine
     { name: "From", value: formatNameAddr(from.display, addressOf(from.user, from.host ?? fromHost ?? "localhost")) },
     { name: "To", value: `<${route.to}>` },
     // A phone offers its user a transfer only where REFER is allowed.
-    { name: "Allow", value: parts.directory.takesRefer(facts.botId) ? `${allowedMethods}, REFER` : allowedMethods },
-    ...(parts.directory.takesRefer(facts.botId) ? [replacesSupported] : []),
-    ...offerSession(trunk.sessionExpiresSeconds, authenticates, leastAccepted),
+    { name: "Allow", value: takesRefer ? `${allowedMethods}, REFER` : allowedMethods },
+    ...(takesRefer ? supportingReplaces(session) : session),
     ...headers,
   ];
 }

@@ -3,7 +3,7 @@ import type { Cancellable } from "../lib/clock.ts";
 import { hangUp } from "./hang-up.ts";
 import { allowedMethods } from "./in-dialog.ts";
 import type { LegContext } from "./leg.ts";
-import { replacesSupported } from "./operator-invite.ts";
+import { supportingReplaces } from "./operator-invite.ts";
 import type { SipTrunk } from "./directory.ts";
 import type { IncomingInvite, SipDialog } from "./link/types.ts";
 import type { ReplacedDialog } from "./replaces.ts";
@@ -55,7 +55,7 @@ export class Takeover {
     this.#phase = "accepting";
     const allow = { name: "Allow", value: `${allowedMethods}, REFER` };
     const session = answerSession(trunk?.sessionExpiresSeconds ?? null, invite);
-    invite.accept(answer, [allow, replacesSupported, ...session], {
+    invite.accept(answer, [allow, ...supportingReplaces(session)], {
       accepted: (dialog) => {
         this.#accepted(dialog);
       },

@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { PlayId } from "../../src/call/ids.ts";
 import { nowMs } from "../support/clock.ts";
 import { pitches } from "../support/pitch.ts";
+import { waitFor } from "../support/wait.ts";
 import { mediaContract } from "./media-contract.ts";
 import { expectAtRest, portIn, sdpOf, startStage } from "./media-support.ts";
 import type { MediaStage } from "./media-support.ts";
@@ -76,6 +77,32 @@ describe("rtpengine", () => {
     await call.close();
     await expectAtRest(stage);
   }, 30_000);
+
+  test("an operator who changes his codec while the caller is not with him is followed when he has him again", async () => {
+    const call = stage.call();
+    const [caller, operator, moved] = await stage.phones();
+    await call.open(caller);
+    caller.sendTone(pitches.caller);
+    const port = await call.offer("operator-1");
+    operator.connect("127.0.0.1", port, "PCMA", 101);
+    operator.sendTone(pitches.operator);
+    await call.join("operator-1", operator, { codecs: ["PCMA"] });
+    await caller.hears(pitches.operator);
+    const leg = call.leg("operator-1");
+    stage.anchor.aside(call.id, leg, true);
+    expect((await call.update(leg, sdpOf(moved, { codecs: ["PCMU"], version: 2 }))).type).toBe("media.updated");
+    operator.pause();
+    moved.connect("127.0.0.1", port, "PCMU", 101);
+    moved.sendTone(pitches.operator2);
+    stage.anchor.aside(call.id, leg, false);
+    await caller.hears(pitches.operator2);
+    await moved.hears(pitches.caller);
+    await waitFor(async () => (await moved.capture(nowMs() - 200)).payloadTypes.join() === "0", {
+      what: "the new codec",
+    });
+    await call.close();
+    await expectAtRest(stage);
+  });
 
   test("fifty at once through bot, operator and bot again leave nothing behind", async () => {
     await using large = await startStage({}, { mediaPorts: 900 });

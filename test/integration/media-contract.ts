@@ -350,7 +350,9 @@ export function mediaContract(start: StartStage): void {
       operator.pause();
       await caller.hears(pitches.operator2);
       await taker.hears(pitches.caller);
-      expect((await taker.capture(nowMs() - 200)).payloadTypes).toEqual([0]);
+      await waitFor(async () => (await taker.capture(nowMs() - 200)).payloadTypes.join() === "0", {
+        what: "his own codec",
+      });
       expect((await caller.capture()).sources).toEqual([`127.0.0.1:${port}`]);
       await call.close();
       await expectAtRest(stage);

@@ -154,6 +154,34 @@ describe("blind", () => {
     expect((await call.transfer()).status).toMatchObject({ status: "SUCCESS", hangup: true });
   });
 
+  test("the caller hangs up and the next one answers all the same: 200 after our CANCEL gets BYE", async () => {
+    const { secondOperator } = stage();
+    secondOperator.answering = { type: "ring", onCancel: "answer" };
+    const { leg, call, operator } = await joined();
+    await refer(operator, `<${uriOf(secondOperator)}>`);
+    const next = await stage().incoming(secondOperator);
+    await waitFor(() => fragmentsOf(operator).length === 2, { what: "the NOTIFY of 180" });
+    await leg.hangUp();
+    expect((await next.ended).how).toBe("BYE");
+    expect((await operator.ended).how).toBe("BYE");
+    const { status, details } = await call.transfer();
+    expect(status).toMatchObject({ status: "SUCCESS", hangup: true });
+    expect(details.attempts.map(({ cause }) => cause)).toEqual(["completed", "caller_hangup"]);
+  });
+
+  test("he hangs up while the next one answers: the caller is with that one", async () => {
+    const { secondOperator } = stage();
+    secondOperator.answering = { type: "manual" };
+    const { leg, operator } = await joined();
+    await refer(operator, `<${uriOf(secondOperator)}>`);
+    const next = await stage().incoming(secondOperator);
+    next.answer();
+    await operator.hangUp();
+    await leg.media.hears(pitches.operator2);
+    await next.media.hears(pitches.caller);
+    await leg.hangUp();
+  });
+
   test("`Refer-Sub: false`: no NOTIFY (RFC 4488)", async () => {
     const { secondOperator } = stage();
     const { leg, operator } = await joined();

@@ -888,7 +888,11 @@ export class AnchoredCall implements SwitchedCall {
   async #follow(operator: Operator, audio: AudioDescription): Promise<void> {
     operator.remote = audio;
     this.#recording.setLeg(operator.tag, operator.end.port, lawsOf(audio.codecs));
-    if (this.#current !== operator) return;
+    if (this.#current !== operator) {
+      // Should the caller come to him, or back to him, he must be offered anew.
+      operator.offered = 0;
+      return;
+    }
     // An answer alone does not take a new codec over: the caller is offered again behind the scenes.
     if (!isNowhere(audio)) await this.#offerTo(operator);
     await this.#connect(operator);
