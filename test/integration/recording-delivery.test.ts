@@ -1,5 +1,6 @@
-import { execFileSync, spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { measureRecording } from "../../src/media/audio/measure.ts";
@@ -431,4 +432,63 @@ describe("upload", () => {
     for (const [key, { body }] of storage.objects) expect(body.length, key).toBeGreaterThan(0);
     expect(files()).toEqual([]);
   });
+
+  test("of a service that was killed while it converted, and again while it uploaded, is completed", async (context) => {
+    if (spawnSync("ffmpeg", ["-version"]).status !== 0) return context.skip("no ffmpeg");
+    record("one", 2, deliveryOf({ format: "opus" }));
+    const began = join(temporary.path, "began");
+    await killWhen(() => existsSync(began), {
+      ...upload(),
+      format: "opus",
+      ffmpeg: program(`echo $$ > ${began}; exec sleep 600`),
+    });
+    // Its child outlives it, and is none of the next one's business.
+    process.kill(Number(readFileSync(began, "utf8")), "SIGKILL");
+    expect(files()).toEqual(["one.json", "one.wav"]);
+    const [part = "", mark] = pending();
+    expect([part, mark]).toEqual([expect.stringMatching(/^one-[0-9a-f]{12}\.opus\.part$/), "one.json"]);
+    storage.fault = { type: "stalls" };
+    await killWhen(() => storage.requests.length > 0, { ...upload({ stallMs: 60_000 }), format: "opus" });
+    expect(files()).toEqual(["one.json", "one.opus"]);
+    expect(pending()).toEqual([part, "one.json"]);
+    storage.fault = undefined;
+    // Another process might still be at work on what was written a moment ago.
+    const longAgo = new Date(Date.now() - 2 * 60 * 60 * 1_000);
+    utimesSync(join(folder, pendingFolderName, part), longAgo, longAgo);
+    await atRest(await restart({ ...upload(), format: "opus" }));
+    expect(keys()).toEqual(["calls/2026/one.json", "calls/2026/one.opus"]);
+    expect(files()).toEqual([]);
+  });
+
+  /** Another process that delivers what it finds, and is killed as soon as it has come so far. */
+  async function killWhen(sofar: () => boolean, change: Partial<DeliveryOptions>): Promise<void> {
+    const source = new URL("../../src/media/", import.meta.url);
+    const options = {
+      folder,
+      ffmpeg: "ffmpeg",
+      conversionTimeoutMs: 60_000,
+      firstRetryMs: 20,
+      longestRetryMs: 100,
+      ...change,
+    };
+    const code = `
+      import { systemMediaClock } from ${JSON.stringify(new URL("options.ts", source).href)};
+      import { RecordingDelivery } from ${JSON.stringify(new URL("recording/delivery.ts", source).href)};
+      const quiet = () => {};
+      const log = { debug: quiet, info: quiet, warn: quiet, error: quiet };
+      const options = ${JSON.stringify({ ...options, patienceMs: 60_000 })};
+      await new RecordingDelivery({ ...options, clock: systemMediaClock, log }).start();
+      setInterval(quiet, 1_000);
+    `;
+    const child = spawn(process.execPath, ["--import", "tsx", "--input-type=module", "--eval", code], {
+      stdio: "inherit",
+    });
+    const exited = once(child, "exit");
+    try {
+      await waitFor(sofar, { what: "the other process to come so far", timeoutMs: 30_000 });
+    } finally {
+      child.kill("SIGKILL");
+      await exited;
+    }
+  }
 });

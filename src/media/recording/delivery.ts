@@ -54,8 +54,8 @@ const mostConversions = 1;
 const mostUploads = 2;
 /** What is known at once of a longer list; the rest stays in the folder until these are done. */
 const mostKnown = 10_000;
-/** Half-converted files of a process that is gone; none is at work on one for so long. */
-const stalePartMs = 6 * 60 * 60 * 1_000;
+/** A half-converted file that nobody has written to for so long is of a process that is gone: the next start removes it. */
+const stalePartMs = 60 * 60 * 1_000;
 const folderMode = 0o750;
 const fileMode = 0o640;
 
