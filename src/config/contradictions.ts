@@ -1,3 +1,5 @@
+import { isIP } from "node:net";
+
 import { networkContains, parseIpNetwork } from "../lib/ip-network.ts";
 import type { ConfigProblem } from "./problem.ts";
 import type { Config, TrunkConfig } from "./schema.ts";
@@ -123,6 +125,12 @@ function recording({ recording: { folder, spoolFolder, upload } }: Config): Conf
     problems.push({
       path: `${path}.endpoint`,
       message: "must end with the host name or port: the bucket goes into `bucket`, a folder into `prefix`",
+    });
+  }
+  if (!upload.pathStyle && url !== undefined && isIP(url.hostname.replaceAll(/[[\]]/g, "")) !== 0) {
+    problems.push({
+      path: `${path}.pathStyle`,
+      message: "there can be no bucket before an IP address: leave it out, or name the storage's host in `endpoint`",
     });
   }
   problems.push(...oneSecret(path, upload.accessKeyEnv, upload.accessKeyFile, "accessKey"));

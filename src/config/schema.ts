@@ -356,7 +356,7 @@ const uploadSchema = z
       .describe("URL of the storage, without a path: `https://s3.eu-central-1.amazonaws.com`, `http://10.0.0.5:9000`."),
     bucket: z
       .string()
-      .regex(/^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/, "must be the name of a bucket: 3 to 63 of a-z 0-9 . -")
+      .regex(/^(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/, "must be the name of a bucket: 3 to 63 of a-z 0-9 . -")
       .describe("Its bucket, which exists already."),
     prefix: z
       .string()

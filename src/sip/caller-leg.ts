@@ -186,26 +186,26 @@ export class CallerLeg implements Leg {
     return this.#state.phase === "confirmed" && matches(this.#state.dialog, dialog);
   }
 
-  claim(invite: IncomingInvite): void {
+  claim(invite: IncomingInvite, offer: Sdp): void {
     const state = this.#state;
     if (state.phase !== "confirmed" || state.taking !== null) {
       invite.respond(603);
       return;
     }
     this.#claims += 1;
-    const taking: Takeover = new Takeover({
+    const taking = new Takeover({
       invite,
       leg: this.id,
       number: this.#claims,
       trunk: undefined,
       context: this.#context,
       done: (dialog) => {
-        this.#taken(dialog, taking.offer);
+        this.#taken(dialog, offer);
       },
     });
     this.#state = { ...state, taking };
     taking.begin();
-    if (!this.#post({ type: "leg.claimed", leg: this.id, exchange: taking.exchange, offer: taking.offer })) {
+    if (!this.#post({ type: "leg.claimed", leg: this.id, exchange: taking.exchange, offer })) {
       taking.refuse(603);
     }
   }
@@ -267,6 +267,7 @@ export class CallerLeg implements Leg {
     const inDialog = new InDialog({
       leg: this.id,
       dialog,
+      claims: this.#claims,
       clock,
       exchangeMs: times.exchangeMs,
       post: (event) => this.#post(event),

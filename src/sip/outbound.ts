@@ -228,7 +228,7 @@ export class OperatorLeg implements Leg {
     return this.#state.phase === "confirmed" && matches(this.#state.dialog, dialog);
   }
 
-  claim(invite: IncomingInvite): void {
+  claim(invite: IncomingInvite, offer: Sdp): void {
     const state = this.#state;
     // One at a time; and while he passes the caller on it is not he who is to be replaced.
     if (state.phase !== "confirmed" || state.taking !== null || state.referral?.open === true) {
@@ -236,19 +236,19 @@ export class OperatorLeg implements Leg {
       return;
     }
     this.#claims += 1;
-    const taking: Takeover = new Takeover({
+    const taking = new Takeover({
       invite,
       leg: this.id,
       number: this.#claims,
       trunk: this.#peer,
       context: this.#context,
       done: (dialog) => {
-        this.#taken(dialog, taking.offer);
+        this.#taken(dialog, offer);
       },
     });
     this.#state = { ...state, taking };
     taking.begin();
-    if (!this.#post({ type: "leg.claimed", leg: this.id, exchange: taking.exchange, offer: taking.offer })) {
+    if (!this.#post({ type: "leg.claimed", leg: this.id, exchange: taking.exchange, offer })) {
       taking.refuse(603);
     }
   }
@@ -370,6 +370,7 @@ export class OperatorLeg implements Leg {
     const inDialog = new InDialog({
       leg: this.id,
       dialog,
+      claims: this.#claims,
       clock,
       exchangeMs: times.exchangeMs,
       post: (event) => this.#post(event),

@@ -367,7 +367,8 @@ export class SipSide implements Signalling {
     try {
       const { log } = this.#options;
       const local: Parameters<typeof OperatorLeg.start>[4] = consulted && {
-        invite: (options, events) => inviteLocally(options, events, (invite) => consulted.claim(invite), log),
+        invite: (options, events) =>
+          inviteLocally(options, events, (invite) => consulted.claim(invite, options.sdp as Sdp), log),
       };
       const leg = OperatorLeg.start(order, facts, this.#context, proxies, local ?? null);
       if (typeof leg !== "string") {
@@ -487,7 +488,7 @@ export class SipSide implements Signalling {
   }
 
   /** RFC 3891 §3: who is let in takes the place of the operator in this dialog. */
-  #claimed(invite: IncomingInvite, { claims, trunk }: Claim): void {
+  #claimed(invite: IncomingInvite, { claims, trunk, offer }: Claim): void {
     const leg = this.#legIn(claims);
     // What belongs to another trunk does not exist for this one, so that nothing can be found out by asking.
     if (leg === undefined || leg.trunk !== trunk.id) {
@@ -502,7 +503,7 @@ export class SipSide implements Signalling {
     } else if (claims.earlyOnly) {
       invite.respond(486);
     } else {
-      leg.claim(invite);
+      leg.claim(invite, offer);
     }
   }
 

@@ -23,7 +23,6 @@ interface TakeoverOptions {
 /** Somebody on his way to the place of a leg's peer: from his INVITE with Replaces to its ACK (RFC 3891 §3). */
 export class Takeover {
   readonly exchange: ExchangeId;
-  readonly offer: Sdp;
   readonly #options: TakeoverOptions;
   #phase: "offered" | "accepting" | "accepted" | "over" = "offered";
   /** The leg is over, so that he comes too late. */
@@ -34,7 +33,6 @@ export class Takeover {
     const { clock, times } = options.context;
     this.#options = options;
     this.exchange = `${options.leg}/claim-${options.number}` as ExchangeId;
-    this.offer = options.invite.body as Sdp;
     this.#deadline = clock.after(times.exchangeMs, () => {
       this.refuse(500);
     });

@@ -264,6 +264,24 @@ describe("an INVITE with Replaces takes the operator's place", () => {
     expect(sound.right.everyPitch()).toEqual(expect.arrayContaining([pitches.operator, pitches.operator2]));
   });
 
+  test("with his offer as a part of a larger body", async () => {
+    const { secondOperator } = stage();
+    const { leg, operator } = await joined();
+    const offer = `v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 9 RTP/AVP 0\r\n`;
+    const parts = ["Content-Type: application/x-other\r\n\r\nabc", `Content-Type: application/sdp\r\n\r\n${offer}`];
+    const taker = await secondOperator.dial(stage().uri(), {
+      headers: [
+        ["Replaces", replacesOf(operator)],
+        ["Content-Type", "multipart/mixed;boundary=cut"],
+      ],
+      body: `${parts.map((part) => `--cut\r\n${part}\r\n`).join("")}--cut--\r\n`,
+    });
+    await taker.established;
+    expect((await operator.ended).how).toBe("BYE");
+    await leg.hangUp();
+    expect((await taker.ended).how).toBe("BYE");
+  });
+
   test("the operator hangs up at the same moment: the caller is not lost between the two", async () => {
     const { secondOperator } = stage();
     const { leg, operator } = await joined();

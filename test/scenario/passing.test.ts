@@ -271,6 +271,13 @@ describe("somebody takes the operator's place by an INVITE with Replaces", () =>
     expect(passes(often).last).toEqual([{ type: "refer.answer", leg: operator(1), status: 603 }]);
   });
 
+  test("a caller's place is not to be had while he is asked to follow a REFER", () => {
+    const call = new CallScript({ operatorRefer: "accept" }).callerIsWithBot();
+    expect(claims(call, caller).last).toEqual([{ ...proposal, leg: caller }]);
+    call.botSwitches(transferTo("100", { method: "refer" }));
+    expect(claims(call, caller).last).toEqual([{ ...declined, leg: caller }]);
+  });
+
   test("another call takes the caller's place: this one ends with the talk, whatever its bot wanted", () => {
     const call = claims(talking({ continueCall: true }), caller);
     expect(call.last).toEqual([{ ...proposal, leg: caller }]);

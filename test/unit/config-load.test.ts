@@ -405,6 +405,18 @@ describe("contradictions name the field and the fix", () => {
       ["`secretKeyFile`"],
     ],
     [
+      "a bucket before an IP address",
+      "recording: { upload: { endpoint: 'http://192.0.2.1:9000', bucket: calls, pathStyle: false, accessKeyEnv: A, secretKeyEnv: B } }",
+      "recording.upload.pathStyle",
+      ["IP address"],
+    ],
+    [
+      "a bucket with an empty label",
+      "recording: { upload: { endpoint: 'https://s3.example', bucket: a..b, accessKeyEnv: A, secretKeyEnv: B } }",
+      "recording.upload.bucket",
+      ["name of a bucket"],
+    ],
+    [
       "a storage without a secret key",
       "recording: { upload: { endpoint: 'https://s3.example', bucket: calls, accessKeyEnv: A } }",
       "recording.upload",

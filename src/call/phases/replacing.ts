@@ -18,7 +18,10 @@ export function claimed(state: Live, { leg, exchange, offer }: Extract<CallEvent
 function mayTake(state: Live, leg: LegId): boolean {
   const { setup, answeredAtMs } = state.core;
   // A caller has nobody who passes him on; his place is taken when he is an operator of another call, who asked for it.
-  if (leg === setup.caller) return setup.policy.operatorRefer === "accept" && answeredAtMs !== null;
+  // Not while he is asked to follow a REFER: its outcome would never be heard of.
+  if (leg === setup.caller) {
+    return setup.policy.operatorRefer === "accept" && answeredAtMs !== null && state.phase !== "referring";
+  }
   if (state.phase !== "withOperator" || state.attempt.leg !== leg || state.joinedAtMs === null) return false;
   return mayPass(state.transfer, setup.policy);
 }
