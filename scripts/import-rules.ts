@@ -22,7 +22,12 @@ export const folderRules: readonly FolderRule[] = [
   { folder: "lib", mayImport: [], packages: [], node: true },
   { folder: "runtime", mayImport: ["call", "lib", "telemetry"], packages: [], node: true },
   { folder: "sip", mayImport: ["call", "lib", "telemetry"], packages: ["drachtio-srf"], node: true },
-  { folder: "media", mayImport: ["call", "lib", "telemetry"], packages: ["rtpengine-client", "aws4fetch"], node: true },
+  {
+    folder: "media",
+    mayImport: ["call", "lib", "telemetry"],
+    packages: ["rtpengine-client", "drachtio-fsmrf", "aws4fetch"],
+    node: true,
+  },
   { folder: "bot", mayImport: ["call", "lib", "telemetry"], packages: ["ioredis", "zod"], node: true },
   { folder: "client", mayImport: ["bot/contract", "lib"], packages: ["ioredis"], node: true },
   { folder: "trunk", mayImport: ["call", "lib"], typesOnly: ["config"], packages: [], node: true },
@@ -48,6 +53,7 @@ export const singleImporters: readonly { readonly package: string; readonly allo
   { package: "drachtio-srf", allowed: ["src/sip/srf.ts"] },
   { package: "ioredis", allowed: ["src/bot/link.ts", "src/client/"] },
   { package: "rtpengine-client", allowed: ["src/media/rtpengine/ng.ts"] },
+  { package: "drachtio-fsmrf", allowed: ["src/media/freeswitch/fsmrf.ts"] },
   { package: "aws4fetch", allowed: ["src/media/recording/object-storage.ts"] },
 ];
 

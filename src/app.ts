@@ -10,6 +10,7 @@ import type { BotEvent } from "./call/bot-event.ts";
 import type { CallId, TransferId } from "./call/ids.ts";
 import type { Post } from "./call/ports.ts";
 import { type CallSetup, type Patience, usualSounds } from "./call/setup.ts";
+import { usesAnchor } from "./config/schema.ts";
 import type { Config } from "./config/schema.ts";
 import type { Secrets } from "./config/secrets.ts";
 import { type Engine, startEngine, TargetResolver } from "./engine/index.ts";
@@ -19,9 +20,19 @@ import { engineFigures } from "./engine-figures.ts";
 import { systemClock } from "./lib/clock.ts";
 import { Disposal } from "./lib/disposal.ts";
 import { version } from "./lib/version.ts";
-import { defaultMediaLimits, type MediaOptions, type SpeechOptions, systemMediaClock } from "./media/options.ts";
+import { AnchorChoice } from "./media/anchor-choice.ts";
+import { startFreeswitchAnchor } from "./media/freeswitch/anchor.ts";
+import {
+  type AnchorOptions,
+  defaultMediaLimits,
+  type FreeswitchServer,
+  type MediaSip,
+  type SpeechOptions,
+  systemMediaClock,
+} from "./media/options.ts";
 import { RecordingDelivery } from "./media/recording/delivery.ts";
-import { type RtpengineAnchor, startRtpengineAnchor } from "./media/rtpengine/anchor.ts";
+import { startRtpengineAnchor } from "./media/rtpengine/anchor.ts";
+import type { Anchor } from "./media/switching/switching-anchor.ts";
 import { CallRegistry } from "./runtime/registry.ts";
 import { openCalls } from "./runtime/open-calls.ts";
 import type { HostResolver } from "./sip/pinning.ts";
@@ -49,7 +60,7 @@ export interface AppStats {
   readonly calls: number;
   readonly timers: number;
   readonly sip: ReturnType<SipSide["stats"]>;
-  readonly media: ReturnType<RtpengineAnchor["stats"]>;
+  readonly media: ReturnType<AnchorChoice["stats"]>;
   readonly bot: ReturnType<RedisBotLink["stats"]>;
   /** Undefined with a drachtio-server. */
   readonly engine: ReturnType<Engine["stats"]> | undefined;
@@ -91,7 +102,7 @@ const mintTransferId = (): TransferId => randomUUID() as TransferId;
 
 /**
  * Builds the service. Rejects when something it cannot do without is missing: an address in use, no signalling engine, a
- * folder that cannot be made. Redis and rtpengine may come later; `/readyz` tells.
+ * folder that cannot be made. Redis and media servers may come later; `/readyz` tells.
  */
 export async function createApp(config: Config, secrets: Secrets, surroundings: Surroundings): Promise<App> {
   const { log, sessionSecondMs } = surroundings;
@@ -163,7 +174,9 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
   disposal.defer(() => delivery?.[Symbol.asyncDispose]());
   const media = await named(
     "media (the digit listener `media.dtmf`, or the folder `media.cacheFolder`)",
-    startRtpengineAnchor(mediaOptions(config, secrets, log.child({ part: "media" }), post, delivery)),
+    startAnchors(config, secrets, anchorOptions(config, secrets, log.child({ part: "media" }), post, delivery), table, {
+      open: (...order) => sip.mediaDialogs.open(...order),
+    }),
   );
   disposal.defer(() => media[Symbol.asyncDispose]());
 
@@ -372,27 +385,75 @@ function recordingDelivery(
   });
 }
 
-function mediaOptions(
+/** Starts every anchor that a channel uses, and says which has the calls of a bot. */
+async function startAnchors(
+  config: Config,
+  secrets: Secrets,
+  common: AnchorOptions,
+  table: TrunkTable,
+  sip: MediaSip,
+): Promise<AnchorChoice> {
+  await using started = new Disposal();
+  const anchors = new Map<Config["media"]["anchor"], Anchor>();
+  const own = async (name: Config["media"]["anchor"], starting: Promise<Anchor>): Promise<void> => {
+    const anchor = await starting;
+    started.defer(() => anchor[Symbol.asyncDispose]());
+    anchors.set(name, anchor);
+  };
+  if (usesAnchor(config, "rtpengine")) {
+    const [first, ...others] = config.media.rtpengine;
+    if (first === undefined) throw new Error("media.rtpengine is empty");
+    await own(
+      "rtpengine",
+      startRtpengineAnchor({
+        ...common,
+        instances: [first, ...others],
+        dtmf: config.media.dtmf,
+        // A parked caller's packets end on this host: a port where nobody listens.
+        parkingAddress: "127.0.0.1",
+      }),
+    );
+  }
+  if (usesAnchor(config, "freeswitch")) {
+    const [first, ...others] = freeswitchServers(config, secrets);
+    if (first === undefined) throw new Error("media.freeswitch.servers is empty");
+    await own("freeswitch", startFreeswitchAnchor({ ...common, servers: [first, ...others], sip }));
+  }
+  const [usual, ...rest] = anchors.values();
+  if (usual === undefined) throw new Error("no media anchor is used");
+  started.move();
+  return new AnchorChoice(
+    [usual, ...rest],
+    (botId) => anchors.get(table.channel(botId)?.mediaAnchor ?? config.media.anchor) ?? usual,
+  );
+}
+
+function freeswitchServers({ media: { freeswitch } }: Config, secrets: Secrets): readonly FreeswitchServer[] {
+  const { servers, listen } = freeswitch;
+  return servers.map((server, index) => ({
+    ...server,
+    password: secrets.get("media.freeswitch") ?? "",
+    listenAddress: listen.address,
+    listenPort: listen.port === 0 ? 0 : listen.port + index,
+    ...optional("advertisedAddress", listen.advertisedAddress),
+  }));
+}
+
+function anchorOptions(
   config: Config,
   secrets: Secrets,
   log: Log,
   post: Post,
   delivery: RecordingDelivery | undefined,
-): MediaOptions {
+): AnchorOptions {
   const { media, recording } = config;
   const megabyte = 1024 * 1024;
-  const [first, ...others] = media.rtpengine;
-  if (first === undefined) throw new Error("media.rtpengine is empty");
   return {
-    instances: [first, ...others],
     commandTimeoutMs: 1_000,
     pingMs: 2_000,
     watchMs: Math.min(5_000, media.callerTimeoutMs),
     callerTimeoutMs: media.callerTimeoutMs,
     lostAfterMs: 10_000,
-    dtmf: media.dtmf,
-    // A parked caller's packets end on this host: a port where nobody listens.
-    parkingAddress: "127.0.0.1",
     ringback: [
       { frequenciesHz: [...media.ringback.frequenciesHz], ms: media.ringback.onMs },
       { frequenciesHz: [], ms: media.ringback.offMs },

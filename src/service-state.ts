@@ -1,7 +1,7 @@
 import type { Phase } from "./call/state.ts";
 import type { Config } from "./config/schema.ts";
 import type { RedisBotLink } from "./bot/link.ts";
-import type { RtpengineAnchor } from "./media/rtpengine/anchor.ts";
+import type { AnchorChoice } from "./media/anchor-choice.ts";
 import type { CallRegistry } from "./runtime/registry.ts";
 import type { RegistrationState } from "./sip/registration.ts";
 import type { SipSide } from "./sip/side.ts";
@@ -15,7 +15,7 @@ export interface ServiceParts {
   readonly health: GatewayHealth;
   readonly link: RedisBotLink;
   readonly sip: SipSide;
-  readonly media: RtpengineAnchor;
+  readonly media: AnchorChoice;
 }
 
 /** One snapshot of everything that `/readyz` and the gauges of `/metrics` tell. */

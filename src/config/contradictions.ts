@@ -2,6 +2,7 @@ import { isIP } from "node:net";
 
 import { networkContains, parseIpNetwork } from "../lib/ip-network.ts";
 import type { ConfigProblem } from "./problem.ts";
+import { usesAnchor } from "./schema.ts";
 import type { Config, TrunkConfig } from "./schema.ts";
 
 /** What each field allows by itself but the whole does not; every message says what to do. */
@@ -13,6 +14,7 @@ export function contradictions(config: Config): readonly ConfigProblem[] {
     ...config.trunks.flatMap((trunk, index) => trunkProblems(trunk, `trunks[${index}]`)),
     ...tlsGateways(config),
     ...ttsProblems(config),
+    ...freeswitchProblems(config),
     ...trunkNames(config),
     ...sources(config),
     ...digestCallers(config),
@@ -135,6 +137,25 @@ function recording({ recording: { folder, spoolFolder, upload } }: Config): Conf
   }
   problems.push(...oneSecret(path, upload.accessKeyEnv, upload.accessKeyFile, "accessKey"));
   problems.push(...oneSecret(path, upload.secretKeyEnv, upload.secretKeyFile, "secretKey"));
+  return problems;
+}
+
+function freeswitchProblems(config: Config): ConfigProblem[] {
+  const { media, recording } = config;
+  const { passwordEnv, passwordFile } = media.freeswitch;
+  if (!usesAnchor(config, "freeswitch")) return [];
+  const problems = oneSecret("media.freeswitch", passwordEnv, passwordFile, "password");
+  for (const [path, folder] of [
+    ["media.cacheFolder", media.cacheFolder],
+    ["recording.spoolFolder", recording.spoolFolder],
+  ] as const) {
+    if (/[\s!]/.test(folder)) {
+      problems.push({
+        path,
+        message: "holds a blank or an exclamation mark, which FreeSWITCH takes for an end: rename it",
+      });
+    }
+  }
   return problems;
 }
 

@@ -275,8 +275,49 @@ const ttsSchema = z
   .default({ kind: "none" })
   .describe("Text-to-speech for `text` replies. Default none.");
 
+const mediaAnchor = z.enum(["rtpengine", "freeswitch"]);
+
+const freeswitchSchema = z
+  .strictObject({
+    servers: z
+      .array(
+        z.strictObject({
+          host: hostName.describe("Host of its event socket."),
+          port: portNumber.default(8021).describe("Port of its event socket. Default 8021."),
+          profile: token.default("drachtio_mrf").describe("Its SIP profile for us. Default drachtio_mrf."),
+        }),
+      )
+      .min(1)
+      .max(16)
+      .default([{ host: "127.0.0.1", port: 8021, profile: "drachtio_mrf" }])
+      .describe("The FreeSWITCH instances. Default one on 127.0.0.1:8021."),
+    passwordEnv: nameOfVariable
+      .optional()
+      .describe("Environment variable with the password of their event sockets. No default."),
+    passwordFile: filePath.optional().describe("File with that password. No default."),
+    listen: z
+      .strictObject({
+        address: ipAddress
+          .default("127.0.0.1")
+          .describe("Local IP address that they connect to for every channel. Default 127.0.0.1."),
+        port: portOrFree
+          .default(0)
+          .describe("Local TCP port for the first instance, the next ones follow; 0 takes free ones. Default 0."),
+        advertisedAddress: ipAddress
+          .optional()
+          .describe("That address as the instances reach it. Default: the address itself."),
+      })
+      .prefault({})
+      .describe("Listener for the connections that FreeSWITCH makes."),
+  })
+  .describe("Used with `anchor: freeswitch` only, for all calls or those of a channel.");
+
 const mediaSchema = z
   .strictObject({
+    anchor: mediaAnchor
+      .default("rtpengine")
+      .describe("The media server of calls whose channel names none: rtpengine or freeswitch. Default rtpengine."),
+    freeswitch: freeswitchSchema.prefault({}),
     rtpengine: z
       .array(
         z.strictObject({
@@ -394,7 +435,7 @@ const recordingSchema = z
     folder: folder.default("recordings").describe("Folder for finished recordings. Default recordings."),
     spoolFolder: folder
       .default("spool")
-      .describe("Folder for recordings under way; rtpengine writes here. Default spool."),
+      .describe("Folder for recordings under way; the media server writes here. Default spool."),
     format: z
       .enum(["wav", "opus", "mp3"])
       .default("wav")
@@ -643,6 +684,9 @@ export const channelSchema = z
       .max(32)
       .default([])
       .describe("Headers of the INVITE that the bot is told. Default none."),
+    mediaAnchor: mediaAnchor
+      .optional()
+      .describe("The media server of this bot's calls: rtpengine or freeswitch. Default: `media.anchor`."),
     recording: z
       .strictObject({
         enabled: z.boolean().default(false).describe("Record calls of this bot. Default false."),
@@ -822,3 +866,8 @@ type DeepReadonly<T> = T extends readonly (infer Item)[]
 export type Config = DeepReadonly<z.output<typeof configSchema>>;
 export type TrunkConfig = Config["trunks"][number];
 export type ChannelConfig = Config["channels"][number];
+
+/** Whether any call is to be anchored there. */
+export function usesAnchor({ media, channels }: Config, anchor: Config["media"]["anchor"]): boolean {
+  return media.anchor === anchor || channels.some((channel) => channel.mediaAnchor === anchor);
+}

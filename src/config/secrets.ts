@@ -5,6 +5,7 @@ import { inspect } from "node:util";
 import type { Environment } from "./overrides.ts";
 import { ConfigError, relativePaths } from "./problem.ts";
 import type { ConfigProblem } from "./problem.ts";
+import { usesAnchor } from "./schema.ts";
 import type { Config } from "./schema.ts";
 
 /** What a secret belongs to. */
@@ -15,6 +16,7 @@ export type SecretName =
   | "media.tts"
   | "recording.upload.accessKey"
   | "recording.upload.secretKey"
+  | "media.freeswitch"
   | `trunk:${string}:inbound`
   | `trunk:${string}:outbound`;
 
@@ -71,7 +73,8 @@ export function loadSecrets(config: Config, env: Environment, baseFolder = "."):
   return new Secrets(values);
 }
 
-function references({ redis, sip, media, recording, trunks }: Config): readonly Reference[] {
+function references(config: Config): readonly Reference[] {
+  const { redis, sip, media, recording, trunks } = config;
   const all: Reference[] = [
     { name: "redis", path: "redis.password", env: redis.passwordEnv, file: redis.passwordFile },
     {
@@ -82,6 +85,10 @@ function references({ redis, sip, media, recording, trunks }: Config): readonly 
     },
     { name: "sip.drachtio", path: "sip.drachtio.secret", env: sip.drachtio?.secretEnv, file: sip.drachtio?.secretFile },
   ];
+  if (usesAnchor(config, "freeswitch")) {
+    const { passwordEnv, passwordFile } = media.freeswitch;
+    all.push({ name: "media.freeswitch", path: "media.freeswitch.password", env: passwordEnv, file: passwordFile });
+  }
   if (media.tts.kind === "http") {
     const { authorizationEnv, authorizationFile } = media.tts;
     all.push({ name: "media.tts", path: "media.tts.authorization", env: authorizationEnv, file: authorizationFile });

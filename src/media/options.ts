@@ -48,8 +48,10 @@ export interface RtpengineInstance {
 export interface PromptOptions {
   /** `file:` URLs may name files below this folder and nothing else; null refuses all of them. */
   readonly folder: string | null;
-  /** Converted prompts lie here; it belongs to one running service, and rtpengine must be able to read it. */
+  /** Converted prompts lie here; it belongs to one running service, and the media server must be able to read it. */
   readonly cacheFolder: string;
+  /** Samples a second of converted prompts, always the same in one folder; rtpengine's 48000 when left out. */
+  readonly rate?: number;
   /** The same folder as rtpengine sees it, when it runs in another container. */
   readonly cacheFolderSeenByRtpengine?: string;
   /** Least recently used prompts are removed above this. */
@@ -163,4 +165,43 @@ export interface MediaOptions extends AnchorOptions {
    * 192.0.2.1, which is never routed.
    */
   readonly parkingAddress: string;
+}
+
+/** A dialog with a media server that speaks SIP. */
+export interface MediaSipDialog {
+  /** The description in the latest answer. */
+  readonly sdp: string;
+  /** Sends a re-INVITE; resolves with the description in the answer, rejects with an Error. */
+  modify(sdp: string): Promise<string>;
+  /** Resolves always. */
+  bye(): Promise<void>;
+  /** Called once, when the other side has ended it. */
+  onEnded(run: () => void): void;
+}
+
+/** The signalling side, as far as a media server needs it that is reached by SIP. */
+export interface MediaSip {
+  /** Rejects with an Error when the INVITE is refused or not answered in time. */
+  open(uri: string, headers: Readonly<Record<string, string>>, sdp: string): Promise<MediaSipDialog>;
+}
+
+/** One FreeSWITCH. */
+export interface FreeswitchServer {
+  readonly host: string;
+  /** Of its event socket. */
+  readonly port: number;
+  readonly password: string;
+  /** Its SIP profile for us; it must have an IPv4 address. */
+  readonly profile: string;
+  /** Where we listen for the connections that it makes for every channel; port 0 takes a free one. */
+  readonly listenAddress: string;
+  readonly listenPort: number;
+  /** How it reaches that address, when it is another one for it. */
+  readonly advertisedAddress?: string;
+}
+
+/** For the anchor on FreeSWITCH. Prompts and recordings lie at the same path for it and for us. */
+export interface FreeswitchOptions extends AnchorOptions {
+  readonly servers: readonly [FreeswitchServer, ...FreeswitchServer[]];
+  readonly sip: MediaSip;
 }

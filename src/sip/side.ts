@@ -20,6 +20,7 @@ import { OperatorLeg } from "./outbound.ts";
 import { PendingLeg, pin, uriToPin } from "./pinning.ts";
 import type { HostResolver, PinOutcome } from "./pinning.ts";
 import type { RegistrationState } from "./registration.ts";
+import { MediaDialogs } from "./media-dialogs.ts";
 import { parseReplaces, type ReplacedDialog } from "./replaces.ts";
 import { EngineLink } from "./srf.ts";
 import type { EnginePlace, ListenAddress } from "./srf.ts";
@@ -103,6 +104,8 @@ function isClaimable(leg: Leg): leg is Claimable {
 
 /** SIP towards callers and operators, on drachtio-srf. */
 export class SipSide implements Signalling {
+  /** For media servers that are reached by SIP. */
+  readonly mediaDialogs: MediaDialogs;
   readonly #options: SipSideOptions;
   readonly #clock: CountingClock;
   readonly #link: EngineLink;
@@ -148,6 +151,7 @@ export class SipSide implements Signalling {
       },
       dialogs: options.dialogs,
     });
+    this.mediaDialogs = new MediaDialogs(this.#link, this.#clock, Math.min(4_000, transactionMs));
     const paces = (): ReadonlyMap<TrunkId, TokenBucket> => {
       const limited = directory.trunks().filter(({ callsPerSecond }) => callsPerSecond !== null);
       return new Map(

@@ -56,6 +56,8 @@ export interface Channel {
   readonly answer: "immediately" | "on-command";
   readonly passHeaders: readonly string[];
   readonly recording: { readonly enabled: boolean; readonly resumeOnReturn: boolean };
+  /** Undefined: the usual one. */
+  readonly mediaAnchor: ChannelConfig["mediaAnchor"];
   readonly sounds: CallerSounds;
   readonly operatorRefer: ChannelConfig["operatorRefer"];
   readonly maxOperatorRefers: number;
@@ -135,6 +137,7 @@ export class TrunkTable {
         answer,
         passHeaders,
         recording,
+        mediaAnchor: entry.mediaAnchor,
         sounds: {
           ringbackUrl: entry.sounds.ringbackUrl ?? null,
           holdUrl: entry.sounds.holdUrl ?? null,

@@ -15,7 +15,7 @@ import { expectAtRest, sdpOf, startKillableService, startStage } from "./media-s
 import type { RtpengineStage } from "./media-support.ts";
 
 describe("the recording contract on rtpengine", () => {
-  recordingContract(startStage);
+  recordingContract(startStage, 60);
 });
 
 /** What is heard in 20 ms: one of the tests' pitches, something else, or nothing. */

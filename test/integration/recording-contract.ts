@@ -48,6 +48,9 @@ export async function heard(
   };
 }
 
+/** Silence is one byte all along; some media servers send that before anything else. */
+const isSound = ({ payload }: { readonly payload: Uint8Array }): boolean => new Set(payload).size > 4;
+
 /** Seconds at which a channel is first loud. */
 function onsetOf(file: string, channel: 0 | 1): number {
   using reader = new WavReader(file);
@@ -58,8 +61,8 @@ function onsetOf(file: string, channel: 0 | 1): number {
   return Number.POSITIVE_INFINITY;
 }
 
-/** Defines the tests for one kind of anchor. */
-export function recordingContract(start: StartStage): void {
+/** Defines the tests for one kind of anchor. `mostHoleMs`: what may be missing of a side while it is switched. */
+export function recordingContract(start: StartStage, mostHoleMs: number): void {
   let stage: MediaStage;
   beforeEach(async () => {
     stage = await start();
@@ -80,7 +83,7 @@ export function recordingContract(start: StartStage): void {
       const started = await call.event("recording.changed");
       expect(started).toMatchObject({ state: "started", durationMs: null, reason: null });
       const startedAt = nowMs();
-      await delay(300);
+      await delay(700);
       const prompt = call.play(stage.botPrompt(1));
       const promptAt = await caller.hears(pitches.bot);
       await call.played(prompt);
@@ -122,10 +125,10 @@ export function recordingContract(start: StartStage): void {
       const { measure } = await heard(file, [{ from: 0.05, to: sidecar.seconds - 0.05 }], 0);
       expect(measure).toMatchObject({ channels: 2, sampleRate: 8_000 });
       expect(measure.windows[0]?.channels[0]?.pitchHz).toBe(pitches.caller);
-      expect(measure.windows[0]?.channels[0]?.longestSilenceMs).toBeLessThan(60);
+      expect(measure.windows[0]?.channels[0]?.longestSilenceMs).toBeLessThan(mostHoleMs);
 
       // The prompt lies where the caller's phone received it.
-      const firstPacket = greeting[0]?.atMs ?? promptAt;
+      const firstPacket = greeting.find(isSound)?.atMs ?? promptAt;
       const promptFrom = (firstPacket - startedAt) / 1_000;
       const { pitches: around } = await heard(
         file,
@@ -192,7 +195,7 @@ export function recordingContract(start: StartStage): void {
       const gap = sidecar.gaps[0]!;
       expect(gap.reason).toBe("paused");
       expect(gap.seconds).toBeGreaterThan(1.15);
-      expect(gap.seconds).toBeLessThan(1.6);
+      expect(gap.seconds).toBeLessThan(2.5);
       expect(sidecar.seconds).toBeLessThan(1.9);
       expect(sidecar.phases.map(({ phase }) => phase)).not.toContain("operator");
       const { pitches: parts } = await heard(
@@ -268,7 +271,7 @@ export function recordingContract(start: StartStage): void {
         const { file, sidecar } = await finished(call);
         expect(sidecar.seconds).toBeGreaterThan(1);
         const { measure } = await heard(file, [{ from: 0.1, to: sidecar.seconds - 0.1 }], 0);
-        expect(measure.windows[0]?.channels[0]?.longestSilenceMs).toBeLessThan(60);
+        expect(measure.windows[0]?.channels[0]?.longestSilenceMs).toBeLessThan(mostHoleMs);
       }
       await expectAtRest(stage);
     }, 60_000);

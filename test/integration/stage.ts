@@ -16,6 +16,7 @@ import { silentLog } from "../../src/telemetry/log.ts";
 import { DisposalStack } from "../support/disposal.ts";
 import { drachtioProgram, drachtioSecret, DrachtioServer } from "../support/drachtio.ts";
 import { temporaryFolder } from "../support/folder.ts";
+import { channelsIn, freeswitchPlace } from "../support/freeswitch.ts";
 import { pitches } from "../support/pitch.ts";
 import { claimPort } from "../support/ports.ts";
 import { RedisServer } from "../support/redis.ts";
@@ -32,6 +33,9 @@ export const operatorNumber = "79123456789";
 export const trunkPassword = { username: "patchbay", password: "open sesame" } as const;
 
 const defaultT1Ms = 10;
+
+/** Where PATCHBAY_TEST_ANCHOR says freeswitch, the service's calls are anchored in the one of PATCHBAY_TEST_FREESWITCH. */
+const onFreeswitch = process.env["PATCHBAY_TEST_ANCHOR"] === "freeswitch" ? freeswitchPlace : undefined;
 
 /** A configuration as it stands in a file, with what the tests change. */
 export interface ConfigFile {
@@ -120,7 +124,11 @@ export class Stage implements AsyncDisposable {
     await using resources = new DisposalStack();
     const parts = await startParts(options, resources);
     const file = configFile(parts, options);
-    const env = { STAGE_TRUNK_PASSWORD: trunkPassword.password, STAGE_DRACHTIO_SECRET: drachtioSecret };
+    const env = {
+      STAGE_TRUNK_PASSWORD: trunkPassword.password,
+      STAGE_DRACHTIO_SECRET: drachtioSecret,
+      STAGE_FREESWITCH_PASSWORD: onFreeswitch?.password ?? "",
+    };
     const parsed = parseConfig(JSON.stringify(file), env, parts.folder);
     if (!parsed.ok) throw new Error(parsed.problems.map(({ path, message }) => `${path}: ${message}`).join("\n"));
     const { config } = parsed;
@@ -223,11 +231,13 @@ export class Stage implements AsyncDisposable {
         value > (this.#idle.get(path) ?? 0) && (commandsToo || !/^bot\.(?:calls|bots|timers)$/.test(path)),
     );
     const calls = await this.rtpengine.calls();
+    const channels = onFreeswitch === undefined ? 0 : await channelsIn(onFreeswitch);
     const files = await filesBelow(this.rtpengine.recordingFolder);
     return [
       ...stats.map(([path, value]) => `${path} = ${value}`),
       ...(this.app.stats().engineIdle ? [] : ["the engine is not idle"]),
       ...calls.map((call) => `rtpengine holds ${call}`),
+      ...(channels === 0 ? [] : [`FreeSWITCH holds ${channels} channels`]),
       ...files.map((file) => `in the spool: ${file}`),
     ];
   }
@@ -307,6 +317,15 @@ function configFile(parts: Parts, options: StageOptions): ConfigFile {
     },
     redis: { url: redis.url },
     media: {
+      ...(onFreeswitch === undefined
+        ? {}
+        : {
+            anchor: "freeswitch",
+            freeswitch: {
+              servers: [{ host: onFreeswitch.host, port: onFreeswitch.port }],
+              passwordEnv: "STAGE_FREESWITCH_PASSWORD",
+            },
+          }),
       rtpengine: [{ host: rtpengine.address, port: rtpengine.ngPort }],
       dtmf: { address: "127.0.0.1", port: dtmfPort },
       promptFolder: "prompts",

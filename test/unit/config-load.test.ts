@@ -63,6 +63,25 @@ function fieldNames(schema: unknown): string[] {
   return [...new Set([...own, ...Object.values(schema).flatMap((value) => fieldNames(value))])];
 }
 
+describe("FreeSWITCH as the media server", () => {
+  const both = "media: { anchor: freeswitch, freeswitch: { passwordEnv: FS } }";
+
+  test("wants a password where it is used, for all calls or those of one bot", () => {
+    const path = "media.freeswitch";
+    expect(problems("media: { anchor: freeswitch }")[0]).toContain(`${path}: has no password`);
+    const channel = "channels: [{ botId: b, trunk: a, numbers: ['1'], mediaAnchor: freeswitch }]";
+    expect(problems(`${trunk}${channel}`)[0]).toContain(`${path}: has no password`);
+    expect(problems(both)).toEqual([]);
+    expect(problems("media: { freeswitch: { servers: [{ host: h }] } }")).toEqual([]);
+  });
+
+  test("cannot be told of folders with blanks", () => {
+    expect(problems(`${both}\nrecording: { spoolFolder: 'my spool' }`)[0]).toContain(
+      "recording.spoolFolder: holds a blank",
+    );
+  });
+});
+
 describe("defaults", () => {
   test("an empty file is a whole configuration", () => {
     const config = parsed("");

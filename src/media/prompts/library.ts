@@ -12,7 +12,7 @@ import type { MediaClock, MediaLog, PromptOptions } from "../options.ts";
 import { Slots } from "../slots.ts";
 import type { Speech } from "../tts/speech.ts";
 import type { WorkerPool } from "../worker/pool.ts";
-import { promptRate } from "./convert.ts";
+import { rtpengineRate } from "./convert.ts";
 import { download } from "./download.ts";
 import { FileCache } from "./file-cache.ts";
 import type { PinnedFile } from "./file-cache.ts";
@@ -23,7 +23,7 @@ import type { Validators } from "./http-freshness.ts";
 export interface ReadyPrompt {
   /** As this machine sees it. */
   readonly file: string;
-  /** As rtpengine sees it. */
+  /** As the media server sees it. */
   readonly playableFile: string;
   readonly durationMs: number;
   release(): void;
@@ -42,7 +42,6 @@ const mostWaitingPerHost = 64;
 const usualRedirects = 3;
 const mostUrlLength = 2_048;
 const wavHeaderBytes = 44;
-const bytesPerMs = (promptRate * 2) / 1_000;
 
 function hashOf(...parts: readonly string[]): string {
   return createHash("sha256").update(parts.join("\0")).digest("hex");
@@ -61,7 +60,7 @@ export interface PromptLibraryOptions extends PromptOptions {
   readonly log: MediaLog;
 }
 
-/** Turns every kind of prompt into a file that rtpengine plays well, once, and remembers it. */
+/** Turns every kind of prompt into a file that the media server plays well, once, and remembers it. */
 export class PromptLibrary {
   readonly #options: PromptLibraryOptions;
   readonly #prompts: FileCache;
@@ -73,12 +72,14 @@ export class PromptLibrary {
   /** In the order of use. */
   readonly #knownUrls = new Map<string, KnownUrl>();
   readonly #resolving = new Map<string, Promise<string>>();
+  readonly #rate: number;
   #preparing = 0;
 
   constructor(given: PromptLibraryOptions) {
     // rtpengine has a working directory of its own: it must be told whole paths.
     const options = { ...given, cacheFolder: resolve(given.cacheFolder) };
     this.#options = options;
+    this.#rate = options.rate ?? rtpengineRate;
     this.#prompts = new FileCache(join(options.cacheFolder, "prompts"), options.cacheBytes, ".wav", options.log);
     this.#urlFolder = join(options.cacheFolder, "urls");
     this.#temporaryFolder = join(options.cacheFolder, "temporary");
@@ -121,7 +122,7 @@ export class PromptLibrary {
         cacheFolderSeenByRtpengine === undefined
           ? pinned.file
           : join(cacheFolderSeenByRtpengine, relative(cacheFolder, pinned.file)),
-      durationMs: Math.max(0, pinned.bytes - wavHeaderBytes) / bytesPerMs,
+      durationMs: Math.max(0, pinned.bytes - wavHeaderBytes) / ((this.#rate * 2) / 1_000),
       release: () => pinned.release(),
     };
   }
@@ -142,7 +143,7 @@ export class PromptLibrary {
 
   async #pinTones(tones: readonly Tone[]): Promise<PinnedFile> {
     return this.#prompts.pin(`tones-${hashOf(JSON.stringify(tones))}`, (target) =>
-      this.#options.workers.run({ type: "tones", tones, target }),
+      this.#options.workers.run({ type: "tones", tones, target, rate: this.#rate }),
     );
   }
 
@@ -203,7 +204,8 @@ export class PromptLibrary {
   }
 
   async #convert(source: string, target: string): Promise<void> {
-    await this.#options.workers.run({ type: "convert", source, target, mostSeconds: this.#options.mostSeconds });
+    const { workers, mostSeconds } = this.#options;
+    await workers.run({ type: "convert", source, target, rate: this.#rate, mostSeconds });
   }
 
   async #withTemporary<T>(use: (path: string) => Promise<T>): Promise<T> {

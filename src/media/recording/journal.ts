@@ -14,7 +14,7 @@ export type JournalLine =
       readonly type: "open";
       readonly v: 1;
       readonly callId: string;
-      /** The call's name in rtpengine, which tells another process whether the call still goes on. */
+      /** The call's name in the media server, which tells another process whether the call still goes on. */
       readonly ngCall: string;
       readonly botId: string;
       readonly caller: string;

@@ -14,11 +14,13 @@ import { WavReader, WavWriter } from "../audio/wav.ts";
 import { MediaError } from "../media-error.ts";
 import type { RenderedRecording, RenderOrder } from "../worker/job.ts";
 import { journalStem, parseJournal } from "./journal.ts";
+import type { JournalLine } from "./journal.ts";
 import { writeMark } from "./mark.ts";
 import { readCapture } from "./pcap.ts";
 import type { CapturedPacket } from "./pcap.ts";
 import { PromptTrack } from "./prompt-track.ts";
 import { parseRtp, recordingRate, RtpTrack } from "./rtp-track.ts";
+import { isSegment, joinSegments, segmentMs, segmentsOf } from "./segments.ts";
 import { callerLeg, sidecarOf, timelineOf } from "./timeline.ts";
 import type { Span, Timeline } from "./timeline.ts";
 
@@ -159,6 +161,36 @@ class Mixer {
   }
 }
 
+function mix(timeline: Timeline, promptFolder: string, captures: readonly string[], writer: WavWriter): void {
+  const mixer = new Mixer(timeline, promptFolder);
+  try {
+    mixer.render(packetsOf(captures), writer);
+  } finally {
+    mixer.close();
+  }
+}
+
+function capturePath(spoolFolder: string, file: string): string {
+  return join(spoolFolder, isSegment(file) ? "segments" : "pcaps", basename(file));
+}
+
+/** The captures that are there, by the time they were begun. */
+function capturesInOrder(spoolFolder: string, named: readonly string[]): readonly string[] {
+  return [...new Set(named)]
+    .map((file) => capturePath(spoolFolder, file))
+    .filter((path) => existsSync(path))
+    .map((path) => ({ path, at: begunAt(path) }))
+    .sort((a, b) => a.at - b.at)
+    .map(({ path }) => path);
+}
+
+/** When the last segment of a recording that was never ended must have ended. */
+function lastSegmentEnd(lines: readonly JournalLine[], segments: readonly string[]): number {
+  const path = segments.at(-1);
+  const began = Math.max(0, ...lines.map((line) => (line.type === "run" ? line.at : 0)));
+  return path === undefined || !existsSync(path) ? began : began + segmentMs(path);
+}
+
 function writeAside(path: string, text: string): void {
   const file = openSync(`${path}.part`, "w", recordingMode);
   try {
@@ -172,6 +204,10 @@ function writeAside(path: string, text: string): void {
 /** Removes everything of a recording from the spool; the log goes last, so that a crash in between is only a repetition. */
 export function removeFromSpool(journal: string, spoolFolder: string, captures: readonly string[]): void {
   for (const capture of captures) {
+    if (isSegment(capture)) {
+      rmSync(capturePath(spoolFolder, capture), { force: true });
+      continue;
+    }
     const name = basename(capture, ".pcap");
     rmSync(join(spoolFolder, "metadata", `rtpengine-meta-${name}.txt`), { force: true });
     rmSync(join(spoolFolder, "tmp", `rtpengine-meta-${name}.tmp`), { force: true });
@@ -192,14 +228,12 @@ export function renderRecording({ journal, unwritten, spoolFolder, folder, mark 
   const lines = parseJournal(unwritten === "" ? written : written.slice(0, written.lastIndexOf("\n") + 1) + unwritten);
   if (lines.length === 0) throw new MediaError("journal_damaged", "the log has no first line of this version");
   const named = lines.flatMap((line) => (line.type === "capture" ? [line.file] : []));
-  const captures = [...new Set(named)]
-    .map((file) => join(spoolFolder, "pcaps", basename(file)))
-    .filter((path) => existsSync(path))
-    .map((path) => ({ path, at: begunAt(path) }))
-    .sort((a, b) => a.at - b.at)
-    .map(({ path }) => path);
+  const bySegments = named.some(isSegment);
+  const captures = bySegments
+    ? segmentsOf(lines).map((file) => capturePath(spoolFolder, file))
+    : capturesInOrder(spoolFolder, named);
   const ended = lines.some((line) => line.type === "end");
-  const timeline = timelineOf(lines, ended ? 0 : lastPacketAt(captures));
+  const timeline = timelineOf(lines, ended ? 0 : bySegments ? lastSegmentEnd(lines, captures) : lastPacketAt(captures));
   if (timeline === undefined) {
     removeFromSpool(journal, spoolFolder, named);
     throw new MediaError("no_audio", "nothing was recorded");
@@ -209,12 +243,8 @@ export function renderRecording({ journal, unwritten, spoolFolder, folder, mark 
   const sidecar = join(folder, `${name}.json`);
   try {
     using writer = new WavWriter(`${file}.part`, 2, recordingRate, recordingMode);
-    const mixer = new Mixer(timeline, journalStem(journal));
-    try {
-      mixer.render(packetsOf(captures), writer);
-    } finally {
-      mixer.close();
-    }
+    if (bySegments) joinSegments(captures, timeline.recorded, writer);
+    else mix(timeline, journalStem(journal), captures, writer);
     writer.finish();
     const seconds = writer.frames / recordingRate;
     writeAside(sidecar, `${JSON.stringify(sidecarOf(timeline, seconds, recordingRate), null, 2)}\n`);

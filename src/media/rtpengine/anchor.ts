@@ -1,6 +1,6 @@
 import type { MediaOptions } from "../options.ts";
 import { messageOf } from "../media-error.ts";
-import { SwitchingAnchor, type SwitchedCallOptions } from "../switching/switching-anchor.ts";
+import { type AnchorState, SwitchingAnchor, type SwitchedCallOptions } from "../switching/switching-anchor.ts";
 import { AnchoredCall, ngCallPrefix } from "./anchored-call.ts";
 import { DtmfReceiver } from "./dtmf.ts";
 import { InstancePool } from "./instances.ts";
@@ -39,8 +39,7 @@ export class RtpengineAnchor extends SwitchingAnchor<AnchoredCall> {
     });
   }
 
-  /** The media servers by their addresses, with the calls that each holds. */
-  anchors(): readonly { readonly name: string; readonly healthy: boolean; readonly calls: number }[] {
+  override anchors(): readonly AnchorState[] {
     return this.#instances.all().map(({ host, port, healthy, calls }) => ({ name: `${host}:${port}`, healthy, calls }));
   }
 

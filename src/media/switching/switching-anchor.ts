@@ -83,6 +83,13 @@ export interface SwitchedCallOptions {
   readonly onClosed: () => void;
 }
 
+/** One media server as it is told to people and monitors. */
+export interface AnchorState {
+  readonly name: string;
+  readonly healthy: boolean;
+  readonly calls: number;
+}
+
 /** Any of the anchors. */
 export type Anchor = SwitchingAnchor<SwitchedCall>;
 
@@ -125,6 +132,8 @@ export abstract class SwitchingAnchor<C extends SwitchedCall> implements MediaAn
   protected abstract newCall(options: SwitchedCallOptions): C;
   /** The call is held no more. */
   protected forget(_call: C): void {}
+  /** The media servers by their addresses, with the calls of ours that each holds. */
+  abstract anchors(): readonly AnchorState[];
   protected abstract startServers(): Promise<void>;
   /** No call is watched any more. */
   protected abstract stopServers(): void;

@@ -11,9 +11,9 @@ const niceness = 10;
 function perform(job: MediaJob): JobResults[MediaJob["type"]] {
   switch (job.type) {
     case "convert":
-      return convertToPrompt(job.source, job.target, job.mostSeconds);
+      return convertToPrompt(job.source, job.target, job.rate, job.mostSeconds);
     case "tones":
-      return writeTonePrompt(job.tones, job.target);
+      return writeTonePrompt(job.tones, job.target, job.rate);
     case "render":
       return renderRecording(job);
   }

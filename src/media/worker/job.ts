@@ -3,8 +3,14 @@ import type { DeliveryMark } from "../recording/mark.ts";
 
 /** Work that would hold up the service's own thread. */
 export type MediaJob =
-  | { readonly type: "convert"; readonly source: string; readonly target: string; readonly mostSeconds: number }
-  | { readonly type: "tones"; readonly tones: readonly Tone[]; readonly target: string }
+  | {
+      readonly type: "convert";
+      readonly source: string;
+      readonly target: string;
+      readonly rate: number;
+      readonly mostSeconds: number;
+    }
+  | { readonly type: "tones"; readonly tones: readonly Tone[]; readonly target: string; readonly rate: number }
   | ({ readonly type: "render" } & RenderOrder);
 
 /** Renders the recording whose log is `journal`. */

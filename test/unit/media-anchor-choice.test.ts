@@ -1,0 +1,53 @@
+import { expect, test } from "vitest";
+import type { CallId, LegId, PlayId, Sdp } from "../../src/call/ids.ts";
+import { usualSounds } from "../../src/call/setup.ts";
+import { AnchorChoice } from "../../src/media/anchor-choice.ts";
+import type { Anchor } from "../../src/media/switching/switching-anchor.ts";
+
+/** Writes down what it is asked; `ready` and `calls` are what it says of itself. */
+function scribe(name: string, did: string[], ready = true): Anchor {
+  const noted = new Proxy(
+    {},
+    {
+      get: (_, method) => {
+        if (method === "ready") return () => ready;
+        if (method === "stats") return () => ({ calls: 1, timers: 2 });
+        return (...parts: readonly unknown[]) => void did.push(`${name} ${String(method)} ${String(parts[0])}`);
+      },
+    },
+  );
+  return noted as Anchor;
+}
+
+const order = (botId: string) => ({ botId, caller: "1", called: "2" });
+
+test("a call stays with the anchor of its bot until it is closed", () => {
+  const did: string[] = [];
+  const [usual, other] = [scribe("usual", did), scribe("other", did)];
+  const choice = new AnchorChoice([usual, other], (botId) => (botId === "b2" ? other : usual));
+  const [one, two] = ["1", "2"] as unknown as [CallId, CallId];
+  const leg = "l" as LegId;
+  choice.open(one, leg, "" as Sdp, order("b1"), usualSounds);
+  choice.open(two, leg, "" as Sdp, order("b2"), usualSounds);
+  choice.play(two, "p" as PlayId, leg, { kind: "digits", digits: "1" });
+  choice.offer(one, leg);
+  choice.join(two, leg, "" as Sdp);
+  choice.close(two);
+  choice.close(two);
+  expect(did).toEqual([
+    "usual open 1",
+    "other open 2",
+    "other play 2",
+    "usual offer 1",
+    "other join 2",
+    "other close 2",
+    "usual close 2",
+  ]);
+});
+
+test("it is ready when every anchor is, and counts them together", () => {
+  const all = [scribe("a", []), scribe("b", [])] as const;
+  expect(new AnchorChoice(all, () => all[0]).ready()).toBe(true);
+  expect(new AnchorChoice([all[0], scribe("c", [], false)], () => all[0]).ready()).toBe(false);
+  expect(new AnchorChoice(all, () => all[0]).stats()).toEqual({ calls: 2, timers: 4 });
+});
