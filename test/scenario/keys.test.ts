@@ -70,6 +70,14 @@ describe("the operator hands the caller back", () => {
   });
 });
 
+test("keys that come by INFO while one is being sent keep their order, and go before what else waits", () => {
+  const call = presses(talking(), "1", caller, "info");
+  call.bot({ type: "audio", url: "file:///x.wav", times: 1 });
+  presses(call, "234", caller, "info");
+  for (let sent = 0; sent < 4; sent += 1) played(call);
+  expect(digitsSent(call)).toEqual(["1", "2", "3", "4"].map((digit) => [operator(1), digit]));
+});
+
 test("a caller whose bot is lost is not handed back to it: he would hear nothing", () => {
   const fallback = transferTo("74950000000", { continueCall: false, commandId: fallbackCommand });
   const patience = { answerMs: 1000, silenceMs: 1000, inputMs: null };

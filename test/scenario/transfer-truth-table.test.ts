@@ -20,6 +20,16 @@ describe("operator talked", () => {
     expect(Object.keys(call.transfers[0]!.status)).toEqual(["status", "hangup", "number"]);
   });
 
+  test("between his 200 and the bridge: SUCCESS when the caller hangs up, FAIL when it is our own failure", () => {
+    const answered = (): CallScript => script().botSwitches().invited().answers();
+    expect(answered().hangsUp(caller).transfers).toMatchObject([
+      { status: { status: "SUCCESS", hangup: true }, details: { cause: "completed", endedBy: "caller", talkMs: 0 } },
+    ]);
+    expect(answered().happens({ type: "media.lost", reason: "gone" }).transfers).toMatchObject([
+      { status: { status: "FAIL", hangup: true }, details: { cause: "media_failure", endedBy: "service" } },
+    ]);
+  });
+
   test("operator hung up, continueCall false → SUCCESS with hangup, BYE to the caller after the event", () => {
     const call = talk(transferTo("100", { continueCall: false }))
       .hangsUp(operator(1))
@@ -250,6 +260,14 @@ describe("hunting over the trunk's gateways", () => {
     expect(call.transfers).toMatchObject([{ details: { cause: "rejected", endedBy: "service" } }]);
     const sent = script().botSwitches(two).invited();
     expect(sent.toldOf("transferProgress")).toMatchObject([{ phase: "dialing", attempt: 1, sipCode: null }]);
+  });
+
+  test("100 says only that the next hop lives: nobody is told of ringing, and the progress timer goes on", () => {
+    const call = script().botSwitches(two).invited().rings(1, 100).rings(1, 199);
+    expect(call.last).toEqual([]);
+    expect(call.toldOf("transferProgress").map(({ phase }) => phase)).toEqual(["dialing"]);
+    call.timeIsUp("progress").invited(2);
+    expect(call.asked("leg.invite")).toHaveLength(2);
   });
 
   test("the answer timer starts once, at the first INVITE", () => {
