@@ -40,6 +40,11 @@ describe("before the answer", () => {
 });
 
 describe("an operator who answers and is not heard", () => {
+  test("is not asked before the bridge stands: nothing of his could be heard yet", () => {
+    const call = dialled().answers().happens(unheard);
+    expect([call.last, call.state.phase]).toEqual([[], "withOperator"]);
+  });
+
   test("is asked once more; when that helps nobody is told anything", () => {
     const call = bridged().happens(unheard);
     expect(call.last).toEqual([{ type: "leg.reinvite", leg: operator(1), offer: sdp }]);

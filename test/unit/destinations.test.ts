@@ -72,6 +72,32 @@ describe("the class of a number", () => {
   });
 });
 
+describe("every country's own numbers", () => {
+  test.each([
+    ["1", "933", "19005551234"],
+    ["7", "02", "88091234567"],
+    ["31", "112", "0900123456"],
+    ["32", "100", "090212345"],
+    ["33", "15", "0899123456"],
+    ["34", "061", "803123456"],
+    ["39", "113", "899123456"],
+    ["41", "144", "0900123456"],
+    ["43", "133", "0930123456"],
+    ["44", "999", "08711234567"],
+    ["46", "112", "09391234567"],
+    ["48", "997", "701234567"],
+    ["49", "110", "01371234567"],
+    ["61", "106", "1902123456"],
+    ["81", "118", "0990123456"],
+    ["90", "155", "09001234567"],
+    ["375", "102", "8902123456"],
+    ["380", "103", "0900123456"],
+    ["420", "158", "900123456"],
+  ])("in %s: %s is an emergency number, %s is premium rate", (country, emergency, premium) => {
+    expect([numberClass(emergency, country), numberClass(premium, country)]).toEqual(["emergency", "premium"]);
+  });
+});
+
 describe("numbers that a bot may call", () => {
   test("classes are refused until they are allowed", () => {
     for (const [number, kind] of [
