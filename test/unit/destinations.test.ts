@@ -137,6 +137,13 @@ describe("numbers that a bot may call", () => {
     else expect(said).toContain(expected);
   });
 
+  test("a number that is another one for the trunk has to be allowed as both", () => {
+    const elsewhere = '{ strip: "7", prepend: "44" }';
+    expect(refusal("+74951234567", '{ numbers: { allow: ["+7"] } }', elsewhere)).toContain("does not hold");
+    expect(refusal("+74951234567", '{ numbers: { allow: ["+44"] } }', elsewhere)).toContain("does not hold");
+    expect(refusal("+74951234567", '{ numbers: { allow: ["+7"] } }', '{ plus: "remove" }')).toBeNull();
+  });
+
   test("no refusal holds the number", () => {
     for (const number of ["112", "+88161234567", "3333"]) {
       expect(refusal(number, '{ numbers: { allow: ["9"] } }')).not.toContain(number);
