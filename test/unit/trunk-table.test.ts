@@ -158,6 +158,16 @@ describe("where a transfer goes", () => {
     });
   });
 
+  test.each([
+    ["sources: [192.0.2.1]", "caller"],
+    ["outbound: { username: u, passwordEnv: P }", "bot"],
+    ['register: true, number: "7495"', "bot"],
+    ["sources: [192.0.2.1], supportsForeignCallerId: false", "bot"],
+  ])("a trunk with %s shows the operator: %s", (fields, identity) => {
+    const yaml = `trunks: [{ id: a, gateways: [{ host: 192.0.2.9 }], ${fields} }]\nchannels: [{ botId: x, trunk: a }]`;
+    expect(table(yaml).routeFor("x", null, false, Math.random)?.route).toMatchObject({ identity });
+  });
+
   test("gateways are found by id", () => {
     expect(trunks.gateway("ga" as GatewayId)).toEqual({
       id: "ga",
