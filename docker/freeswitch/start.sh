@@ -20,4 +20,4 @@ s/@PUBLIC_ADDRESS@/$PATCHBAY_PUBLIC_ADDRESS/
 RULES
 # Patchbay reads and deletes what FreeSWITCH records.
 umask 022
-exec freeswitch -nonat -nf -np -c -conf $home/conf -log $home/log -db $home/db -run $home/run -temp $home/temp
+exec freeswitch -nonat -nc -nf -np -conf $home/conf -log $home/log -db $home/db -run $home/run -temp $home/temp

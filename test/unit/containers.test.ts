@@ -265,11 +265,13 @@ describe("docker-compose.yml", () => {
     const active = (profile: string): readonly string[] =>
       services.filter(([, { profiles }]) => profiles?.includes(profile) ?? true).map(([name]) => name);
     const signalling = patchbays.flatMap((name) => service(name).profiles ?? ["always"]);
-    expect(new Set(signalling)).toEqual(new Set(["drachtio", "embedded"]));
+    expect(new Set(signalling)).toEqual(new Set(["drachtio", "embedded", "freeswitch"]));
     for (const profile of signalling) {
       const running = active(profile);
       expect(running.filter((name) => patchbays.includes(name))).toHaveLength(1);
       expect(running.includes("drachtio")).toBe(profile !== "embedded");
+      expect(running.includes("rtpengine")).toBe(profile !== "freeswitch");
+      expect(running.includes("freeswitch")).toBe(profile === "freeswitch");
       expect(running).toEqual(expect.arrayContaining(["redis", "bot"]));
       const awaited = running.flatMap((name) => Object.keys(service(name).depends_on ?? {}));
       expect(awaited.filter((name) => !running.includes(name))).toEqual([]);
@@ -391,6 +393,37 @@ describe("docker-compose.yml", () => {
     const known = Object.keys(environment);
     const named = Array.from(script.matchAll(/\$(PATCHBAY_\w+)/g), ([, name]) => name);
     expect(new Set(named)).toEqual(new Set(known));
+  });
+
+  test("starts FreeSWITCH with its event socket and its SIP on loopback, where Patchbay looks for it", () => {
+    const { media, recording } = configuration("patchbay-freeswitch");
+    expect(media.anchor).toBe("freeswitch");
+    expect(configuration("patchbay").media.anchor).toBe("rtpengine");
+    const [server] = media.freeswitch.servers;
+    const xml = read(mounts("freeswitch").get("/etc/freeswitch/freeswitch.xml")?.from ?? "");
+    const values = (section: string, name: string): readonly string[] => {
+      const [, inside = ""] =
+        new RegExp(`<(?:configuration|profile) name="${section}">(.*?)</(?:configuration|profile)>`, "s").exec(xml) ??
+        [];
+      return Array.from(inside.matchAll(new RegExp(`name="${name}" value="([^"]*)"`, "g")), ([, value = ""]) => value);
+    };
+    expect(values("event_socket.conf", "listen-ip")).toEqual([server?.host]);
+    expect(values("event_socket.conf", "listen-port")).toEqual([`${server?.port}`]);
+    expect(values(server?.profile ?? "none", "sip-ip")).toEqual(["127.0.0.1"]);
+    const [low, high] = ["rtp-start-port", "rtp-end-port"].map((name) => values("switch.conf", name)[0]);
+    expect(service("rtpengine").command).toEqual(expect.arrayContaining([`--port-min=${low}`, `--port-max=${high}`]));
+
+    const script = scriptOf("freeswitch", service("freeswitch").entrypoint);
+    const placed = new Set(Array.from(xml.matchAll(/@[A-Z_]+@/g), ([name]) => name));
+    placed.delete("@NAMES@");
+    expect(new Set(Array.from(script.matchAll(/^s\/(@[A-Z_]+@)\//gm), ([, name]) => name))).toEqual(placed);
+    expect(scriptOf("freeswitch", service("freeswitch").healthcheck?.test)).toContain(
+      `/dev/tcp/${server?.host}/${server?.port}`,
+    );
+    for (const folder of [media.promptFolder, media.cacheFolder, recording.spoolFolder]) {
+      expect(mounts("freeswitch").get(folder)?.from, folder).toBe(mounts("patchbay-freeswitch").get(folder)?.from);
+    }
+    expect(mounts("freeswitch").get(recording.spoolFolder)?.writable).toBe(true);
   });
 
   test("binds Redis and the status page to loopback, keeps Redis's data, and gives bots the rights of the contract", () => {
