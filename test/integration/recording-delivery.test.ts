@@ -398,6 +398,19 @@ describe("upload", () => {
     expect(keys()).toHaveLength(6);
   });
 
+  test("of a list too long to be known at once goes on while one of it is refused", async () => {
+    const delivery = deliveryOf({ ...upload(), mostKnown: 4 });
+    storage.fault = { type: "refuse", status: 400, code: "InvalidRequest", only: "bad" };
+    for (const name of ["bad", ...Array.from({ length: 9 }, (_, index) => `long-${index}`)]) record(name, 1, delivery);
+    await delivery.take("bad");
+    await delivery.start();
+    await waitFor(() => keys().length === 18 && pending().length === 1, { what: "the others", timeoutMs: 10_000 });
+    expectUntouched("bad");
+    storage.fault = undefined;
+    await atRest(delivery);
+    expect(files()).toEqual([]);
+  });
+
   test("that a crash broke off anywhere is completed", async () => {
     const first = deliveryOf(upload());
     // Uploaded, but not removed.

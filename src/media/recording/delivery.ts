@@ -24,6 +24,8 @@ export interface DeliveryOptions {
   readonly longestRetryMs: number;
   /** A call's end waits so long for its recording to be converted; it is told where the file will be then. */
   readonly patienceMs: number;
+  /** What is known at once of a longer list; the rest stays in the folder until half of these are done. Default 10000. */
+  readonly mostKnown?: number;
   readonly clock: MediaClock;
   readonly log: MediaLog;
   readonly counted?: (step: "convert" | "upload", result: "done" | "failed") => void;
@@ -52,8 +54,7 @@ interface Item {
 
 const mostConversions = 1;
 const mostUploads = 2;
-/** What is known at once of a longer list; the rest stays in the folder until these are done. */
-const mostKnown = 10_000;
+const usualMostKnown = 10_000;
 /** A half-converted file that nobody has written to for so long is of a process that is gone: the next start removes it. */
 const stalePartMs = 60 * 60 * 1_000;
 const folderMode = 0o750;
@@ -158,10 +159,14 @@ export class RecordingDelivery implements AsyncDisposable {
     return { ...this.#placeOf(name, reason === "conversion_failed" ? "wav" : format), reason };
   }
 
+  get #mostKnown(): number {
+    return this.#options.mostKnown ?? usualMostKnown;
+  }
+
   #add(name: string, tried: boolean): Item | undefined {
     const known = this.#known.get(name);
     if (known !== undefined) return known;
-    if (this.#known.size >= mostKnown) {
+    if (this.#known.size >= this.#mostKnown) {
       this.#more = true;
       return undefined;
     }
@@ -229,9 +234,9 @@ export class RecordingDelivery implements AsyncDisposable {
         this.#timer = undefined;
         this.#pump();
       });
-    } else if (this.#more && this.#known.size === 0) {
-      this.#work(this.#look(), () => {});
     }
+    // Not only when nothing is left: there may always be new ones, or one that nobody takes.
+    if (this.#more && this.#known.size <= this.#mostKnown / 2) this.#work(this.#look(), () => {});
   }
 
   #dueUpload(now: number): Item | undefined {
