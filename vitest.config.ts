@@ -7,6 +7,9 @@ const waiting = [
   "test/integration/job-{bad-input,destinations,identity,inbound,raw-redis,tls,truth-table}.test.ts",
 ];
 
+/** A machine with other work may stand still for longer than the second that vitest would wait. */
+const patientPolls = { poll: { timeout: 10_000, interval: 20 } };
+
 // "pure" needs nothing but Node and runs in `npm run check`, "fuzz" (100,000 random cases) takes longer and runs in `npm test`;
 // "wire" (SIP and Redis) and "sound" (rtpengine and phones too)
 // start real servers and need the set-up of `npm test`.
@@ -23,6 +26,7 @@ export default defineConfig({
           isolate: false,
           // On two cores vitest would take a single worker. More than the cores would make the tests of linear time noisy.
           maxWorkers: 2,
+          expect: patientPolls,
           sequence: { groupOrder: 0 },
         },
       },
@@ -43,8 +47,7 @@ export default defineConfig({
           exclude: process.env["PATCHBAY_TEST_DRACHTIO"] ? [] : ["test/conformance/real.test.ts"],
           testTimeout: 60_000,
           hookTimeout: 60_000,
-          // A machine with other work may stand still for longer than the second that vitest would wait.
-          expect: { poll: { timeout: 10_000, interval: 20 } },
+          expect: patientPolls,
           // These wait for SIP timers most of the time, so several files may wait at once.
           maxWorkers: 6,
           sequence: { groupOrder: 1 },
@@ -61,6 +64,7 @@ export default defineConfig({
           hookTimeout: 60_000,
           // Two cores run the servers and the phones too: files run one after another so that audio timing stays honest.
           fileParallelism: false,
+          expect: patientPolls,
           sequence: { groupOrder: 2 },
         },
       },

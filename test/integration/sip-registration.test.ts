@@ -221,7 +221,7 @@ describe("a trunk that registers", () => {
     line.cut();
     const again = await fresh(registrar, "REGISTER");
     grant(registrar, again, 36_000);
-    await vi.waitFor(() => expect(side.side.ready()).toBe(true));
+    await vi.waitFor(() => expect(side.side.ready()).toBe(true), { timeout: 10_000 });
     await becomes(side, "registered");
   });
 });
@@ -292,7 +292,7 @@ describe("what is told of gateways", () => {
       const options = await fresh(gateway, "OPTIONS");
       expect(options.startLine).toBe(`OPTIONS sip:127.0.0.1:${gateway.port} SIP/2.0`);
       gateway.reply(options, status, "Whatever", { contact: "" });
-      await vi.waitFor(() => expect(told[index]).toBe(answered));
+      await vi.waitFor(() => expect(told[index]).toBe(answered), { timeout: 10_000 });
     }
     // Nothing for 64*T1.
     await vi.waitFor(() => expect(told[3]).toBe(false), { timeout: 10_000 });

@@ -198,7 +198,7 @@ describe("several FreeSWITCHes", () => {
     await pool.start();
     const [, second] = pool.all();
     const heard = (): boolean => pool.all().every(({ connection }) => (connection?.load.most ?? 0) > 0);
-    await vi.waitFor(() => expect(heard()).toBe(true));
+    await vi.waitFor(() => expect(heard()).toBe(true), { timeout: 10_000 });
     expect(pool.choose(new Set())?.port).toBe(least);
     // What was begun since the heartbeat counts at once.
     second!.calls = 700;

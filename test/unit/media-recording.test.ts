@@ -670,7 +670,7 @@ describe("recovery", () => {
     const recorder = another();
     const recording = await recorder.open("call-2", "pb-2", { botId: "b", caller: "1", called: "2" }, folder);
     recording.run(start);
-    const log = await vi.waitFor(() => journals()[0] ?? Promise.reject(new Error("no log yet")));
+    const log = await vi.waitFor(() => journals()[0] ?? Promise.reject(new Error("no log yet")), { timeout: 10_000 });
     renameSync(join(folder, "patchbay", log), join(folder, "patchbay", `${log}.claimed-other`));
     await expect(recording.finish(start + 1_000)).rejects.toMatchObject({ code: "journal_taken" });
     expect(journals()).toEqual([`${log}.claimed-other`]);

@@ -96,7 +96,7 @@ describe("ng client", () => {
       send(`${"0".repeat(36)} d6:result2:oke`);
     };
     await client.request(target(), "ping", {});
-    await vi.waitFor(() => expect(client.strays).toBe(4));
+    await vi.waitFor(() => expect(client.strays).toBe(4), { timeout: 10_000 });
     expect(printed).not.toHaveBeenCalled();
     printed.mockRestore();
   });
@@ -447,7 +447,7 @@ describe("small parts", () => {
     ]);
     queue.pushAlways(step("e"));
     expect(queue.length).toBe(4);
-    await vi.waitFor(() => expect(queue.length).toBe(0));
+    await vi.waitFor(() => expect(queue.length).toBe(0), { timeout: 10_000 });
     expect(did).toEqual([
       "a begins",
       "a ends",
@@ -469,7 +469,7 @@ describe("small parts", () => {
     expect([slots.running, slots.waiting, gates.length]).toEqual([1, 1, 1]);
     gates[0]?.();
     await first;
-    await vi.waitFor(() => expect(gates).toHaveLength(2));
+    await vi.waitFor(() => expect(gates).toHaveLength(2), { timeout: 10_000 });
     gates[1]?.();
     await second;
     await expect(slots.run(() => Promise.reject(new Error("x")))).rejects.toThrow("x");
