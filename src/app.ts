@@ -9,7 +9,7 @@ import type { TransferPolicy } from "./bot/translate.ts";
 import type { BotEvent } from "./call/bot-event.ts";
 import type { CallId, TransferId } from "./call/ids.ts";
 import type { Post } from "./call/ports.ts";
-import { type CallSetup, type Patience, usualSounds } from "./call/setup.ts";
+import { type CallSetup, type Patience, usualKeys, usualSounds } from "./call/setup.ts";
 import { usesAnchor } from "./config/schema.ts";
 import type { Config } from "./config/schema.ts";
 import type { Secrets } from "./config/secrets.ts";
@@ -245,7 +245,8 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
       const channel = table.channel(admitted.botId);
       const patience = patienceOf(channel, policy, link.ready());
       const sounds = channel?.sounds ?? usualSounds;
-      const setup: CallSetup = { ...admitted, policy: { ...admitted.policy, sounds, ...patience } };
+      const keys = table.trunk(admitted.trunk)?.keys ?? usualKeys;
+      const setup: CallSetup = { ...admitted, policy: { ...admitted.policy, sounds, keys, ...patience } };
       const address = { call: setup.call, botId: setup.botId, caller: setup.callerNumber, called: setup.calledNumber };
       open?.begun(address);
       link.open({ ...address, policy, format: formatOf(setup.botId) });
@@ -453,6 +454,7 @@ function anchorOptions(
     pingMs: 2_000,
     watchMs: Math.min(5_000, media.callerTimeoutMs),
     callerTimeoutMs: media.callerTimeoutMs,
+    talkTimeoutMs: media.talkTimeoutMs,
     lostAfterMs: 10_000,
     ringback: [
       { frequenciesHz: [...media.ringback.frequenciesHz], ms: media.ringback.onMs },

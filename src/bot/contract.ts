@@ -154,11 +154,15 @@ export const eventSchemas = {
     resumed: z.boolean().describe("True when the call is older than this process and was taken over."),
   }),
   answered: event("answered", "The caller's ACK was seen: both sides hear each other.", {}),
-  dtmf: event("dtmf", "A digit, once per key press, whatever carried it (RFC 4733 or SIP INFO).", {
-    digit: z.string().describe("0-9, *, #, A-D."),
-    durationMs: whole.describe("Length of the key press, milliseconds."),
-    from: z.enum(["caller", "operator"]).describe("Who pressed it."),
-  }),
+  dtmf: event(
+    "dtmf",
+    "A digit, once per key press, whatever carried it (RFC 4733, SIP INFO, or tones where the trunk looks for them).",
+    {
+      digit: z.string().describe("0-9, *, #, A-D."),
+      durationMs: whole.describe("Length of the key press, milliseconds."),
+      from: z.enum(["caller", "operator"]).describe("Who pressed it."),
+    },
+  ),
   noInput: event(
     "noInput",
     "The caller has heard everything and pressed no key for the channel's `inputTimeoutMs`; never without it.",
@@ -374,10 +378,14 @@ export const replySchemas = {
       .max(contractLimits.ringPromptsMax)
       .describe("`text` and `audio` replies; they stop when somebody answers."),
   }),
-  dtmf: reply("dtmf", "Plays digits as tones (in the audio; RFC 4733 is not sent yet).", {
-    digits: dialString.describe("0-9 * # A-D; `w`, `W`, `,` and a blank are pauses."),
-    to: z.enum(["caller", "operator"]).nullish().describe("Default: the caller."),
-  }),
+  dtmf: reply(
+    "dtmf",
+    "Presses keys: telephone events (RFC 4733) where that side knows them, else tones, or SIP INFO where the trunk says so.",
+    {
+      digits: dialString.describe("0-9 * # A-D; `w`, `W`, `,` and a blank are pauses."),
+      to: z.enum(["caller", "operator"]).nullish().describe("Default: the caller."),
+    },
+  ),
   record: reply(
     "record",
     "Controls the recording. A `start` after a `stop` begins another file; an action that changes nothing does nothing.",

@@ -7,7 +7,7 @@ import { dialling } from "./phases/dialling.ts";
 import { referring } from "./phases/referring.ts";
 import { passOn } from "./phases/passing.ts";
 import { claimed, replaced } from "./phases/replacing.ts";
-import { advance, receive } from "./phases/replies.ts";
+import { advance, receive, sendKeysAnew } from "./phases/replies.ts";
 import { pressed } from "./phases/keys.ts";
 import { invalidSwitch } from "./phases/transfer-end.ts";
 import { withOperator } from "./phases/with-operator.ts";
@@ -175,6 +175,8 @@ function played(state: Live, event: Extract<CallEvent, { type: "media.played" }>
   const { playing } = state.core;
   // The end of a prompt that was stopped or replaced is no news.
   if (playing === null || playing.play !== event.play) return [state, []];
+  const anew = event.result === "failed" ? sendKeysAnew(state, playing, event.reason) : null;
+  if (anew !== null) return anew;
   const { commandId, index, part } = playing;
   const next: Live = { ...state, core: { ...state.core, playing: null } };
   if (!playing.told) return [next, []];

@@ -1,6 +1,7 @@
 import type { BotEvent } from "./bot-event.ts";
 import type { TimerName } from "./event.ts";
 import type { ExchangeId, GatewayId, LegId, PlayId, Sdp, TrunkId } from "./ids.ts";
+import type { KeyPolicy } from "./setup.ts";
 import type { CustomHeader, Route, ShownIdentity, TransferRequest, TransferTarget } from "./transfer.ts";
 
 /** Where one INVITE to an operator goes and what it shows. */
@@ -18,11 +19,14 @@ export interface InviteOrder {
   readonly fallback?: true;
 }
 
-/** What is to be played to a leg. `digits` are DTMF tones. */
+/**
+ * What is to be played to a leg. `digits` are key presses: telephone events (RFC 4733) where the leg has agreed to them, else
+ * tones, unless `tones` is false: then they fail with `no_events`.
+ */
 export type Prompt =
   | { readonly kind: "text"; readonly text: string; readonly lang: string | null; readonly voice: string | null }
   | { readonly kind: "audio"; readonly url: string; readonly times: number }
-  | { readonly kind: "digits"; readonly digits: string };
+  | { readonly kind: "digits"; readonly digits: string; readonly tones?: false };
 
 /** Whom the caller is with; the recording's sidecar lists these with their times. */
 export type TalkPhase = "bot" | "dialling" | "operator";
@@ -56,12 +60,15 @@ export type Effect =
     }
   | { readonly type: "leg.reanswer"; readonly leg: LegId; readonly exchange: ExchangeId; readonly answer: Sdp }
   | { readonly type: "leg.reinvite"; readonly leg: LegId; readonly offer: Sdp }
+  /** Keys by SIP INFO, in place of those that are still being sent; an empty text only ends these. */
+  | { readonly type: "leg.press"; readonly play: PlayId; readonly leg: LegId; readonly digits: string }
   | { readonly type: "leg.refuse"; readonly leg: LegId; readonly exchange: ExchangeId; readonly status: number }
   | { readonly type: "media.open"; readonly leg: LegId; readonly offer: Sdp }
   | { readonly type: "media.play"; readonly play: PlayId; readonly leg: LegId; readonly prompt: Prompt }
   | { readonly type: "media.stop"; readonly leg: LegId }
   | { readonly type: "media.ringback"; readonly on: boolean }
-  | { readonly type: "media.offer"; readonly leg: LegId }
+  /** `keys` left out: `usualKeys`. */
+  | { readonly type: "media.offer"; readonly leg: LegId; readonly keys?: KeyPolicy }
   /** What the operator sends before his answer may be heard in place of the ringback, while it really comes. */
   | { readonly type: "media.early"; readonly leg: LegId; readonly answer: Sdp }
   /** The operator can hear prompts and press keys; caller and operator do not hear each other. */

@@ -13,7 +13,10 @@ export type CallEvent =
       readonly type: "media.played";
       readonly play: PlayId;
       readonly result: "completed" | "stopped" | "failed";
-      /** `no_tts` when a text has no text-to-speech to speak it. */
+      /**
+       * `no_tts` when a text has no text-to-speech to speak it, `no_events` when keys could only go as tones, which were not
+       * wanted, `info_refused` when the peer does not take them by INFO.
+       */
       readonly reason: string | null;
     }
   | {
@@ -21,13 +24,18 @@ export type CallEvent =
       readonly leg: LegId;
       readonly digit: string;
       readonly durationMs: number;
-      /** Left out where it came in the sound (RFC 4733), which passes on what is in it. */
-      readonly carriedBy?: "info";
+      /** Left out where it came in the sound, which passes on what is in it; `kept`: not this one. */
+      readonly carriedBy?: "info" | "kept";
     }
   | { readonly type: "media.offered"; readonly leg: LegId; readonly offer: Sdp }
   | { readonly type: "media.joined"; readonly leg: LegId }
   /** A joined operator has sent nothing at all, though he should; `offer` describes our end for a re-INVITE to him. */
   | { readonly type: "media.unheard"; readonly leg: LegId; readonly offer: Sdp }
+  /**
+   * Nothing has come from an operator who was heard before, for long. `offer` describes our end for a re-INVITE to him; null
+   * when that was done and nothing comes from the caller either.
+   */
+  | { readonly type: "media.silent"; readonly leg: LegId; readonly offer: Sdp | null }
   /** The operator's side of the anchor could not be made or joined. */
   | { readonly type: "media.legFailed"; readonly leg: LegId; readonly reason: string }
   | { readonly type: "media.updated"; readonly leg: LegId; readonly exchange: ExchangeId; readonly answer: Sdp }
@@ -65,7 +73,8 @@ export type CallEvent =
   | { readonly type: "leg.offered"; readonly leg: LegId; readonly exchange: ExchangeId; readonly offer: Sdp | null }
   /** The peer's answer to an offer of ours inside the dialog: in the 200 to our re-INVITE, or in the ACK to his own. */
   | { readonly type: "leg.reanswered"; readonly leg: LegId; readonly answer: Sdp }
-  | { readonly type: "leg.reinviteFailed"; readonly leg: LegId }
+  /** `gone`: the peer does not know the call any more, or does not answer at all. */
+  | { readonly type: "leg.reinviteFailed"; readonly leg: LegId; readonly gone: boolean }
   /** Progress and end of a REFER we sent, from its response or a NOTIFY's sipfrag (RFC 3515 §2.4.4). */
   | { readonly type: "refer.progress"; readonly leg: LegId; readonly status: number }
   | ({ readonly type: "refer.done"; readonly leg: LegId } & SipFailure)

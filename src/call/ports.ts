@@ -2,7 +2,7 @@ import type { BotEvent } from "./bot-event.ts";
 import type { InviteOrder, Prompt, TalkPhase } from "./effect.ts";
 import type { CallEvent, TimerName } from "./event.ts";
 import type { CallId, ExchangeId, LegId, PlayId, Sdp, TrunkId } from "./ids.ts";
-import type { CallerSounds } from "./setup.ts";
+import type { CallerSounds, KeyPolicy } from "./setup.ts";
 import type { CustomHeader, TransferRequest } from "./transfer.ts";
 
 /**
@@ -26,16 +26,24 @@ export interface Signalling {
   notifyRefer(call: CallId, leg: LegId, status: number, reason: string | null, last: boolean): void;
   reanswer(call: CallId, leg: LegId, exchange: ExchangeId, answer: Sdp): void;
   reinvite(call: CallId, leg: LegId, offer: Sdp): void;
+  /** Answered by `media.played`. */
+  press(call: CallId, leg: LegId, play: PlayId, digits: string): void;
   refuse(call: CallId, leg: LegId, exchange: ExchangeId, status: number): void;
 }
 
 /** The media server, seen from one call: its caller's leg is offered once, everybody else is switched behind it. */
 export interface MediaAnchor {
-  open(call: CallId, leg: LegId, offer: Sdp, recording: RecordingOrder, sounds: CallerSounds): void;
+  open(
+    call: CallId,
+    leg: LegId,
+    offer: Sdp,
+    recording: RecordingOrder,
+    policy: { readonly sounds: CallerSounds; readonly keys: KeyPolicy },
+  ): void;
   play(call: CallId, play: PlayId, leg: LegId, prompt: Prompt): void;
   stop(call: CallId, leg: LegId): void;
   ringback(call: CallId, on: boolean): void;
-  offer(call: CallId, leg: LegId): void;
+  offer(call: CallId, leg: LegId, keys: KeyPolicy): void;
   early(call: CallId, leg: LegId, answer: Sdp): void;
   consult(call: CallId, leg: LegId, answer: Sdp): void;
   join(call: CallId, leg: LegId, answer: Sdp): void;

@@ -29,8 +29,18 @@ export interface ChannelPolicy {
   readonly operatorRefer?: "accept" | "refuse";
   /** How often operators may pass one caller on. Left out: `usualPasses`. */
   readonly mostPasses?: number;
+  /** Of the caller's side; left out: `usualKeys`. */
+  readonly keys?: KeyPolicy;
   /** Left out: the bot is waited for without end. */
   readonly patience?: Patience;
+}
+
+/** How key presses go to and come from a side that has not agreed to telephone events (RFC 4733). */
+export interface KeyPolicy {
+  /** They go there by SIP INFO; otherwise as tones. */
+  readonly byInfo: boolean;
+  /** Tones in its sound are key presses. */
+  readonly detectTones: boolean;
 }
 
 /** What a caller hears while he waits for an operator. */
@@ -58,4 +68,5 @@ export interface Patience {
 /** Operators who pass a caller round and round are stopped here. */
 export const usualPasses = 5;
 
+export const usualKeys: KeyPolicy = { byInfo: false, detectTones: false };
 export const usualSounds: CallerSounds = { ringbackUrl: null, holdUrl: null, earlyMedia: true };

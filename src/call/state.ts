@@ -22,8 +22,10 @@ export interface Playing {
   readonly index: number;
   /** Position among the prompts of one `duringRing`; null for a reply of its own. */
   readonly part: number | null;
-  /** DTMF tones are no prompt: their end is not told to the bot. */
+  /** Keys are no prompt: their end is not told to the bot. */
   readonly told: boolean;
+  /** Keys for a side that gets them by INFO where it knows no telephone events. */
+  readonly keys?: { readonly digits: string; readonly by: "events" | "info" };
 }
 
 /** A prompt that is played while an operator is awaited. */
@@ -153,6 +155,8 @@ export type CallState =
       readonly joinedAtMs: number | null;
       /** He was silent, so that his sound has been asked for anew. */
       readonly reinvited: boolean;
+      /** He has become silent after a talk, so that he was asked whether he is there. */
+      readonly asked?: true;
       readonly recordingPaused: boolean;
       /** The last keys the operator pressed, no more than the code to return has. */
       readonly keys?: { readonly text: string; readonly atMs: number };

@@ -1,5 +1,6 @@
 import type { Prompt } from "./effect.ts";
 import type { CommandId, GatewayId, TransferId, TrunkId } from "./ids.ts";
+import type { KeyPolicy } from "./setup.ts";
 
 /** Whom the bot wants: digits dialled through the trunk's number rules, or a SIP URI that was parsed and rebuilt. */
 export type TransferTarget =
@@ -26,6 +27,8 @@ export interface Route {
   readonly retryWithBotNumber: boolean;
   /** No 18x within this time: the gateway counts as unreachable. */
   readonly progressTimeoutMs: number;
+  /** Of the operators' side; left out: `usualKeys`. */
+  readonly keys?: KeyPolicy;
 }
 
 /** Somebody who may take the call. */

@@ -373,6 +373,12 @@ const mediaSchema = z
       .describe(
         "A caller whose phone has sent no packet for this long is gone and the call ends, in milliseconds; not while he holds the call. Default 60000.",
       ),
+    talkTimeoutMs: z
+      .union([z.literal(0), milliseconds(2000, 3_600_000)])
+      .default(20_000)
+      .describe(
+        "An operator from whose phone no packet has come for this long in a talk that had sound is asked by re-INVITE whether he is there, in milliseconds; not while he holds the call. If he is not, or nothing comes from the caller either, the talk ends. 0: never. Default 20000.",
+      ),
     ringback: z
       .strictObject({
         frequenciesHz: z
@@ -604,6 +610,23 @@ export const trunkSchema = z
       .enum(["fallback", "never"])
       .default("fallback")
       .describe("After a refused REFER: the target is called by INVITE, or never. Default fallback."),
+    dtmf: z
+      .strictObject({
+        fallback: z
+          .enum(["tones", "info"])
+          .default("tones")
+          .describe(
+            "How key presses go to a side that has not agreed to telephone events (RFC 4733): as tones in the sound, or by SIP INFO and as tones where INFO is refused. Default tones.",
+          ),
+        detectTones: z
+          .boolean()
+          .default(false)
+          .describe(
+            "Tones in the sound of a side that has not agreed to telephone events are key presses. Costs processor time in rtpengine. Default false.",
+          ),
+      })
+      .prefault({})
+      .describe("Key presses to and from this trunk's side."),
     sessionExpiresSeconds: z
       .int()
       .min(0)

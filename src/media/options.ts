@@ -141,6 +141,8 @@ export interface AnchorOptions {
    * A caller who has sent neither RTP nor RTCP for so long is gone; not while he holds the call. Looked at every `watchMs`.
    */
   readonly callerTimeoutMs: number;
+  /** An operator who was heard and has sent nothing for so long is asked for; 0: never. */
+  readonly talkTimeoutMs: number;
   /** A media server that answers nothing for so long has lost its calls. */
   readonly lostAfterMs: number;
   /** One cycle of what a caller hears while an operator's phone rings; most of Europe: 425 Hz, 1 s on, 4 s off. */

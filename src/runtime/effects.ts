@@ -1,7 +1,7 @@
 import type { BotEvent } from "../call/bot-event.ts";
 import type { Effect } from "../call/effect.ts";
 import type { BotLink, MediaAnchor, Signalling, Timers, TrunkMemory } from "../call/ports.ts";
-import { type CallSetup, usualSounds } from "../call/setup.ts";
+import { type CallSetup, usualKeys, usualSounds } from "../call/setup.ts";
 import type { Telemetry } from "../telemetry/events.ts";
 
 /** Everything a call's effects reach. */
@@ -42,12 +42,15 @@ export function runEffect(ports: Ports, setup: CallSetup, effect: Effect): void 
       return signalling.reanswer(call, effect.leg, effect.exchange, effect.answer);
     case "leg.reinvite":
       return signalling.reinvite(call, effect.leg, effect.offer);
+    case "leg.press":
+      return signalling.press(call, effect.leg, effect.play, effect.digits);
     case "leg.refuse":
       return signalling.refuse(call, effect.leg, effect.exchange, effect.status);
     case "media.open": {
       const { botId, callerNumber, calledNumber } = setup;
       const order = { botId, caller: callerNumber, called: calledNumber };
-      return media.open(call, effect.leg, effect.offer, order, setup.policy.sounds ?? usualSounds);
+      const { sounds = usualSounds, keys = usualKeys } = setup.policy;
+      return media.open(call, effect.leg, effect.offer, order, { sounds, keys });
     }
     case "media.play":
       return media.play(call, effect.play, effect.leg, effect.prompt);
@@ -56,7 +59,7 @@ export function runEffect(ports: Ports, setup: CallSetup, effect: Effect): void 
     case "media.ringback":
       return media.ringback(call, effect.on);
     case "media.offer":
-      return media.offer(call, effect.leg);
+      return media.offer(call, effect.leg, effect.keys ?? usualKeys);
     case "media.early":
       return media.early(call, effect.leg, effect.answer);
     case "media.consult":

@@ -1,11 +1,12 @@
 import type { CallEvent } from "../call/event.ts";
-import type { CallId, ExchangeId, LegId, Sdp, TrunkId } from "../call/ids.ts";
+import type { CallId, ExchangeId, LegId, PlayId, Sdp, TrunkId } from "../call/ids.ts";
 import type { CustomHeader, TransferRequest } from "../call/transfer.ts";
 import type { Cancellable } from "../lib/clock.ts";
 import { addressBits } from "../lib/ip-network.ts";
 import { hangUp } from "./hang-up.ts";
 import type { TrunkCredentials } from "./hang-up.ts";
 import { InDialog, allowedMethods } from "./in-dialog.ts";
+import { KeyPresses } from "./key-presses.ts";
 import type { CallFacts, Leg, LegContext } from "./leg.ts";
 import { parseReason } from "./reason.ts";
 import { ReferWatch } from "./refer.ts";
@@ -40,6 +41,7 @@ type State =
       readonly phase: "confirmed";
       readonly dialog: SipDialog;
       readonly inDialog: InDialog;
+      readonly keys: KeyPresses;
       readonly refer: ReferWatch | null;
       /** Another call of ours is about to take the caller's place. */
       readonly taking: Takeover | null;
@@ -162,6 +164,12 @@ export class CallerLeg implements Leg {
     // The caller's phone is asked nothing.
   }
 
+  press(play: PlayId, digits: string): void {
+    if (this.#state.phase === "confirmed") {
+      this.#state.keys.press(play, digits);
+    }
+  }
+
   answerRefer(): void {
     // The caller's side never gets as far as to be answered: its REFER is declined at once.
   }
@@ -221,6 +229,7 @@ export class CallerLeg implements Leg {
       return;
     }
     state.refer?.close();
+    state.keys.abandon();
     state.inDialog.close();
     if (state.gone === null) {
       const { link, times } = this.#context;
@@ -228,7 +237,15 @@ export class CallerLeg implements Leg {
       void hangUp(state.dialog, link, order);
     }
     const inDialog = this.#listen(dialog);
-    this.#state = { phase: "confirmed", dialog, inDialog, refer: null, taking: null, gone: null };
+    this.#state = {
+      phase: "confirmed",
+      dialog,
+      inDialog,
+      keys: this.#keysTo(dialog),
+      refer: null,
+      taking: null,
+      gone: null,
+    };
     if (!this.#post({ type: "leg.replaced", leg: this.id, offer })) {
       this.#hangUp(dialog, { reason: "no such call", headers: [] });
     }
@@ -309,12 +326,25 @@ export class CallerLeg implements Leg {
     }
     const { dialog, inDialog, goodbye, ackDeadline } = state;
     ackDeadline.cancel();
-    this.#state = { phase: "confirmed", dialog, inDialog, refer: null, taking: null, gone: null };
+    this.#state = {
+      phase: "confirmed",
+      dialog,
+      inDialog,
+      keys: this.#keysTo(dialog),
+      refer: null,
+      taking: null,
+      gone: null,
+    };
     if (goodbye !== null) {
       this.#hangUp(dialog, goodbye);
     } else if (!this.#post({ type: "leg.confirmed", leg: this.id })) {
       this.#hangUp(dialog, { reason: "no such call", headers: [] });
     }
+  }
+
+  #keysTo(dialog: SipDialog): KeyPresses {
+    const { clock, times } = this.#context;
+    return new KeyPresses({ dialog, clock, timeoutMs: times.requestMs, post: (event) => void this.#post(event) });
   }
 
   #hangUp(dialog: SipDialog, { reason, headers }: Goodbye): void {
@@ -349,6 +379,7 @@ export class CallerLeg implements Leg {
     } else if (state.phase === "confirmed") {
       state.taking?.close();
       state.refer?.close();
+      state.keys.close();
       state.inDialog.close();
     }
   }

@@ -1,4 +1,4 @@
-import type { CallId, ExchangeId, GatewayId, LegId, Sdp, TrunkId } from "../call/ids.ts";
+import type { CallId, ExchangeId, GatewayId, LegId, PlayId, Sdp, TrunkId } from "../call/ids.ts";
 import type { Post } from "../call/ports.ts";
 import type { CalledParty, CustomHeader, TransferRequest } from "../call/transfer.ts";
 import type { Clock } from "../lib/clock.ts";
@@ -77,6 +77,8 @@ export interface Leg {
   reanswer(exchange: ExchangeId, answer: Sdp): void;
   /** Offers our end anew to an operator who has answered. */
   reinvite(offer: Sdp): void;
+  /** Keys by INFO, in place of those under way; an empty text only ends these. */
+  press(play: PlayId, digits: string): void;
   refuse(exchange: ExchangeId, status: number): void;
   /** Ends the leg in whatever state it is, without a word to the call: the service stops. */
   end(): void;

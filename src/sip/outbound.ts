@@ -1,6 +1,6 @@
 import type { InviteOrder } from "../call/effect.ts";
 import type { CallEvent, SipFailure } from "../call/event.ts";
-import type { CallId, ExchangeId, LegId, Sdp, TrunkId } from "../call/ids.ts";
+import type { CallId, ExchangeId, LegId, PlayId, Sdp, TrunkId } from "../call/ids.ts";
 import type { CustomHeader } from "../call/transfer.ts";
 import { addressBits } from "../lib/ip-network.ts";
 import type { Cancellable } from "../lib/clock.ts";
@@ -9,6 +9,7 @@ import { answerChallenge, hangUp } from "./hang-up.ts";
 import type { TrunkCredentials } from "./hang-up.ts";
 import { InDialog } from "./in-dialog.ts";
 import { failureOf } from "./invite-failure.ts";
+import { KeyPresses } from "./key-presses.ts";
 import type { CallFacts, Leg, LegContext } from "./leg.ts";
 import type { HeaderLine } from "./message.ts";
 import { operatorHeaders, operatorRoute } from "./operator-invite.ts";
@@ -32,6 +33,7 @@ type State =
       readonly phase: "confirmed";
       readonly dialog: SipDialog;
       readonly inDialog: InDialog;
+      readonly keys: KeyPresses;
       /** His last REFER; there is one at a time. */
       readonly referral: Referral | null;
       /** Somebody is about to take his place. */
@@ -189,13 +191,23 @@ export class OperatorLeg implements Leg {
       if (this.#state.phase !== "confirmed" || this.#state.dialog !== state.dialog) {
         return;
       }
-      const taken = !(result instanceof SipFault) && result.status < 300 && result.body !== "";
-      this.#post(
-        taken
-          ? { type: "leg.reanswered", leg: this.id, answer: result.body as Sdp }
-          : { type: "leg.reinviteFailed", leg: this.id },
-      );
+      if (!(result instanceof SipFault) && result.status < 300 && result.body !== "") {
+        this.#post({ type: "leg.reanswered", leg: this.id, answer: result.body as Sdp });
+        return;
+      }
+      // RFC 3261 §12.2.1.2: with 481 or 408, or without an answer, the dialog is over.
+      const gone =
+        result instanceof SipFault
+          ? result.code === "timeout" || result.code === "dialog_gone"
+          : result.status === 408 || result.status === 481;
+      this.#post({ type: "leg.reinviteFailed", leg: this.id, gone });
     });
+  }
+
+  press(play: PlayId, digits: string): void {
+    if (this.#state.phase === "confirmed") {
+      this.#state.keys.press(play, digits);
+    }
   }
 
   answerRefer(status: 202 | 603): void {
@@ -262,6 +274,7 @@ export class OperatorLeg implements Leg {
       return;
     }
     state.referral?.close();
+    state.keys.abandon();
     state.inDialog.close();
     // RFC 3891 §3: the dialog that was replaced is ended, once the other one stands.
     if (state.gone === null) void this.#bye(state.dialog, "replaced", []);
@@ -379,7 +392,13 @@ export class OperatorLeg implements Leg {
         this.#referred(request);
       },
     });
-    this.#state = { phase: "confirmed", dialog, inDialog, referral: null, taking: null, gone: null };
+    const keys = new KeyPresses({
+      dialog,
+      clock,
+      timeoutMs: times.requestMs,
+      post: (event) => void this.#post(event),
+    });
+    this.#state = { phase: "confirmed", dialog, inDialog, keys, referral: null, taking: null, gone: null };
     dialog.listen({
       acknowledged: (body) => {
         inDialog.acknowledged(body);
@@ -571,6 +590,7 @@ export class OperatorLeg implements Leg {
     } else if (state.phase === "confirmed") {
       state.taking?.close();
       state.referral?.close();
+      state.keys.close();
       state.inDialog.close();
     }
   }

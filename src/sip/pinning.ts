@@ -172,6 +172,10 @@ export class PendingLeg implements Leg {
     // There is no dialog yet.
   }
 
+  press(): void {
+    // There is no dialog yet.
+  }
+
   answerRefer(): void {
     // There is no dialog yet.
   }

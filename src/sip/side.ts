@@ -1,5 +1,5 @@
 import type { InviteOrder } from "../call/effect.ts";
-import type { CallId, ExchangeId, GatewayId, LegId, Sdp, TrunkId } from "../call/ids.ts";
+import type { CallId, ExchangeId, GatewayId, LegId, PlayId, Sdp, TrunkId } from "../call/ids.ts";
 import type { Post, Signalling } from "../call/ports.ts";
 import type { CallSetup } from "../call/setup.ts";
 import type { CustomHeader, TransferRequest } from "../call/transfer.ts";
@@ -437,6 +437,18 @@ export class SipSide implements Signalling {
   reinvite(_call: CallId, leg: LegId, offer: Sdp): void {
     this.#with(leg, (found) => {
       found.reinvite(offer);
+    });
+  }
+
+  press(call: CallId, leg: LegId, play: PlayId, digits: string): void {
+    const found = this.#legs.get(leg);
+    if (found === undefined) {
+      const failed = { type: "media.played", play, result: "failed", reason: "no_such_leg" } as const;
+      this.#later(() => this.#options.post(call, failed));
+      return;
+    }
+    this.#with(leg, () => {
+      found.press(play, digits);
     });
   }
 

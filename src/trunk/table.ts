@@ -1,7 +1,7 @@
 import { chooseIdentity } from "../call/identity.ts";
 import type { CallerIdPolicy } from "../call/identity.ts";
 import type { GatewayId, TrunkId } from "../call/ids.ts";
-import type { CallerSounds } from "../call/setup.ts";
+import type { CallerSounds, KeyPolicy } from "../call/setup.ts";
 import type { Route } from "../call/transfer.ts";
 import type { ChannelConfig, Config, TrunkConfig } from "../config/schema.ts";
 import { addressBits } from "../lib/ip-network.ts";
@@ -48,6 +48,7 @@ export interface Trunk {
   /** Null: the trunk does not register. */
   readonly registration: { readonly user: string; readonly expiresSeconds: number } | null;
   readonly sessionExpiresSeconds: number | null;
+  readonly keys: KeyPolicy;
 }
 
 export interface Channel {
@@ -263,6 +264,7 @@ export class TrunkTable {
         identity,
         retryWithBotNumber: identity === "caller",
         progressTimeoutMs: trunk.progressTimeoutMs,
+        keys: trunk.keys,
       },
     };
   }
@@ -357,5 +359,6 @@ function trunkOf(config: TrunkConfig): Trunk {
       ? { user: outbound?.username ?? config.number ?? "", expiresSeconds: config.registerExpiresSeconds }
       : null,
     sessionExpiresSeconds: config.sessionExpiresSeconds === 0 ? null : config.sessionExpiresSeconds,
+    keys: { byInfo: config.dtmf.fallback === "info", detectTones: config.dtmf.detectTones },
   };
 }

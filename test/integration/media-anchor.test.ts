@@ -23,11 +23,13 @@ describe("rtpengine", () => {
   test("tones are a stream of their own: those to the operator are not mixed with the caller's voice, nor those to the caller with the operator's", async () => {
     const call = stage.call();
     const [caller, operator] = await stage.phones();
-    await call.open(caller);
+    // With telephone events on both sides there would be no tones.
+    const eventType = null;
+    await call.open(caller, { eventType });
     caller.sendTone(pitches.caller);
     operator.connect("127.0.0.1", await call.offer("operator-1"), "PCMU", 101);
     operator.sendTone(pitches.operator);
-    await call.join("operator-1", operator);
+    await call.join("operator-1", operator, { eventType });
     for (const [leg, hearer, voice, other, otherVoice] of [
       [call.leg("operator-1"), operator, pitches.caller, caller, pitches.operator],
       [call.caller, caller, pitches.operator, operator, pitches.caller],
@@ -62,17 +64,19 @@ describe("rtpengine", () => {
     await call.played(call.play(stage.botPrompt(0.5), 1, call.leg("operator-1")));
     await operator.hears(pitches.caller);
     await tones("held");
-    expect(await call.update(call.caller, sdpOf(caller, { direction: "sendonly", version: 2 }))).toMatchObject({
+    expect(
+      await call.update(call.caller, sdpOf(caller, { direction: "sendonly", version: 2, eventType })),
+    ).toMatchObject({
       type: "media.updated",
     });
     stage.anchor.stop(call.id, call.leg("operator-1"));
     await operator.hears(pitches.caller);
-    await call.update(call.caller, sdpOf(caller, { version: 3 }));
+    await call.update(call.caller, sdpOf(caller, { version: 3, eventType }));
     await tones("dropped");
     call.drop("operator-1");
     const next = await stage.phone();
     next.connect("127.0.0.1", await call.offer("operator-2"), "PCMU", 101);
-    await call.join("operator-2", next);
+    await call.join("operator-2", next, { eventType });
     await next.hears(pitches.caller);
     await call.close();
     await expectAtRest(stage);

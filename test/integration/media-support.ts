@@ -222,6 +222,7 @@ export async function buildStage<A extends Anchor>(
       pingMs: 500,
       watchMs: 500,
       callerTimeoutMs: 60_000,
+      talkTimeoutMs: 20_000,
       lostAfterMs: 3_000,
       ringback: [
         { frequenciesHz: [pitches.ringback], ms: 1_000 },

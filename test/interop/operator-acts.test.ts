@@ -16,9 +16,10 @@ import { operatorNumber, sharedStage } from "../integration/stage.ts";
 const mostSilenceMs = 300;
 const stage = sharedStage({
   channel: { destinations: { sipHosts: ["127.0.0.1:*"] }, recording: { enabled: true } },
-  change: ({ channels: [first] }, folder) => {
+  change: ({ channels: [first], media }, folder) => {
     const holdUrl = pathToFileURL(join(folder, "prompts", "second.wav")).href;
     Object.assign(first!, { sounds: { holdUrl } });
+    Object.assign(media, { talkTimeoutMs: 4_000 });
   },
 });
 
@@ -186,6 +187,49 @@ describe("sound that does not come as it should", () => {
     await leg.hangUp();
   });
 
+  test.each(["operator", "caller"] as const)(
+    "the %s's phone moves to another port in mid-talk: the sound goes on",
+    async (who) => {
+      await using elsewhere = await PhoneMedia.open("127.0.0.1");
+      const { leg, call, operator } = await bridged();
+      const [mover, other] = who === "operator" ? [operator, leg] : [leg, operator];
+      const [stays, moves] =
+        who === "operator" ? [pitches.caller, pitches.operator] : [pitches.operator, pitches.caller];
+      // Until then rtpengine takes sound from anywhere, because a phone may be behind an address translation.
+      await delay(4_500);
+      elsewhere.sendTone(moves);
+      mover.media.pause();
+      const movedMs = nowMs();
+      elsewhere.connect("127.0.0.1", mover.remoteSdp!.port, who === "operator" ? "PCMA" : "PCMU");
+      const [thereMs, hereMs] = await Promise.all([
+        elsewhere.hears(stays, { timeoutMs: 8_000 }),
+        delay(300).then(() => other.media.hears(moves, { timeoutMs: 8_000 })),
+      ]);
+      const gap = await other.media.capture(movedMs, hereMs);
+      process.stdout.write(
+        `heard at the new port after ${(thereMs - movedMs).toFixed(0)} ms, silence ${gap.longestSilenceMs.toFixed(0)} ms\n`,
+      );
+      expect(gap.longestSilenceMs).toBeLessThan(6_000);
+      expect([...operator.reInvites, ...leg.reInvites]).toEqual([]);
+      expect(call.find("transfer")).toBeUndefined();
+      await leg.hangUp();
+    },
+  );
+
+  test("who sends to a phone's port beside the phone itself is not heard, and hears nothing", async () => {
+    await using stranger = await PhoneMedia.open("127.0.0.1");
+    const { leg, operator } = await bridged();
+    await delay(4_500);
+    stranger.sendTone(pitches.operator3);
+    stranger.connect("127.0.0.1", operator.remoteSdp!.port, "PCMA");
+    const fromMs = nowMs();
+    await delay(5_000);
+    expect((await leg.media.capture(fromMs)).tones().map(({ hz }) => hz)).toEqual([pitches.operator]);
+    expect((await stranger.capture()).packets).toEqual([]);
+    expect(await hearing(operator.media)).toEqual([pitches.caller]);
+    await leg.hangUp();
+  });
+
   test("nothing comes from the operator until he is asked again: the talk goes on, nobody is told", async () => {
     const { leg, call } = await stage().talk();
     await call.run(switchTo());
@@ -240,6 +284,60 @@ describe("sound that does not come as it should", () => {
     await delay(3_800);
     expect(operator.reInvites).toEqual([]);
     expect(call.find("transfer")).toBeUndefined();
+    await leg.hangUp();
+  });
+});
+
+describe("an operator who was heard and sends nothing any more", () => {
+  async function bridgedTo(inviteStatus: number): Promise<Bridge> {
+    const phone = await stage().phone({
+      user: "second",
+      tone: pitches.operator2,
+      responses: { INVITE: inviteStatus },
+    });
+    const { leg, call } = await stage().talk();
+    await call.run(switchTo({ sipUri: `second@127.0.0.1:${phone.port}` }));
+    const operator = await stage().incoming(phone);
+    await Promise.all([leg.media.hears(pitches.operator2), operator.media.hears(pitches.caller)]);
+    return { leg, call, operator };
+  }
+  const asked = async (operator: PhoneCall): Promise<void> =>
+    void (await waitFor(() => operator.reInvites.length > 0, { what: "a re-INVITE", timeoutMs: 15_000 }));
+
+  test("is asked whether he is there, and the talk goes on when he sends again", async () => {
+    const { leg, call, operator } = await bridged();
+    operator.media.pause();
+    await leg.media.hears([]);
+    await leg.media.hears(pitches.operator, { timeoutMs: 15_000 });
+    expect(operator.reInvites).toHaveLength(1);
+    await operator.hangUp();
+    expect((await call.transfer()).details).toMatchObject({ cause: "completed", endedBy: "operator" });
+    await leg.hangUp();
+  });
+
+  test("and answers 481: FAIL, media_failure, and the caller is with the bot", async () => {
+    const { leg, call, operator } = await bridgedTo(481);
+    operator.media.pause();
+    const { status, details } = await call.transfer({ timeoutMs: 20_000 });
+    expect(status).toMatchObject({ status: "FAIL", hangup: false });
+    expect(details).toMatchObject({ cause: "media_failure", endedBy: "service" });
+    await call.run({ type: "audio", audioUrl: stage().prompts.short });
+    await leg.media.hears(pitches.bot);
+    await leg.hangUp();
+  });
+
+  test("and refuses the question: he is there, so the talk goes on while the caller is heard", async () => {
+    const { leg, call, operator } = await bridgedTo(488);
+    operator.media.pause();
+    await asked(operator);
+    await delay(6_500);
+    expect(call.find("transfer")).toBeUndefined();
+    expect(operator.reInvites).toHaveLength(1);
+    expect(await hearing(operator.media)).toEqual([pitches.caller]);
+    // Nor does he send when the caller falls silent: then nobody is left in the talk.
+    leg.media.pause();
+    const { details } = await call.transfer({ timeoutMs: 20_000 });
+    expect(details).toMatchObject({ cause: "media_failure", endedBy: "service" });
     await leg.hangUp();
   });
 });

@@ -58,6 +58,7 @@ export const policy = fc.record({
   ),
 });
 
+const reasons = ["no_tts", "no_events", "info_refused"];
 const beep: Prompt = { kind: "audio", url: "file:///beep.wav", times: 1 };
 
 function legsOf(state: CallState): readonly LegId[] {
@@ -143,7 +144,9 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms 
   // Once he is joined, what makes a bridge leads nowhere: rather nothing is heard of him, or the talk is too long.
   if (state.phase === "withOperator" && state.joinedAtMs !== null && kind >= 7 && kind <= 17 && pick < 2) {
     if (kind === 17) return { type: "timer.fired", timer: "talk" };
-    return flag ? { type: "media.unheard", leg: callee, offer: sdp } : { type: "leg.reinviteFailed", leg: callee };
+    if (kind > 11) return { type: "media.silent", leg: callee, offer: state.asked !== true && flag ? sdp : null };
+    const failed = { type: "leg.reinviteFailed", leg: callee, gone: flag2 } as const;
+    return flag ? { type: "media.unheard", leg: callee, offer: sdp } : failed;
   }
   switch (kind) {
     case 0:
@@ -185,7 +188,7 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms 
     case 21:
     case 22: {
       const play = playing !== null && pick < 4 ? playing.play : (`${callId}/play-${pick}` as PlayId);
-      return { type: "media.played", play, result: flag ? "completed" : "failed", reason: flag2 ? "no_tts" : null };
+      return { type: "media.played", play, result: flag ? "completed" : "failed", reason: reasons[n % 4] ?? null };
     }
     case 23:
       return command(say, say, ...(flag ? [change] : []), ...(flag2 ? [{ type: "hangup", headers: [] } as const] : []));
@@ -217,7 +220,7 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms 
         leg,
         digit: flag ? "1" : "5",
         durationMs: 100,
-        ...(flag2 ? { carriedBy: "info" as const } : {}),
+        ...(flag2 ? { carriedBy: pick < 3 ? ("info" as const) : ("kept" as const) } : {}),
       };
     case 30:
       return flag && flag2

@@ -1,12 +1,12 @@
 import { describe, expect, test } from "vitest";
 import { fallbackCommand } from "../../src/call/patience.ts";
 import type { TransferRequest } from "../../src/call/transfer.ts";
-import { CallScript, caller, operator, transferTo } from "./script.ts";
+import { CallScript, caller, operator, route, transferTo } from "./script.ts";
 
 const talking = (over: Partial<TransferRequest> = {}, returnKeys = "*7"): CallScript =>
   new CallScript({ returnKeys }).callerIsWithBot().botSwitches(transferTo("100", over)).invited().answers().joined();
 
-function presses(call: CallScript, keys: string, leg = operator(1), carriedBy?: "info"): CallScript {
+function presses(call: CallScript, keys: string, leg = operator(1), carriedBy?: "info" | "kept"): CallScript {
   for (const digit of keys) {
     call.happens({
       type: "media.digit",
@@ -137,4 +137,57 @@ test("digits of the switch are sent to the operator when the two are joined, and
   expect(digitsSent(call)).toEqual([]);
   call.joined();
   expect(digitsSent(call)).toEqual([[operator(1), "ww123#"]]);
+});
+
+describe("keys for a side that gets them by INFO", () => {
+  const byInfo = { byInfo: true, detectTones: false };
+  const call = (): CallScript =>
+    new CallScript({ keys: byInfo })
+      .callerIsWithBot()
+      .botSwitches(transferTo("100", { route: route({ keys: byInfo }), dtmf: "12" }))
+      .invited()
+      .answers()
+      .joined();
+  const failed = (script: CallScript, reason: string): CallScript => {
+    if (script.state.phase !== "withOperator" || script.state.core.playing === null) throw new Error("nothing plays");
+    const { play } = script.state.core.playing;
+    return script.happens({ type: "media.played", play, result: "failed", reason });
+  };
+
+  test("telephone events first, then INFO, and tones where INFO is refused; nobody is told", () => {
+    const script = call();
+    expect(script.asked("media.play").at(-1)).toMatchObject({ prompt: { digits: "12", tones: false } });
+    failed(script, "no_events");
+    expect(script.last).toMatchObject([{ type: "leg.press", leg: operator(1), digits: "12" }]);
+    failed(script, "info_refused");
+    expect(script.last).toMatchObject([{ type: "media.play", leg: operator(1), prompt: { digits: "12" } }]);
+    expect(script.last[0]).not.toHaveProperty("prompt.tones");
+    failed(script, "play_failed");
+    expect(script.last).toEqual([]);
+    expect(script.toldOf("playback")).toEqual([]);
+  });
+
+  test("after some have gone none goes twice", () => {
+    const script = failed(failed(call(), "no_events"), "info_failed");
+    expect(script.last).toEqual([]);
+  });
+
+  test("a stop ends them", () => {
+    const script = failed(call(), "no_events");
+    script.bot({ type: "stop" });
+    expect(script.asked("leg.press").at(-1)).toMatchObject({ leg: operator(1), digits: "" });
+  });
+
+  test("what the anchor keeps from the other side is sent there", () => {
+    const script = presses(call(), "5", caller, "kept");
+    played(script);
+    expect(script.asked("media.play").at(-1)).toMatchObject({
+      leg: operator(1),
+      prompt: { digits: "5", tones: false },
+    });
+  });
+
+  test("operators are offered with the policy of their trunk", () => {
+    expect(call().asked("media.offer")).toEqual([{ type: "media.offer", leg: operator(1), keys: byInfo }]);
+  });
 });

@@ -7,7 +7,7 @@ const dialled = (over: Partial<TransferRequest> = {}): CallScript =>
   new CallScript().callerIsWithBot().botSwitches(transferTo("100", over)).invited();
 const bridged = (over: Partial<TransferRequest> = {}): CallScript => dialled(over).answers().joined();
 const unheard = { type: "media.unheard", leg: operator(1), offer: sdp } as const;
-const refused = { type: "leg.reinviteFailed", leg: operator(1) } as const;
+const refused = { type: "leg.reinviteFailed", leg: operator(1), gone: false } as const;
 
 describe("before the answer", () => {
   test("only a response with SDP says anything of sound; a repeated one says it again", () => {
@@ -86,5 +86,49 @@ describe("an operator who answers and is not heard", () => {
     expect(call.asked("leg.reinvite")).toEqual([]);
     call.hangsUp(operator(1)).happens(unheard).happens(refused);
     expect([call.state.phase, call.last]).toEqual(["withBot", []]);
+  });
+});
+
+describe("an operator who was heard and becomes silent", () => {
+  const silent = { type: "media.silent", leg: operator(1), offer: sdp } as const;
+  const silentStill = { ...silent, offer: null } as const;
+  const gone = { ...refused, gone: true } as const;
+
+  test("is asked whether he is there; whoever answers at all may be silent", () => {
+    for (const answer of [refused, { type: "leg.reanswered", leg: operator(1), answer: sdp }] as const) {
+      const call = bridged().happens(silent);
+      expect(call.last).toEqual([{ type: "leg.reinvite", leg: operator(1), offer: sdp }]);
+      call.happens(answer);
+      expect([call.state.phase, call.transfers]).toEqual(["withOperator", []]);
+      // Another silence, another question.
+      call.happens(silent);
+      expect(call.last).toMatchObject([{ type: "leg.reinvite" }]);
+    }
+  });
+
+  test.each([gone, silentStill])(
+    "is let go when he is not ($type): FAIL, media_failure, and the caller is back",
+    (end) => {
+      const call = bridged().happens(silent).happens(end);
+      expect(call.state.phase).toBe("withBot");
+      expect(call.asked("leg.bye")).toMatchObject([{ leg: operator(1), reason: "no sound any more" }]);
+      expect(call.transfers).toMatchObject([
+        { status: { status: "FAIL", hangup: false }, details: { cause: "media_failure", endedBy: "service" } },
+      ]);
+    },
+  );
+
+  test("continueCall false: the call ends", () => {
+    const call = bridged({ continueCall: false }).happens(silent).happens(silentStill);
+    expect(call.state.phase).toBe("ending");
+    expect(call.transfers).toMatchObject([{ status: { status: "FAIL", hangup: true } }]);
+  });
+
+  test("a word about somebody else, or out of turn, changes nothing", () => {
+    const call = bridged()
+      .happens({ ...silent, leg: operator(2) })
+      .happens(silentStill)
+      .happens(gone);
+    expect([call.state.phase, call.asked("leg.reinvite")]).toEqual(["withOperator", []]);
   });
 });

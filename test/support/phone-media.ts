@@ -5,6 +5,7 @@ import { Worker } from "node:worker_threads";
 import { clockOffsetMs, nowMs } from "./clock.ts";
 import type { CodecName } from "./g711.ts";
 import type { MediaNews, MediaOrder, SendingReport, Sound } from "./media-protocol.ts";
+import { keyPitches, sampleRateHz } from "./pitch.ts";
 import { Capture, type RtpPacket } from "./rtp-capture.ts";
 import { waitFor } from "./wait.ts";
 
@@ -167,6 +168,27 @@ export class PhoneMedia implements AsyncDisposable {
       durationMs,
       pauseMs,
     });
+  }
+
+  /** Presses keys as an old phone does: tones in the sound (ITU-T Q.23), and silence behind them. */
+  pressTones(
+    digits: string,
+    { durationMs = 120, pauseMs = 120 }: { readonly durationMs?: number; readonly pauseMs?: number } = {},
+  ): void {
+    const [onSamples, offSamples] = [durationMs, pauseMs].map((ms) => Math.round((sampleRateHz * ms) / 1_000)) as [
+      number,
+      number,
+    ];
+    const samples = new Int16Array(digits.length * (onSamples + offSamples));
+    for (const [index, digit] of digits.split("").entries()) {
+      for (const hz of keyPitches(digit)) {
+        for (let at = 0; at < onSamples; at += 1) {
+          const place = index * (onSamples + offSamples) + at;
+          samples[place] = (samples[place] ?? 0) + 6_000 * Math.sin((2 * Math.PI * hz * at) / sampleRateHz);
+        }
+      }
+    }
+    this.play({ type: "samples", samples, repeat: false });
   }
 
   /** Everything that arrived since the socket was opened, or since `fromMs`, up to now. */

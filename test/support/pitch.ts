@@ -19,6 +19,14 @@ export interface Tone {
   readonly amplitude: number;
 }
 
+/** The two pitches of a key (ITU-T Q.23); none for what is on no keypad. */
+export function keyPitches(key: string): readonly number[] {
+  const at = key.length === 1 ? "123A456B789C*0#D".indexOf(key.toUpperCase()) : -1;
+  const low = [697, 770, 852, 941][Math.floor(at / 4)];
+  const high = [1_209, 1_336, 1_477, 1_633][at % 4];
+  return low === undefined || high === undefined ? [] : [low, high];
+}
+
 /** 40 ms: a Hann window of that length tells pitches apart that differ by 100 Hz. */
 const blockSamples = 320;
 const shortestBlockSamples = 160;

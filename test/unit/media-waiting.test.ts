@@ -157,14 +157,15 @@ describe("what a waiting caller hears", () => {
 describe("a bridge", () => {
   class Bridge {
     readonly clock = new ManualClock();
-    readonly caller = { rtpPackets: 0, packets: 0 };
-    readonly operator = { rtpPackets: 0, packets: 0 };
+    readonly caller = { rtpPackets: 0, packets: 0, refused: 0 };
+    readonly operator = { rtpPackets: 0, packets: 0, refused: 0 };
     callerSends = true;
     answers = true;
     readonly did: string[] = [];
     readonly watch = new BridgeWatch({
       clock: this.clock,
       log,
+      talkTimeoutMs: 20_000,
       enqueue: (step) => {
         void step();
         return true;
@@ -176,20 +177,94 @@ describe("a bridge", () => {
       callerSends: () => this.callerSends,
       relatch: () => Promise.resolve(void this.did.push("relatch")),
       unheard: () => void this.did.push("unheard"),
+      silent: (asked) => void this.did.push(asked ? "silent again" : "silent"),
     });
+
+    /** Time in which each side sends, or does not, or sends from elsewhere. */
+    async talks(ms: number, sides: Partial<Record<"caller" | "operator", "silent" | "elsewhere">> = {}): Promise<void> {
+      for (let passed = 0; passed < ms; passed += 100) {
+        for (const side of ["caller", "operator"] as const) {
+          if (sides[side] === undefined) this[side].packets += 5;
+          else if (sides[side] === "elsewhere") this[side].refused += 5;
+        }
+        await this.clock.pass(100);
+      }
+    }
   }
 
-  test("both are heard: nothing is done, and nothing is watched any more", async () => {
+  async function talking(): Promise<Bridge> {
+    const bridge = new Bridge();
+    await bridge.watch.start();
+    await bridge.talks(3_000);
+    return bridge;
+  }
+
+  test("both are heard: nothing is done; after a hold he need not be heard again", async () => {
     const bridge = new Bridge();
     await bridge.watch.start();
     bridge.caller.packets = bridge.operator.packets = 100;
     await bridge.clock.pass(10_000);
-    expect([bridge.did, bridge.clock.timers]).toEqual([[], 0]);
-    // He holds and takes back: he has been heard, and need not be again.
+    expect(bridge.did).toEqual([]);
     bridge.watch.stop();
+    expect(bridge.clock.timers).toBe(0);
     await bridge.watch.start();
     await bridge.clock.pass(10_000);
-    expect([bridge.did, bridge.clock.timers]).toEqual([[], 0]);
+    expect(bridge.did).toEqual([]);
+  });
+
+  describe("in a talk", () => {
+    test("a side that sends from elsewhere is learnt anew, and only while nothing comes from where it was", async () => {
+      for (const side of ["caller", "operator"] as const) {
+        const bridge = await talking();
+        for (let second = 0; second < 6; second += 1) {
+          bridge[side].refused += 50;
+          await bridge.talks(1_000);
+        }
+        await bridge.talks(3_000, { [side]: "silent" });
+        bridge[side].refused += 11;
+        await bridge.talks(3_000, { [side]: "silent" });
+        expect(bridge.did).toEqual([]);
+        await bridge.talks(2_000, { [side]: "elsewhere" });
+        expect(bridge.did).toEqual(["relatch"]);
+      }
+    });
+
+    test("nothing from the operator for 20 s: learnt anew, then he is asked; one who answers may be silent", async () => {
+      const bridge = await talking();
+      await bridge.talks(19_000, { operator: "silent" });
+      expect(bridge.did).toEqual([]);
+      await bridge.talks(5_000, { operator: "silent" });
+      expect(bridge.did).toEqual(["relatch", "silent"]);
+      // His answer to the re-INVITE.
+      await bridge.watch.start();
+      await bridge.talks(60_000, { operator: "silent" });
+      expect(bridge.did).toEqual(["relatch", "silent"]);
+      // He speaks, and is silent again.
+      await bridge.talks(3_000);
+      await bridge.talks(26_000, { operator: "silent" });
+      expect(bridge.did).toEqual(["relatch", "silent", "relatch", "silent"]);
+    });
+
+    test("nothing from the caller either: told once more, 20 s after he was asked", async () => {
+      const bridge = await talking();
+      await bridge.clock.pass(25_000);
+      expect(bridge.did).toEqual(["relatch", "silent"]);
+      await bridge.watch.start();
+      await bridge.clock.pass(19_000);
+      expect(bridge.did).toEqual(["relatch", "silent"]);
+      await bridge.clock.pass(4_000);
+      expect(bridge.did.slice(0, 3)).toEqual(["relatch", "silent", "silent again"]);
+    });
+
+    test("a caller who has agreed to send nothing does not count; a silent caller alone is no fault", async () => {
+      const bridge = await talking();
+      bridge.callerSends = false;
+      await bridge.clock.pass(120_000);
+      expect(bridge.did).toEqual(["relatch", "silent"]);
+      const other = await talking();
+      await other.talks(120_000, { caller: "silent" });
+      expect(other.did).toEqual([]);
+    });
   });
 
   test("one packet of comfort noise, or RTCP alone, is a sign of life", async () => {
@@ -215,6 +290,7 @@ describe("a bridge", () => {
     await bridge.clock.pass(2_000);
     expect(bridge.did).toEqual(["relatch", "unheard", "unheard"]);
     expect(bridge.clock.timers).toBe(0);
+    bridge.watch.stop();
   });
 
   test("learning anew helps: nothing is told", async () => {
@@ -243,9 +319,10 @@ describe("a bridge", () => {
     await bridge.watch.start();
     bridge.answers = false;
     await bridge.clock.pass(10_000);
-    expect([bridge.did, bridge.clock.timers]).toEqual([[], 0]);
+    expect(bridge.did).toEqual([]);
     bridge.answers = true;
     bridge.watch.reset();
+    expect(bridge.clock.timers).toBe(0);
     await bridge.watch.start();
     await bridge.clock.pass(10_000);
     expect(bridge.did).toEqual(["relatch", "unheard"]);
@@ -254,13 +331,13 @@ describe("a bridge", () => {
 
 describe("what rtpengine says it has received", () => {
   const streams = [
-    { stats: { packets: 425, bytes: 1 }, flags: ["RTP", "filled"], SSRC: 7 },
+    { stats: { packets: 425, bytes: 1, errors: 2 }, flags: ["RTP", "filled"], SSRC: 7 },
     { stats: { packets: 8 }, flags: ["RTCP"], SSRC: 9 },
   ];
   const reply = { tags: { A: { medias: [{ streams }] }, bot: { medias: [] } } };
 
   test("RTP, and RTCP beside it", () => {
-    expect(receivedFrom(reply, "A")).toEqual({ rtpPackets: 425, packets: 433 });
+    expect(receivedFrom(reply, "A")).toEqual({ rtpPackets: 423, packets: 431, refused: 2 });
   });
 
   test.each([

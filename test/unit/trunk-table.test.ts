@@ -26,6 +26,7 @@ trunks:
     outbound: { username: u, passwordEnv: P }
     refer: never
     progressTimeoutMs: 700
+    dtmf: { fallback: info, detectTones: true }
     number: "+7495"
 channels:
   - { botId: bot-a, trunk: a, numbers: ["+100", "74*", "7495*", demo], number: "+4401", destinations: { sipHosts: [OK.example, "*.ops.example", "2001:db8::1"] } }
@@ -122,6 +123,7 @@ describe("where a transfer goes", () => {
         sipUriVia: "direct",
         retryWithBotNumber: true,
         progressTimeoutMs: 10_000,
+        keys: { byInfo: false, detectTones: false },
       },
     });
   });
@@ -139,6 +141,7 @@ describe("where a transfer goes", () => {
         identity: "bot",
         retryWithBotNumber: false,
         progressTimeoutMs: 700,
+        keys: { byInfo: true, detectTones: true },
       },
     });
   });

@@ -49,6 +49,7 @@ export function startAttempt(state: In<"dialling">, way: Way): readonly [In<"dia
   const operators = state.core.operators + 1;
   const leg = `${state.core.setup.call}/operator-${operators}` as LegId;
   const number = state.transfer.begun + 1;
+  const { keys } = state.transfer.request.route;
   const attempt: Attempt = {
     leg,
     number,
@@ -65,7 +66,7 @@ export function startAttempt(state: In<"dialling">, way: Way): readonly [In<"dia
       transfer: { ...state.transfer, begun: number },
       legs: [...state.legs, attempt],
     },
-    [{ type: "media.offer", leg }],
+    [{ type: "media.offer", leg, ...(keys === undefined ? {} : { keys }) }],
   ];
 }
 

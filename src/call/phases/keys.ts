@@ -28,9 +28,9 @@ function pressedByOperator(state: Talking, event: Digit, atMs: number): Step {
   return finishTransfer(state, { ...answered, status: "SUCCESS", cause: "completed" }, atMs);
 }
 
-/** What came by INFO is not in the other side's sound: it is sent there as tones (RFC 4733 packets pass the anchor). */
+/** What is not in the other side's sound is sent there. */
 function passedOn(state: Talking, event: Digit, atMs: number): Talking {
-  if (event.carriedBy !== "info") return state;
+  if (event.carriedBy === undefined) return state;
   const to = event.leg === state.attempt.leg ? "caller" : "operator";
   return withDigits(state, event.digit, to, atMs);
 }

@@ -1,7 +1,8 @@
 import type { Effect, Prompt } from "../effect.ts";
 import type { CommandId, PlayId } from "../ids.ts";
 import type { Command, QueuedReply, Reply } from "../reply.ts";
-import type { CallCore, In, Live, OpenTransfer, Queued, RingPrompt } from "../state.ts";
+import type { KeyPolicy } from "../setup.ts";
+import type { CallCore, In, Live, OpenTransfer, Playing, Queued, RingPrompt } from "../state.ts";
 import { publish, type Step } from "../step.ts";
 import type { TransferRequest } from "../transfer.ts";
 import { cancelTransfer } from "./dialling.ts";
@@ -92,6 +93,9 @@ function stopAll(state: Live): Tried {
     next: ring === null ? silent : { ...ring, transfer: { ...ring.transfer, ringPrompts: [] } },
     effects: [
       ...(playing === null ? [] : ([{ type: "media.stop", leg: playing.leg }] as const)),
+      ...(playing?.keys?.by === "info"
+        ? ([{ type: "leg.press", play: playing.play, leg: playing.leg, digits: "" }] as const)
+        : []),
       ...(playing?.told === true ? [stopped(playing)] : []),
       ...(ring?.transfer.ringPrompts.map(stopped) ?? []),
       ...core.queue
@@ -255,8 +259,36 @@ function startPlay(
   const { core } = state;
   const plays = core.plays + 1;
   const id = `${core.setup.call}/play-${plays}` as PlayId;
-  const playing = { play: id, leg: toLeg, commandId, index, part, told: prompt.kind !== "digits" };
+  const playing: Playing = {
+    play: id,
+    leg: toLeg,
+    commandId,
+    index,
+    part,
+    told: prompt.kind !== "digits",
+    ...(prompt.kind === "digits" && prompt.tones === false
+      ? { keys: { digits: prompt.digits, by: "events" } as const }
+      : {}),
+  };
   return [{ ...state, core: { ...core, plays, playing } }, [{ type: "media.play", play: id, leg: toLeg, prompt }]];
+}
+
+/** Keys that did not go the way they were sent go the next one: telephone events, then INFO, tones at last. */
+export function sendKeysAnew(
+  state: Live,
+  { keys, ...playing }: Playing,
+  reason: string | null,
+): readonly [Live, readonly Effect[]] | null {
+  if (keys?.by === "events" && reason === "no_events") {
+    const { play, leg } = playing;
+    const { digits } = keys;
+    const byInfo: Playing = { ...playing, keys: { digits, by: "info" } };
+    return [{ ...state, core: { ...state.core, playing: byInfo } }, [{ type: "leg.press", play, leg, digits }]];
+  }
+  if (keys?.by === "info" && reason === "info_refused") {
+    return startPlay(state, playing, null, { kind: "digits", digits: keys.digits }, playing.leg);
+  }
+  return null;
 }
 
 function sendDigits(
@@ -266,9 +298,13 @@ function sendDigits(
   reply: Extract<Reply, { type: "dtmf" }>,
 ): Step | null {
   if (state.phase === "dialling") return null;
-  const prompt: Prompt = { kind: "digits", digits: reply.digits };
-  if (reply.to === "caller") return play({ ...state, core }, head, prompt);
-  if (state.phase === "withOperator") return play({ ...state, core }, head, prompt, state.attempt.leg);
+  const { digits, to } = reply;
+  const prompt = (policy: KeyPolicy | undefined): Prompt =>
+    policy?.byInfo === true ? { kind: "digits", digits, tones: false } : { kind: "digits", digits };
+  if (to === "caller") return play({ ...state, core }, head, prompt(core.setup.policy.keys));
+  if (state.phase === "withOperator") {
+    return play({ ...state, core }, head, prompt(state.transfer.request.route.keys), state.attempt.leg);
+  }
   const { commandId, index } = head;
   const message = "No operator is connected, so the digits were not sent.";
   const pointer = `/replies/${index}/to`;

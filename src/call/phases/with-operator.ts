@@ -42,8 +42,17 @@ export function withOperator(state: In<"withOperator">, event: CallEvent, atMs: 
       if (state.reinvited) return neverHeard(state, atMs);
       return [{ ...state, reinvited: true }, [{ type: "leg.reinvite", leg: attempt.leg, offer: event.offer }]];
     }
+    case "media.silent": {
+      const { leg, offer } = event;
+      if (leg !== attempt.leg || state.joinedAtMs === null) return [state, []];
+      if (offer === null) return state.asked === true ? becameSilent(state, atMs) : [state, []];
+      return [{ ...state, asked: true }, [{ type: "leg.reinvite", leg, offer }]];
+    }
     case "leg.reinviteFailed":
-      return event.leg === attempt.leg && state.reinvited ? neverHeard(state, atMs) : [state, []];
+      if (event.leg !== attempt.leg) return [state, []];
+      // Whoever answers at all is there: a phone that is muted may send nothing for as long as it likes.
+      if (state.asked === true) return event.gone ? becameSilent(state, atMs) : [state, []];
+      return state.reinvited ? neverHeard(state, atMs) : [state, []];
     case "leg.ended":
       if (event.leg !== attempt.leg) return [state, []];
       return finishTransfer(
@@ -69,6 +78,13 @@ export function talkTimer({ request, talk }: OpenTransfer, joinedAtMs: number, a
   if (maxTalkMs === null) return [];
   const talkedMs = atMs - (talk?.joinedAtMs ?? joinedAtMs);
   return [{ type: "timer.start", timer: "talk", ms: Math.max(1, Math.round(maxTalkMs - talkedMs)) }];
+}
+
+/** They have talked, but not to an end: the bot is told so, that it may call somebody else (bot-contract §2). */
+function becameSilent(state: In<"withOperator">, atMs: number): Step {
+  const first = [{ type: "leg.bye", leg: state.attempt.leg, reason: "no sound any more", headers: [] }] as const;
+  const answered = { sipCode: 200, sipReason: "OK", endedBy: "service", first } as const;
+  return finishTransfer(state, { ...answered, status: "FAIL", cause: "media_failure" }, atMs);
 }
 
 /** He answered and not one packet of his has come, whatever was tried: this was no talk. */

@@ -1,3 +1,5 @@
+import { dialSteps } from "../../call/dial-string.ts";
+
 /** A stretch of sound: the sum of some sines, or silence when there are none. */
 export interface Tone {
   readonly frequenciesHz: readonly number[];
@@ -12,10 +14,9 @@ const rampMs = 5;
 const dtmfRows = [697, 770, 852, 941];
 const dtmfColumns = [1_209, 1_336, 1_477, 1_633];
 const keypad = ["123A", "456B", "789C", "*0#D"];
-const digitMs = 120;
-const digitPauseMs = 80;
-/** What dialling strings use for waiting; a comma is the two seconds of the modem command set. */
-const pausesMs: Readonly<Record<string, number>> = { w: 500, W: 1_000, ",": 2_000 };
+/** How long a key is held, and the pause behind its tones. */
+export const keyMs = 120;
+const keyPauseMs = 80;
 
 /** The two frequencies of a key (ITU-T Q.23), undefined for what is on no keypad. */
 export function dtmfFrequencies(digit: string): readonly [number, number] | undefined {
@@ -28,24 +29,16 @@ export function dtmfFrequencies(digit: string): readonly [number, number] | unde
   return undefined;
 }
 
-/**
- * Tones for a dialling string: digits, `w` (half a second), `W` (one second) and `,` (two seconds).
- * Undefined when it holds anything else or no digit at all.
- */
+/** Tones for a dialling string; undefined when it is none. */
 export function dtmfTones(digits: string): readonly Tone[] | undefined {
-  const tones: Tone[] = [];
-  let keys = 0;
-  for (const digit of digits) {
-    const pauseMs = pausesMs[digit];
-    const frequenciesHz = dtmfFrequencies(digit);
-    if (pauseMs !== undefined) tones.push({ frequenciesHz: [], ms: pauseMs });
-    else if (frequenciesHz === undefined) return undefined;
-    else {
-      tones.push({ frequenciesHz, ms: digitMs }, { frequenciesHz: [], ms: digitPauseMs });
-      keys += 1;
-    }
-  }
-  return keys === 0 ? undefined : tones;
+  return dialSteps(digits)?.flatMap((step): readonly Tone[] =>
+    "pauseMs" in step
+      ? [{ frequenciesHz: [], ms: step.pauseMs }]
+      : [
+          { frequenciesHz: dtmfFrequencies(step.key) ?? [], ms: keyMs },
+          { frequenciesHz: [], ms: keyPauseMs },
+        ],
+  );
 }
 
 /** Samples of tones one after another, -1 to 1. */

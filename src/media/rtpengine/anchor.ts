@@ -117,7 +117,7 @@ export class RtpengineAnchor extends SwitchingAnchor<AnchoredCall> {
   }
 
   protected override newCall(options: SwitchedCallOptions): AnchoredCall {
-    const { limits, parkingAddress, watchMs, callerTimeoutMs, log } = this.#options;
+    const { limits, parkingAddress, watchMs, callerTimeoutMs, talkTimeoutMs, log } = this.#options;
     const anchored = new AnchoredCall({
       ...options,
       ng: this.#ng,
@@ -130,6 +130,7 @@ export class RtpengineAnchor extends SwitchingAnchor<AnchoredCall> {
       clock: this.clock,
       log,
       callerTimeoutMs,
+      talkTimeoutMs,
     });
     this.#byNgCall.set(anchored.ngCall, anchored);
     return anchored;

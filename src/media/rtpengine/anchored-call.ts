@@ -2,6 +2,8 @@ import { randomBytes } from "node:crypto";
 import type { Prompt } from "../../call/effect.ts";
 import type { CallEvent } from "../../call/event.ts";
 import type { ExchangeId, LegId, PlayId, Sdp } from "../../call/ids.ts";
+import type { KeyPolicy } from "../../call/setup.ts";
+import { keyMs } from "../audio/tones.ts";
 import type { G711Law } from "../audio/g711.ts";
 import { MediaError, messageOf } from "../media-error.ts";
 import type { MediaClock, MediaLog } from "../options.ts";
@@ -11,6 +13,7 @@ import { Backdrop } from "../switching/backdrop.ts";
 import { BridgeWatch } from "../switching/bridge-watch.ts";
 import { RecordingControl } from "../recording/call-recording.ts";
 import { CallerWatch } from "../switching/caller-watch.ts";
+import { EventKeys, leastPauseMs } from "./event-keys.ts";
 import type { Instance } from "./instances.ts";
 import { NgError } from "./ng.ts";
 import type { NgClient, NgReply, NgVerb } from "./ng.ts";
@@ -53,18 +56,32 @@ export interface AnchoredCallOptions extends SwitchedCallOptions {
   readonly log: MediaLog;
   /** A caller who sends nothing for so long is gone. */
   readonly callerTimeoutMs: number;
+  /** An operator who was heard and has sent nothing for so long is asked for; 0: never. */
+  readonly talkTimeoutMs: number;
 }
 
-// Sent in every offer and answer. Port latching keeps the caller's port when the far party changes.
+// Sent in every offer and answer. Port latching keeps the caller's port when the far party changes. With strict source a leg
+// is heard from one place only, from three seconds after the last offer or answer on.
 const common = {
   replace: ["origin", "session connection"],
   ICE: "remove",
-  flags: ["trust address", "port latching"],
+  flags: ["trust address", "port latching", "strict source"],
 };
 /** rtpengine's names of the legs: the caller, the far end of a parked caller, operators by number. */
 const callerTag = "A";
 const botTag = "bot";
 const parkingPort = 9;
+/** A packet of the sound has come by then, and rtpengine has made a decoder for it. */
+const eventReadyMs = 80;
+/** Another event must not follow one of the partner's own sooner. */
+const keyTailMs = 150;
+/** What is done with the key presses of a leg. `keep`: they are told us, and its partner does not get them. */
+type KeyMode = "detect" | "keep";
+const keyModeParameters: Readonly<Record<KeyMode, object>> = {
+  // The detector is only switched on by a command whose name says something else.
+  detect: { "DTMF-security": "off", "delay-buffer": 0, flags: ["detect DTMF", "directional"] },
+  keep: { flags: ["directional"] },
+};
 /** Tones are over by then even when their end was never told. */
 const aloneTailMs = 1_000;
 /** Packets are G.711 by their fixed types whatever else was agreed (RFC 3551 §6). */
@@ -84,6 +101,7 @@ interface Operator extends FarEnd {
   readonly leg: LegId;
   readonly end: LocalEnd;
   readonly formats: AudioFormats;
+  readonly keys: KeyPolicy;
   /** His latest description; null until he has sent one. */
   remote: AudioDescription | null;
   /** He has, or had, a parking place of his own. */
@@ -135,6 +153,11 @@ export class AnchoredCall implements SwitchedCall {
   readonly #backdrop: Backdrop;
   readonly #bridgeWatch: BridgeWatch;
   readonly #callerWatch: CallerWatch;
+  readonly #eventKeys: EventKeys;
+  /** What rtpengine was told to do with the key presses of a leg, by its tag. */
+  readonly #keyModes = new Map<string, KeyMode>();
+  /** When a leg was last told to have pressed a key, by its tag. */
+  readonly #lastKeyMs = new Map<string, number>();
   #instance: Instance | undefined;
   #callerEnd: CallerEnd | undefined;
   /** Counts the caller's descriptions. */
@@ -167,14 +190,29 @@ export class AnchoredCall implements SwitchedCall {
       letThrough: (tag) => this.#letThrough(tag),
       shutOut: (tag) => this.#shutOut(tag),
     });
+    this.#eventKeys = new EventKeys({
+      clock,
+      log,
+      enqueue,
+      enqueueAlways: (step) => this.#queue.pushAlways(() => this.#unlessEnding(step)),
+      begin: (tag) => this.#readyForEvents(tag),
+      partnerOf: (tag) => this.#partnerOf(tag),
+      press: async (partner, code) =>
+        void (await this.#ng("playDTMF", { "from-tag": partner, code, duration: keyMs, pause: leastPauseMs })),
+      end: () => this.#settleKeys(),
+      onPlayed: (play, result, reason) => this.#post({ type: "media.played", play, result, reason }),
+    });
     this.#bridgeWatch = new BridgeWatch({
       clock,
       log,
+      talkTimeoutMs: options.talkTimeoutMs,
       enqueue,
       received: () => this.#receivedOnBridge(),
       callerSends: () => this.#callerEnd?.remote.direction === "sendrecv",
       relatch: async () => void (await this.#answerFrom(this.#partner)),
-      unheard: () => this.#unheard(),
+      unheard: () => this.#askAgain((leg, offer) => this.#post({ type: "media.unheard", leg, offer })),
+      silent: (asked) =>
+        this.#askAgain((leg, offer) => this.#post({ type: "media.silent", leg, offer: asked ? null : offer })),
     });
     this.#callerWatch = new CallerWatch(clock, options.callerTimeoutMs, (reason) => {
       log.warn({ call }, reason);
@@ -219,11 +257,25 @@ export class AnchoredCall implements SwitchedCall {
 
   play(play: PlayId, leg: LegId, prompt: Prompt): void {
     const player = leg === this.#options.caller ? this.#callerPlayer : this.#operatorPlayers.get(leg);
-    if (player !== undefined) player.play(play, prompt);
-    else this.#post({ type: "media.played", play, result: "failed", reason: "no_such_leg" });
+    const tag = leg === this.#options.caller ? callerTag : this.#operators.get(leg)?.tag;
+    if (player === undefined || tag === undefined) {
+      this.#post({ type: "media.played", play, result: "failed", reason: "no_such_leg" });
+      return;
+    }
+    this.#eventKeys.stop(tag);
+    if (prompt.kind !== "digits") {
+      player.play(play, prompt);
+      return;
+    }
+    this.#eventKeys.send(play, tag, prompt.digits, () => {
+      if (prompt.tones === false) this.#post({ type: "media.played", play, result: "failed", reason: "no_events" });
+      else player.play(play, prompt);
+    });
   }
 
   stop(leg: LegId): void {
+    const tag = leg === this.#options.caller ? callerTag : this.#operators.get(leg)?.tag;
+    if (tag !== undefined) this.#eventKeys.stop(tag);
     if (leg === this.#options.caller) this.#callerPlayer.stop();
     else this.#operatorPlayers.get(leg)?.stop();
   }
@@ -232,8 +284,8 @@ export class AnchoredCall implements SwitchedCall {
     this.#backdrop.set(on ? "ringing" : null);
   }
 
-  offer(leg: LegId): void {
-    this.#withOperator(leg, () => this.#offer(leg));
+  offer(leg: LegId, keys: KeyPolicy): void {
+    this.#withOperator(leg, () => this.#offer(leg, keys));
   }
 
   /** A step for an operator's leg: when it fails or has no place, the leg has failed. */
@@ -322,13 +374,17 @@ export class AnchoredCall implements SwitchedCall {
       tag === callerTag
         ? this.#options.caller
         : [...this.#operators.values()].find((operator) => operator.tag === tag)?.leg;
-    if (leg !== undefined) this.#post({ type: "media.digit", leg, digit, durationMs });
+    if (leg === undefined || this.#eventKeys.isEcho(tag, digit, durationMs)) return;
+    this.#lastKeyMs.set(tag, this.#options.clock.now());
+    const kept = this.#keyModes.get(tag) === "keep" ? ({ carriedBy: "kept" } as const) : {};
+    this.#post({ type: "media.digit", leg, digit, durationMs, ...kept });
   }
 
   close(): void {
     if (this.#closing) return;
     this.#watch?.cancel();
     this.#bridgeWatch.stop();
+    this.#eventKeys.stop();
     this.#backdrop.close();
     this.#callerPlayer.close();
     for (const player of this.#operatorPlayers.values()) player.close();
@@ -352,6 +408,9 @@ export class AnchoredCall implements SwitchedCall {
         await this.#query(this.#current.tag);
         // It may have begun a new capture.
         this.#recording.look(null);
+        // What was to be done with key presses is not restored.
+        this.#keyModes.clear();
+        await this.#settleKeys();
         await this.#callerPlayer.restart(true);
       },
       () => {},
@@ -425,10 +484,14 @@ export class AnchoredCall implements SwitchedCall {
   async #offerTo(far: FarEnd): Promise<AudioDescription> {
     const { remote, formats } = this.#caller();
     const other: G711Law = formats.codecs[0].law === "PCMU" ? "PCMA" : "PCMU";
+    // Both laws are offered to operators; telephone events are accepted from the caller even when an operator has none, and
+    // are made from his tones where these are looked for.
+    const codec = this.#makesEvents
+      ? { transcode: [other, "telephone-event"] }
+      : { transcode: [other], accept: ["telephone-event"] };
     const audio = await this.#describeByNg("offer", far.tag, {
       sdp: describePeer(remote, formats, remote.direction),
-      // Both laws are offered to operators; telephone events are accepted from the caller even when an operator has none.
-      ...(far.tag === botTag ? {} : { codec: { transcode: [other], accept: ["telephone-event"] } }),
+      ...(far.tag === botTag ? {} : { codec }),
     });
     far.offered = this.#callerVersion;
     return audio;
@@ -450,7 +513,9 @@ export class AnchoredCall implements SwitchedCall {
     const operator = far === this.#bot ? undefined : (far as Operator);
     if (operator === undefined) return this.#parkingPlace(formats, remote.direction);
     if (operator.remote === null) throw new MediaError("not_answered", "the operator has not answered");
-    const { codecs, eventType, direction } = operator.remote;
+    const { codecs, direction } = operator.remote;
+    // Told that he takes events, rtpengine makes no tones of the caller's, and can be told to keep them back.
+    const eventType = operator.remote.eventType ?? (operator.keys.byInfo ? operator.formats.eventType : null);
     return describePeer(operator.remote, { codecs, eventType }, direction);
   }
 
@@ -505,6 +570,83 @@ export class AnchoredCall implements SwitchedCall {
   /** In its turn, and whatever waits: a side that stays blocked is worse than anything. */
   #settleHushSoon(): void {
     this.#queue.pushAlways(() => this.#unlessEnding(() => this.#settleHush()));
+  }
+
+  /** Tones of the caller become telephone events. */
+  get #makesEvents(): boolean {
+    const { callerKeys } = this.#options;
+    return callerKeys.detectTones && this.#callerEnd?.formats.eventType === null;
+  }
+
+  /** Brings rtpengine to what is to be done with the key presses of each leg. */
+  async #settleKeys(): Promise<void> {
+    const wanted = new Map<string, KeyMode>();
+    const operator = this.#current === this.#bot ? undefined : this.#operatorByTag(this.#current.tag);
+    for (const one of this.#operators.values()) {
+      const answered = one === operator || one.parked;
+      if (answered && one.keys.detectTones && one.remote?.eventType === null) wanted.set(one.tag, "detect");
+    }
+    if (operator !== undefined) {
+      if (operator.keys.byInfo && operator.remote?.eventType === null) wanted.set(callerTag, "keep");
+      // Events are put in the place of detected sound only.
+      if (this.#eventKeys.hearer === operator.tag) wanted.set(callerTag, "detect");
+      if (this.#eventKeys.hearer === callerTag) wanted.set(operator.tag, "detect");
+    }
+    if (this.#makesEvents) wanted.set(callerTag, "detect");
+    for (const [tag, mode] of this.#keyModes) {
+      if (wanted.get(tag) === mode) continue;
+      this.#keyModes.delete(tag);
+      const exists = tag === callerTag || this.#operatorByTag(tag) !== undefined;
+      if (exists && !wanted.has(tag)) await this.#ng("unblockDTMF", { "from-tag": tag, flags: ["directional"] });
+    }
+    for (const [tag, mode] of wanted) {
+      if (this.#keyModes.has(tag)) continue;
+      await this.#ng("blockDTMF", { "from-tag": tag, ...keyModeParameters[mode] });
+      this.#keyModes.set(tag, mode);
+    }
+  }
+
+  /** Keys that are not told, or told twice, are no reason to end a talk. */
+  async #trySettleKeys(): Promise<void> {
+    try {
+      await this.#settleKeys();
+    } catch (error) {
+      this.#options.log.warn({ call: this.#options.call, error: messageOf(error) }, "key presses may be missed");
+    }
+  }
+
+  /** The leg that a leg hears; undefined while it hears nobody. */
+  #partnerOf(tag: string): string | undefined {
+    const operator = this.#current === this.#bot ? undefined : this.#operatorByTag(this.#current.tag);
+    if (operator === undefined || holds(operator.remote)) return undefined;
+    if (tag === operator.tag) return callerTag;
+    return tag === callerTag ? operator.tag : undefined;
+  }
+
+  /**
+   * rtpengine puts events in the place of packets of the sound that the leg hears: somebody must be sending it, and rtpengine
+   * must be decoding it.
+   */
+  async #readyForEvents(tag: string): Promise<boolean> {
+    const partner = this.#partnerOf(tag);
+    const operator = this.#operatorByTag(this.#current.tag);
+    const eventType =
+      tag === callerTag
+        ? this.#callerEnd?.formats.eventType
+        : operator?.formats.eventType && operator.remote?.eventType;
+    if (partner === undefined || operator === undefined || typeof eventType !== "number") return false;
+    const { clock } = this.#options;
+    const pause = async (ms: number): Promise<void> =>
+      new Promise((resolve) => {
+        clock.after(Math.max(0, ms), resolve);
+      });
+    // While the end of his own key is repeated, rtpengine would take it for what is to be sent (RFC 4733 §2.5.1.4).
+    await pause((this.#lastKeyMs.get(partner) ?? Number.NEGATIVE_INFINITY) + keyTailMs - clock.now());
+    const before = receivedFrom(await this.#query(operator.tag), partner);
+    await this.#settleKeys();
+    await pause(eventReadyMs);
+    const after = receivedFrom(await this.#query(operator.tag), partner);
+    return (after?.rtpPackets ?? 0) > (before?.rtpPackets ?? 0);
   }
 
   async #deleteLeg(operator: Operator): Promise<void> {
@@ -571,6 +713,7 @@ export class AnchoredCall implements SwitchedCall {
     const end = this.#endOfCaller();
     this.#recording.setLeg(callerLeg, end.port, lawsOf(formats.codecs));
     this.#startWatch();
+    if (this.#makesEvents) this.#queue.push(() => this.#unlessEnding(() => this.#trySettleKeys()));
     this.#backdrop.prepare();
     const answer = describeEnd(end, formats, mirrored(remote.direction), remote);
     if (!this.#closing && !this.#options.post({ type: "media.opened", answer })) this.close();
@@ -587,7 +730,7 @@ export class AnchoredCall implements SwitchedCall {
     this.#options.post({ type: "media.openFailed", incompatible, reason });
   }
 
-  async #offer(leg: LegId): Promise<void> {
+  async #offer(leg: LegId, keys: KeyPolicy): Promise<void> {
     if (this.#operators.has(leg)) throw new MediaError("offered_twice", "the leg has been offered already");
     if (this.#operators.size >= this.#options.mostLegs) throw new MediaError("overloaded", "too many legs");
     this.#operatorCount += 1;
@@ -600,7 +743,11 @@ export class AnchoredCall implements SwitchedCall {
       offered: far.offered,
       leg,
       end: newEnd(audio),
-      formats: { codecs: audio.codecs, eventType: formats.eventType === null ? null : audio.eventType },
+      formats: {
+        codecs: audio.codecs,
+        eventType: formats.eventType === null && !this.#makesEvents ? null : audio.eventType,
+      },
+      keys,
       remote: null,
       parked: false,
       early: "",
@@ -654,6 +801,7 @@ export class AnchoredCall implements SwitchedCall {
     await this.#ng("offer", { ...parking, sdp: describePeer(remote, formats, remote.direction) });
     await this.#ng("answer", { ...parking, sdp: this.#parkingPlace(formats, remote.direction) });
     await this.#blockMedia("unblockMedia", operator);
+    await this.#trySettleKeys();
     // What the caller is offered to next must be offered anew.
     operator.offered = 0;
   }
@@ -708,6 +856,7 @@ export class AnchoredCall implements SwitchedCall {
     await this.#blockMedia("unblockMedia", operator);
     this.#recording.join(operator.tag);
     await this.#settleHush();
+    await this.#trySettleKeys();
     if (remote?.direction === "sendrecv") await this.#bridgeWatch.start();
   }
 
@@ -749,12 +898,12 @@ export class AnchoredCall implements SwitchedCall {
     return caller === undefined || operator === undefined ? undefined : { caller, operator };
   }
 
-  #unheard(): void {
+  /** With a description of our end, for a re-INVITE to the operator. */
+  #askAgain(post: (leg: LegId, offer: Sdp) => void): void {
     const operator = this.#operatorByTag(this.#current.tag);
     if (operator === undefined) return;
     operator.end.version += 1;
-    const offer = describeEnd(operator.end, operator.formats, "sendrecv", null);
-    this.#post({ type: "media.unheard", leg: operator.leg, offer });
+    post(operator.leg, describeEnd(operator.end, operator.formats, "sendrecv", null));
   }
 
   /** The caller is with the bot's side again, and the operator, who stays, is not heard. */
@@ -765,11 +914,13 @@ export class AnchoredCall implements SwitchedCall {
     await this.#blockMedia("blockMedia", operator);
     await this.#answerFrom(this.#bot);
     await this.#settleHush();
+    await this.#trySettleKeys();
     await this.#callerPlayer.restart(false);
   }
 
   /** What the caller hears while he waits was set when this was ordered, and stays. */
   async #leaveBridge(operator: Operator): Promise<void> {
+    this.#eventKeys.stop();
     await this.#backdrop.withdraw(operator.tag);
     this.#bridgeWatch.reset();
     this.#heldBack = null;
@@ -795,6 +946,7 @@ export class AnchoredCall implements SwitchedCall {
       else await this.#remove(operator);
     }
     if (!joined) await this.#answerFrom(this.#partner);
+    await this.#trySettleKeys();
     await this.#callerPlayer.restart(false);
   }
 
@@ -812,6 +964,8 @@ export class AnchoredCall implements SwitchedCall {
       await this.#deleteLeg(operator);
     } finally {
       this.#recording.forgetLeg(operator.tag);
+      this.#keyModes.delete(operator.tag);
+      this.#lastKeyMs.delete(operator.tag);
     }
   }
 
@@ -845,6 +999,7 @@ export class AnchoredCall implements SwitchedCall {
       throw error;
     }
     this.#recording.setLeg(callerLeg, end.port, lawsOf(formats.codecs));
+    await this.#trySettleKeys();
     if (outcome.audio.direction === "sendrecv") await this.#callerPlayer.restart(false);
     return describeEnd(end, formats, mirrored(outcome.audio.direction), outcome.audio);
   }
@@ -995,10 +1150,17 @@ export class AnchoredCall implements SwitchedCall {
       this.#recording.look(null);
       throw error;
     });
-    const { packets, rtpPackets } = receivedFrom(reply, callerTag) ?? {};
-    this.#recording.look(rtpPackets ?? null);
+    const received = receivedFrom(reply, callerTag);
+    this.#recording.look(received?.rtpPackets ?? null);
+    if (received === undefined) return;
+    // In a talk the bridge is watched more often.
+    if (this.#current === this.#bot && this.#callerWatch.moved(received)) {
+      const { call, log } = this.#options;
+      log.info({ call }, "the caller's sound comes from another place: it is taken from there");
+      await this.#answerFrom(this.#partner);
+    }
     // rtpengine itself counts the streams of operators who have gone, and so keeps a call whose caller has vanished for an hour.
-    if (packets !== undefined) this.#callerWatch.seen(packets, this.#caller().remote.direction === "sendrecv");
+    this.#callerWatch.seen(received, this.#caller().remote.direction === "sendrecv");
   }
 
   async #close(): Promise<void> {

@@ -14,12 +14,15 @@ export type NgVerb =
   | "stopMedia"
   | "blockMedia"
   | "unblockMedia"
+  | "blockDTMF"
+  | "unblockDTMF"
+  | "playDTMF"
   | "startRecording"
   | "stopRecording";
 
 /**
  * Commands that change nothing when they are carried out twice. A lost reply to one of the others must not be answered
- * by a repetition: the prompt would start again.
+ * by a repetition: the prompt would start again, a key would be pressed twice.
  */
 const repeatable: ReadonlySet<NgVerb> = new Set<NgVerb>([
   "offer",
@@ -30,6 +33,8 @@ const repeatable: ReadonlySet<NgVerb> = new Set<NgVerb>([
   "ping",
   "blockMedia",
   "unblockMedia",
+  "blockDTMF",
+  "unblockDTMF",
   "startRecording",
   "stopRecording",
 ]);

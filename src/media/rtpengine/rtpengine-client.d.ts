@@ -24,6 +24,9 @@ declare module "rtpengine-client" {
     readonly stopMedia: Command;
     readonly blockMedia: Command;
     readonly unblockMedia: Command;
+    readonly blockDTMF: Command;
+    readonly unblockDTMF: Command;
+    readonly playDTMF: Command;
     readonly startRecording: Command;
     readonly stopRecording: Command;
     close(): void;

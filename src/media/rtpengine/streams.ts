@@ -8,14 +8,19 @@ export function receivedFrom(reply: NgReply, tag: string): Received | undefined 
   if (!Array.isArray(list)) return undefined;
   let rtpPackets = 0;
   let packets = 0;
+  let refused = 0;
   for (const stream of list as readonly unknown[]) {
     const count = Number(at(at(stream, "stats"), "packets") ?? 0);
-    if (!Number.isFinite(count)) return undefined;
+    const errors = Number(at(at(stream, "stats"), "errors") ?? 0);
+    if (!Number.isFinite(count) || !Number.isFinite(errors)) return undefined;
     const flags = at(stream, "flags");
-    packets += count;
-    if (Array.isArray(flags) && flags.includes("RTP")) rtpPackets += count;
+    // Those that were refused are counted as received, too.
+    const taken = Math.max(0, count - errors);
+    packets += taken;
+    refused += errors;
+    if (Array.isArray(flags) && flags.includes("RTP")) rtpPackets += taken;
   }
-  return { rtpPackets, packets };
+  return { rtpPackets, packets, refused };
 }
 
 function at(value: unknown, key: string | number): unknown {

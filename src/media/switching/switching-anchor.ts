@@ -2,7 +2,7 @@ import type { Prompt, TalkPhase } from "../../call/effect.ts";
 import type { CallEvent } from "../../call/event.ts";
 import type { CallId, ExchangeId, LegId, PlayId, Sdp } from "../../call/ids.ts";
 import type { MediaAnchor, RecordingOrder } from "../../call/ports.ts";
-import { type CallerSounds, usualSounds } from "../../call/setup.ts";
+import { type CallerSounds, type KeyPolicy, usualKeys, usualSounds } from "../../call/setup.ts";
 import { CountingClock } from "../../lib/counting-clock.ts";
 import type { Tone } from "../audio/tones.ts";
 import { messageOf } from "../media-error.ts";
@@ -21,6 +21,7 @@ const melody: readonly Tone[] = [
   ...[349, 440, 523, 698, 523, 440].map((hz): Tone => ({ frequenciesHz: [hz], ms: 400 })),
 ];
 
+const usualPolicy = { sounds: usualSounds, keys: usualKeys };
 const conversionWorkers = 2;
 const mostWaitingConversions = 256;
 const workerIdleMs = 60_000;
@@ -52,7 +53,7 @@ export interface SwitchedCall {
   play(play: PlayId, leg: LegId, prompt: Prompt): void;
   stop(leg: LegId): void;
   ringback(on: boolean): void;
-  offer(leg: LegId): void;
+  offer(leg: LegId, keys: KeyPolicy): void;
   early(leg: LegId, answer: Sdp): void;
   renew(leg: LegId, answer: Sdp): void;
   consult(leg: LegId, answer: Sdp): void;
@@ -73,6 +74,7 @@ export interface SwitchedCallOptions {
   readonly caller: LegId;
   readonly order: RecordingOrder;
   readonly sounds: CallerSounds;
+  readonly callerKeys: KeyPolicy;
   /** What is heard where the channel has no sound of its own. */
   readonly usualSounds: Readonly<Record<Waiting, ReadyPrompt>>;
   readonly prepare: (prompt: Prompt) => Promise<ReadyPrompt>;
@@ -249,7 +251,13 @@ export abstract class SwitchingAnchor<C extends SwitchedCall> implements MediaAn
     }
   }
 
-  open(call: CallId, leg: LegId, offer: Sdp, recording: RecordingOrder, sounds: CallerSounds = usualSounds): void {
+  open(
+    call: CallId,
+    leg: LegId,
+    offer: Sdp,
+    recording: RecordingOrder,
+    { sounds, keys }: { readonly sounds: CallerSounds; readonly keys: KeyPolicy } = usualPolicy,
+  ): void {
     const { limits, log } = this.#options;
     const usual = this.#usual;
     if (this.calls.has(call)) {
@@ -266,6 +274,7 @@ export abstract class SwitchingAnchor<C extends SwitchedCall> implements MediaAn
       caller: leg,
       order: recording,
       sounds,
+      callerKeys: keys,
       usualSounds: usual,
       prepare: (prompt) => this.#library.prepare(prompt),
       recorder: this.#recorder,
@@ -294,9 +303,9 @@ export abstract class SwitchingAnchor<C extends SwitchedCall> implements MediaAn
     this.calls.get(call)?.ringback(on);
   }
 
-  offer(call: CallId, leg: LegId): void {
+  offer(call: CallId, leg: LegId, keys: KeyPolicy = usualKeys): void {
     const switched = this.calls.get(call);
-    if (switched !== undefined) switched.offer(leg);
+    if (switched !== undefined) switched.offer(leg, keys);
     else this.#postSoon(call, { type: "media.legFailed", leg, reason: "not_open" });
   }
 
