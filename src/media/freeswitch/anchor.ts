@@ -102,7 +102,7 @@ export class FreeswitchAnchor extends SwitchingAnchor<BridgedCall> {
   }
 
   protected override newCall(options: SwitchedCallOptions): BridgedCall {
-    const { limits, watchMs, callerTimeoutMs, log, recording } = this.#options;
+    const { limits, watchMs, callerTimeoutMs, talkTimeoutMs, log, recording } = this.#options;
     return new BridgedCall({
       ...options,
       chooseServer: (except) => this.#servers.choose(except),
@@ -113,6 +113,7 @@ export class FreeswitchAnchor extends SwitchingAnchor<BridgedCall> {
       clock: this.clock,
       log,
       callerTimeoutMs,
+      talkTimeoutMs,
     });
   }
 }

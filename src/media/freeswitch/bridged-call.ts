@@ -41,6 +41,8 @@ export interface BridgedCallOptions extends SwitchedCallOptions {
   readonly clock: MediaClock;
   readonly log: MediaLog;
   readonly callerTimeoutMs: number;
+  /** An operator who was heard and has sent nothing for so long is asked for; 0: never. */
+  readonly talkTimeoutMs: number;
 }
 
 /** Holds the call's id in every channel of it, so that a later process finds what a crash has left. */
@@ -164,7 +166,10 @@ export class BridgedCall implements SwitchedCall {
       callerSends: () => this.#callerLeg?.remote.direction === "sendrecv",
       // FreeSWITCH follows packets that come from elsewhere by itself.
       relatch: () => Promise.resolve(),
-      unheard: () => this.#unheard(),
+      talkTimeoutMs: options.talkTimeoutMs,
+      unheard: () => this.#askAgain((leg, offer) => this.#post({ type: "media.unheard", leg, offer })),
+      silent: (asked) =>
+        this.#askAgain((leg, offer) => this.#post({ type: "media.silent", leg, offer: asked ? null : offer })),
     });
     this.#callerWatch = new CallerWatch(clock, options.callerTimeoutMs, (reason) => {
       log.warn({ call }, reason);
@@ -206,8 +211,11 @@ export class BridgedCall implements SwitchedCall {
 
   play(play: PlayId, leg: LegId, prompt: Prompt): void {
     const player = leg === this.#options.caller ? this.#callerPlayer : this.#operatorPlayers.get(leg);
-    if (player !== undefined) player.play(play, prompt);
-    else this.#post({ type: "media.played", play, result: "failed", reason: "no_such_leg" });
+    const fault =
+      // Telephone events are not sent here.
+      prompt.kind === "digits" && prompt.tones === false ? "no_events" : player === undefined ? "no_such_leg" : null;
+    if (fault === null) player?.play(play, prompt);
+    else this.#post({ type: "media.played", play, result: "failed", reason: fault });
   }
 
   stop(leg: LegId): void {
@@ -452,7 +460,8 @@ export class BridgedCall implements SwitchedCall {
     const rtp = Number(await channel.command("uuid_getvar", "rtp_audio_in_packet_count"));
     const rtcp = Number(await channel.command("uuid_getvar", "rtp_audio_rtcp_packet_count"));
     const rtpPackets = Number.isFinite(rtp) ? rtp : 0;
-    return { rtpPackets, packets: rtpPackets + (Number.isFinite(rtcp) ? rtcp : 0) };
+    // It takes them from everywhere.
+    return { rtpPackets, packets: rtpPackets + (Number.isFinite(rtcp) ? rtcp : 0), refused: 0 };
   }
 
   // The steps.
@@ -594,12 +603,12 @@ export class BridgedCall implements SwitchedCall {
     };
   }
 
-  #unheard(): void {
+  /** With a description of our end, for a re-INVITE to the operator. */
+  #askAgain(post: (leg: LegId, offer: Sdp) => void): void {
     const operator = this.#current;
     if (operator === null) return;
     operator.end.version += 1;
-    const offer = describeEnd(operator.end, operator.formats, "sendrecv", null);
-    this.#post({ type: "media.unheard", leg: operator.leg, offer });
+    post(operator.leg, describeEnd(operator.end, operator.formats, "sendrecv", null));
   }
 
   /** The caller is with the bot's side again. What he hears while he waits was set when this was ordered, and stays. */
@@ -733,9 +742,9 @@ export class BridgedCall implements SwitchedCall {
         async () => {
           const { channel, remote } = this.#caller();
           try {
-            const { packets, rtpPackets } = await this.#received(channel);
-            this.#recording.look(rtpPackets);
-            this.#callerWatch.seen(packets, remote.direction === "sendrecv");
+            const received = await this.#received(channel);
+            this.#recording.look(received.rtpPackets);
+            this.#callerWatch.seen(received, remote.direction === "sendrecv");
           } finally {
             if (!this.#lost) this.#startWatch();
           }
