@@ -33,13 +33,7 @@ export interface Signalling {
 
 /** The media server, seen from one call: its caller's leg is offered once, everybody else is switched behind it. */
 export interface MediaAnchor {
-  open(
-    call: CallId,
-    leg: LegId,
-    offer: Sdp,
-    recording: RecordingOrder,
-    policy: { readonly sounds: CallerSounds; readonly keys: KeyPolicy },
-  ): void;
+  open(call: CallId, leg: LegId, offer: Sdp, recording: RecordingOrder, policy: CallerPolicy): void;
   play(call: CallId, play: PlayId, leg: LegId, prompt: Prompt): void;
   stop(call: CallId, leg: LegId): void;
   ringback(call: CallId, on: boolean): void;
@@ -56,6 +50,12 @@ export interface MediaAnchor {
   recording(call: CallId, to: "start" | "pause" | "resume" | "stop"): void;
   /** Always answered by `media.closed`, also when nothing was open. */
   close(call: CallId): void;
+}
+
+/** What the caller's side of the anchor is to be like. */
+export interface CallerPolicy {
+  readonly sounds: CallerSounds;
+  readonly keys: KeyPolicy;
 }
 
 /** What the recording's sidecar says about the call. */

@@ -1,7 +1,7 @@
 import type { Prompt, TalkPhase } from "../call/effect.ts";
 import type { CallId, ExchangeId, LegId, PlayId, Sdp } from "../call/ids.ts";
-import type { MediaAnchor, RecordingOrder } from "../call/ports.ts";
-import type { CallerSounds } from "../call/setup.ts";
+import type { CallerPolicy, MediaAnchor, RecordingOrder } from "../call/ports.ts";
+import type { KeyPolicy } from "../call/setup.ts";
 import type { RecoveredRecording } from "./recording/recorder.ts";
 import type { Anchor, AnchorState, MediaStats } from "./switching/switching-anchor.ts";
 
@@ -51,10 +51,10 @@ export class AnchorChoice implements MediaAnchor, AsyncDisposable {
     return this.#chosen.get(call) ?? this.#anchors[0];
   }
 
-  open(call: CallId, leg: LegId, offer: Sdp, recording: RecordingOrder, sounds: CallerSounds): void {
+  open(call: CallId, leg: LegId, offer: Sdp, recording: RecordingOrder, policy: CallerPolicy): void {
     const anchor = this.#chosen.get(call) ?? this.#anchorFor(recording.botId);
     this.#chosen.set(call, anchor);
-    anchor.open(call, leg, offer, recording, sounds);
+    anchor.open(call, leg, offer, recording, policy);
   }
 
   play(call: CallId, play: PlayId, leg: LegId, prompt: Prompt): void {
@@ -69,8 +69,8 @@ export class AnchorChoice implements MediaAnchor, AsyncDisposable {
     this.#of(call).ringback(call, on);
   }
 
-  offer(call: CallId, leg: LegId): void {
-    this.#of(call).offer(call, leg);
+  offer(call: CallId, leg: LegId, keys: KeyPolicy): void {
+    this.#of(call).offer(call, leg, keys);
   }
 
   early(call: CallId, leg: LegId, answer: Sdp): void {

@@ -1,7 +1,7 @@
 import type { Prompt, TalkPhase } from "../../call/effect.ts";
 import type { CallEvent } from "../../call/event.ts";
 import type { CallId, ExchangeId, LegId, PlayId, Sdp } from "../../call/ids.ts";
-import type { MediaAnchor, RecordingOrder } from "../../call/ports.ts";
+import type { CallerPolicy, MediaAnchor, RecordingOrder } from "../../call/ports.ts";
 import { type CallerSounds, type KeyPolicy, usualKeys, usualSounds } from "../../call/setup.ts";
 import { CountingClock } from "../../lib/counting-clock.ts";
 import type { Tone } from "../audio/tones.ts";
@@ -21,7 +21,7 @@ const melody: readonly Tone[] = [
   ...[349, 440, 523, 698, 523, 440].map((hz): Tone => ({ frequenciesHz: [hz], ms: 400 })),
 ];
 
-const usualPolicy = { sounds: usualSounds, keys: usualKeys };
+const usualPolicy: CallerPolicy = { sounds: usualSounds, keys: usualKeys };
 const conversionWorkers = 2;
 const mostWaitingConversions = 256;
 const workerIdleMs = 60_000;
@@ -256,7 +256,7 @@ export abstract class SwitchingAnchor<C extends SwitchedCall> implements MediaAn
     leg: LegId,
     offer: Sdp,
     recording: RecordingOrder,
-    { sounds, keys }: { readonly sounds: CallerSounds; readonly keys: KeyPolicy } = usualPolicy,
+    { sounds, keys }: CallerPolicy = usualPolicy,
   ): void {
     const { limits, log } = this.#options;
     const usual = this.#usual;
