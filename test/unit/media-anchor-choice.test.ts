@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import type { CallId, LegId, PlayId, Sdp } from "../../src/call/ids.ts";
-import { usualSounds } from "../../src/call/setup.ts";
+import { usualKeys, usualSounds } from "../../src/call/setup.ts";
 import { AnchorChoice } from "../../src/media/anchor-choice.ts";
 import type { Anchor } from "../../src/media/switching/switching-anchor.ts";
 
@@ -19,6 +19,7 @@ function scribe(name: string, did: string[], ready = true): Anchor {
   return noted as Anchor;
 }
 
+const policy = { sounds: usualSounds, keys: usualKeys };
 const order = (botId: string) => ({ botId, caller: "1", called: "2" });
 
 test("a call stays with the anchor of its bot until it is closed", () => {
@@ -27,10 +28,10 @@ test("a call stays with the anchor of its bot until it is closed", () => {
   const choice = new AnchorChoice([usual, other], (botId) => (botId === "b2" ? other : usual));
   const [one, two] = ["1", "2"] as unknown as [CallId, CallId];
   const leg = "l" as LegId;
-  choice.open(one, leg, "" as Sdp, order("b1"), usualSounds);
-  choice.open(two, leg, "" as Sdp, order("b2"), usualSounds);
+  choice.open(one, leg, "" as Sdp, order("b1"), policy);
+  choice.open(two, leg, "" as Sdp, order("b2"), policy);
   choice.play(two, "p" as PlayId, leg, { kind: "digits", digits: "1" });
-  choice.offer(one, leg);
+  choice.offer(one, leg, usualKeys);
   choice.join(two, leg, "" as Sdp);
   choice.close(two);
   choice.close(two);
@@ -50,4 +51,26 @@ test("it is ready when every anchor is, and counts them together", () => {
   expect(new AnchorChoice(all, () => all[0]).ready()).toBe(true);
   expect(new AnchorChoice([all[0], scribe("c", [], false)], () => all[0]).ready()).toBe(false);
   expect(new AnchorChoice(all, () => all[0]).stats()).toEqual({ calls: 2, timers: 4 });
+});
+
+test("what the caller's and the operators' sides are to be like reaches the anchor", () => {
+  const did: (readonly unknown[])[] = [];
+  const anchor = new Proxy(
+    {},
+    {
+      get:
+        () =>
+        (...parts: readonly unknown[]) =>
+          void did.push(parts),
+    },
+  ) as Anchor;
+  const choice = new AnchorChoice([anchor], () => anchor);
+  const keys = { byInfo: true, detectTones: true };
+  const [call, leg, sdp] = ["1" as CallId, "l" as LegId, "" as Sdp];
+  choice.open(call, leg, sdp, order("b1"), { ...policy, keys });
+  choice.offer(call, leg, keys);
+  expect(did).toEqual([
+    [call, leg, sdp, order("b1"), { ...policy, keys }],
+    [call, leg, keys],
+  ]);
 });
