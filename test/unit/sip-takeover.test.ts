@@ -1,8 +1,15 @@
 // Crossings on the way to somebody's place that cannot be made on a wire, and calls that have no wire.
 import { describe, expect, test } from "vitest";
-import type { LegId, Sdp } from "../../src/call/ids.ts";
+import type { ExchangeId, LegId, Sdp } from "../../src/call/ids.ts";
+import { InDialog } from "../../src/sip/in-dialog.ts";
 import type { LegContext } from "../../src/sip/leg.ts";
-import type { AcceptEvents, DialogEvents, IncomingInvite, SipDialog } from "../../src/sip/link/types.ts";
+import type {
+  AcceptEvents,
+  DialogEvents,
+  IncomingInvite,
+  IncomingRequest,
+  SipDialog,
+} from "../../src/sip/link/types.ts";
 import { SipFault } from "../../src/sip/link/fault.ts";
 import { inviteLocally } from "../../src/sip/local-call.ts";
 import { readHeaders } from "../../src/sip/message.ts";
@@ -147,6 +154,36 @@ describe("on the way to somebody's place", () => {
     await expect.poll(() => late.sent).toEqual(["BYE"]);
     expect([late.done, late.timers]).toEqual([[], 0]);
   });
+});
+
+test("an answer to the one before, which comes late, is none to who has taken his place", () => {
+  const asked: ExchangeId[] = [];
+  const answers: number[] = [];
+  const next = (claims: number): InDialog =>
+    new InDialog({
+      leg: "c/operator-1" as LegId,
+      dialog: new World().dialog,
+      claims,
+      clock: { now: () => 0, wallMs: () => 0, after: () => ({ cancel: () => undefined }) },
+      exchangeMs: 1,
+      post: (event) => {
+        if (event.type === "leg.offered") asked.push(event.exchange);
+        return true;
+      },
+      onNotify: () => false,
+    });
+  const request = {
+    ...readHeaders("INVITE sip:x SIP/2.0\r\nContent-Type: application/sdp\r\n\r\n"),
+    method: "INVITE",
+    body: sdp,
+    respond: (status: number) => answers.push(status),
+  } as unknown as IncomingRequest;
+  const [before, taker] = [next(0), next(1)];
+  for (const one of [before, taker]) one.offered(request);
+  taker.reanswer(asked[0]!, sdp);
+  expect(answers).toEqual([]);
+  taker.reanswer(asked[1]!, sdp);
+  expect(answers).toEqual([200]);
 });
 
 describe("a call between two of our calls", () => {
