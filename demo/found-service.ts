@@ -5,7 +5,7 @@ import { loadConfig } from "../src/config/load.ts";
 import { loadSecrets } from "../src/config/secrets.ts";
 import { callsOf } from "../test/support/rtpengine.ts";
 import { waitFor } from "../test/support/wait.ts";
-import type { Serving } from "./service.ts";
+import { longestGapMs, type Serving } from "./service.ts";
 
 const readyTimeoutMs = 60_000;
 /** Of `/readyz`, what is asked here. */
@@ -24,6 +24,9 @@ function hostAndPort(text: string): { readonly host: string; readonly port: numb
   if (host === undefined) throw new Error(`${text} is not an address with a port, such as 127.0.0.1:5060`);
   return { host, port: Number(port) };
 }
+
+const anchorsAt = async (url: string): Promise<z.infer<typeof readinessSchema>["anchors"]> =>
+  readinessSchema.parse(await (await fetch(url)).json()).anchors;
 
 /**
  * Reads the configuration and waits until the service says that it is ready. `sip` is where it takes calls, HOST:PORT.
@@ -51,16 +54,20 @@ export async function findService(file: string, botId: string, sip: string): Pro
     intervalMs: 500,
     what: `a Patchbay that is ready at ${url}; is it running?`,
   });
+  const rtpengineOf = (name: string): (typeof media.rtpengine)[number] | undefined =>
+    media.rtpengine.find(({ host, port }) => name === `${host}:${port}`);
   return {
     number,
     gateway: { host: gateway.host, port: gateway.port ?? 5060 },
     redis: { url: config.redis.url, ...(password !== undefined && { password }) },
     sip: hostAndPort(sip),
+    longestGapMs: Object.keys(await anchorsAt(url)).every((name) => rtpengineOf(name) !== undefined)
+      ? longestGapMs.rtpengine
+      : longestGapMs.freeswitch,
     mediaCalls: async () => {
-      const { anchors } = readinessSchema.parse(await (await fetch(url)).json());
-      const counts = Object.entries(anchors).map(async ([name, { calls }]) => {
-        // An rtpengine tells by itself; of another anchor Patchbay's own count is all there is.
-        const instance = media.rtpengine.find(({ host, port }) => name === `${host}:${port}`);
+      const counts = Object.entries(await anchorsAt(url)).map(async ([name, { calls }]) => {
+        // An rtpengine tells by itself; of a FreeSWITCH Patchbay's own count is all there is without its password.
+        const instance = rtpengineOf(name);
         return instance === undefined ? calls : (await callsOf(instance.port, instance.host)).length;
       });
       return (await Promise.all(counts)).reduce((sum, count) => sum + count, 0);

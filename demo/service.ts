@@ -38,11 +38,16 @@ export interface ServiceOptions {
   readonly recordingFolder: string;
 }
 
+/** rtpengine records every packet; FreeSWITCH begins a new file wherever a caller is switched. */
+export const longestGapMs = { rtpengine: 60, freeswitch: 250 } as const;
+
 /** What a story needs of Patchbay and of what it runs on. */
 export interface Serving extends AsyncDisposable {
   readonly redis: RedisAddress;
   /** Where it takes calls. */
   readonly sip: { readonly host: string; readonly port: number };
+  /** The longest silence that a recording may have where the caller is switched. */
+  readonly longestGapMs: number;
   /** How many calls the media server holds. */
   mediaCalls(): Promise<number>;
   /** Resolves with the reason when Patchbay ends by itself. */
@@ -175,6 +180,9 @@ export class Service implements Serving {
     return new Service(redis, rtpengine, patchbay, sipPort, configurationFile, resources.move());
   }
 
+  get longestGapMs(): number {
+    return longestGapMs.rtpengine;
+  }
   get sip(): Serving["sip"] {
     return { host: "127.0.0.1", port: this.sipPort };
   }

@@ -107,7 +107,7 @@ function stageOf({ exchange, silent, caller }: Phones, service: Serving, number:
     headers,
     callerHz: pitches.caller,
     operatorHz: pitches.operator,
-    longestGapMs: 60,
+    longestGapMs: service.longestGapMs,
   };
   return { service, number, caller, exchange, silent, plan, [Symbol.asyncDispose]: () => held[Symbol.asyncDispose]() };
 }
