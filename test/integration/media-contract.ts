@@ -217,6 +217,24 @@ export function mediaContract(start: StartStage): void {
       await expectAtRest(stage);
     });
 
+    test("an operator who is gone as soon as he is joined leaves the caller with the next prompt", async () => {
+      const call = stage.call();
+      const [caller, operator] = await stage.phones();
+      await call.open(caller);
+      stage.anchor.ringback(call.id, true);
+      operator.connect("127.0.0.1", await call.offer("operator-1"), "PCMU", 101);
+      stage.anchor.ringback(call.id, false);
+      stage.anchor.join(call.id, call.leg("operator-1"), sdpOf(operator));
+      // His BYE never comes in the same turn.
+      await delay(1);
+      call.drop("operator-1");
+      const play = call.play(stage.botPrompt(1));
+      await caller.hears(pitches.bot);
+      expect(await call.played(play)).toMatchObject({ result: "completed" });
+      await call.close();
+      await expectAtRest(stage);
+    });
+
     test("an operator without a usable codec fails, the caller stays", async () => {
       const call = stage.call();
       const [caller, operator] = await stage.phones();

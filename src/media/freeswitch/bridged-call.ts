@@ -271,9 +271,12 @@ export class BridgedCall implements SwitchedCall {
   }
 
   join(leg: LegId, answer: Sdp): void {
+    // At once: a prompt that is ordered while FreeSWITCH is told of his answer is for what comes after.
+    this.#callerPlayer.stop();
     this.#withOperator(leg, async () => {
       const operator = this.#operatorOf(leg);
       await this.#backdrop.clear(operator.tag);
+      await this.#callerPlayer.settle();
       await this.#answered(operator, answer);
       await this.#join(operator);
       this.#post({ type: "media.joined", leg });
@@ -281,10 +284,15 @@ export class BridgedCall implements SwitchedCall {
   }
 
   aside(leg: LegId, on: boolean): void {
+    if (!on) this.#callerPlayer.stop();
     this.#withOperator(leg, async () => {
       const operator = this.#operatorOf(leg);
-      if (!on) await this.#join(operator);
-      else if (this.#current === operator) await this.#leave(operator);
+      if (on) {
+        if (this.#current === operator) await this.#leave(operator);
+        return;
+      }
+      await this.#callerPlayer.settle();
+      await this.#join(operator);
     });
   }
 
@@ -570,7 +578,6 @@ export class BridgedCall implements SwitchedCall {
   }
 
   async #join(operator: Operator): Promise<void> {
-    await this.#callerPlayer.silence();
     this.#current = operator;
     this.#bridgeWatch.reset();
     await this.#connect(operator);

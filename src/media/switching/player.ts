@@ -103,6 +103,11 @@ export class Player {
     this.#sync();
   }
 
+  /** Within a step of the queue: what should be heard now is heard when this resolves. */
+  async settle(): Promise<void> {
+    await this.#reconcile();
+  }
+
   /** Ends everything within a step of the queue. */
   async silence(): Promise<void> {
     this.#end("stopped", null);
