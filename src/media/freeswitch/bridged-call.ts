@@ -422,7 +422,13 @@ export class BridgedCall implements SwitchedCall {
     if (this.#bridged !== null) await this.#part();
     const { channel } = this.#caller();
     this.#bridged = operator;
-    await channel.until("CHANNEL_BRIDGE", () => channel.command("uuid_bridge", operator.channel.uuid));
+    try {
+      await channel.until("CHANNEL_BRIDGE", () => channel.command("uuid_bridge", operator.channel.uuid));
+    } catch (error) {
+      // Else parting would wait for channels that come from no bridge.
+      this.#bridged = null;
+      throw error;
+    }
     await this.#settleHush();
   }
 
@@ -635,8 +641,8 @@ export class BridgedCall implements SwitchedCall {
     this.#hearAlone.delete(operator.tag);
     try {
       if (joined) {
-        await this.#leave(operator);
-        await this.#backdrop.clear(null);
+        // What plays ends with him, also where FreeSWITCH does not take them apart.
+        await this.#leave(operator).finally(() => this.#backdrop.clear(null));
       } else await this.#backdrop.withdraw(operator.tag);
     } finally {
       this.#operators.delete(leg);
