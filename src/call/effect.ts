@@ -82,7 +82,7 @@ export type Effect =
   /** What we would answer to somebody who takes the place of this leg's peer; nothing changes yet. */
   | { readonly type: "media.propose"; readonly leg: LegId; readonly exchange: ExchangeId; readonly offer: Sdp }
   /** The peer's answer to an offer of ours inside the dialog, or the offer of the one who has taken his place. */
-  | { readonly type: "media.renew"; readonly leg: LegId; readonly answer: Sdp }
+  | { readonly type: "media.renew"; readonly leg: LegId; readonly answer: Sdp; readonly taken?: true }
   | { readonly type: "media.phase"; readonly phase: TalkPhase }
   | { readonly type: "media.close" }
   | { readonly type: "recording.set"; readonly to: "start" | "pause" | "resume" | "stop" }

@@ -45,7 +45,8 @@ export interface MediaAnchor {
   drop(call: CallId, leg: LegId): void;
   update(call: CallId, leg: LegId, exchange: ExchangeId, offer: Sdp | null): void;
   propose(call: CallId, leg: LegId, exchange: ExchangeId, offer: Sdp): void;
-  renew(call: CallId, leg: LegId, answer: Sdp): void;
+  /** `taken`: the peer is another one from now on. */
+  renew(call: CallId, leg: LegId, answer: Sdp, taken: boolean): void;
   phase(call: CallId, phase: TalkPhase): void;
   recording(call: CallId, to: "start" | "pause" | "resume" | "stop"): void;
   /** Always answered by `media.closed`, also when nothing was open. */

@@ -81,8 +81,8 @@ export class AnchorChoice implements MediaAnchor, AsyncDisposable {
     this.#of(call).propose(call, leg, exchange, offer);
   }
 
-  renew(call: CallId, leg: LegId, answer: Sdp): void {
-    this.#of(call).renew(call, leg, answer);
+  renew(call: CallId, leg: LegId, answer: Sdp, taken: boolean): void {
+    this.#of(call).renew(call, leg, answer, taken);
   }
 
   consult(call: CallId, leg: LegId, answer: Sdp): void {

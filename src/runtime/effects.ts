@@ -75,7 +75,7 @@ export function runEffect(ports: Ports, setup: CallSetup, effect: Effect): void 
     case "media.propose":
       return media.propose(call, effect.leg, effect.exchange, effect.offer);
     case "media.renew":
-      return media.renew(call, effect.leg, effect.answer);
+      return media.renew(call, effect.leg, effect.answer, effect.taken ?? false);
     case "media.phase":
       return media.phase(call, effect.phase);
     case "media.close":

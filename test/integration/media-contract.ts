@@ -366,7 +366,7 @@ export function mediaContract(start: StartStage): void {
       await operator.hears(pitches.caller);
       taker.connect("127.0.0.1", operatorPort, "PCMU", 101);
       taker.sendTone(pitches.operator2);
-      stage.anchor.renew(call.id, call.leg("operator-1"), offer);
+      stage.anchor.renew(call.id, call.leg("operator-1"), offer, true);
       operator.pause();
       await caller.hears(pitches.operator2);
       await taker.hears(pitches.caller);
@@ -394,7 +394,7 @@ export function mediaContract(start: StartStage): void {
       await operator.hears(pitches.caller);
       taker.connect("127.0.0.1", port, "PCMU", 101);
       taker.sendTone(pitches.operator2);
-      stage.anchor.renew(call.id, call.caller, offer);
+      stage.anchor.renew(call.id, call.caller, offer, true);
       caller.pause();
       await operator.hears(pitches.operator2);
       await taker.hears(pitches.operator);

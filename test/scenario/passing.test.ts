@@ -251,7 +251,7 @@ describe("somebody takes the operator's place by an INVITE with Replaces", () =>
     expect(call.last).toEqual([{ type: "leg.reanswer", leg: operator(1), exchange, answer: sdp }]);
     call.happens({ type: "leg.replaced", leg: operator(1), offer: sdp });
     expect(call.last).toMatchObject([
-      { type: "media.renew", leg: operator(1), answer: sdp },
+      { type: "media.renew", leg: operator(1), answer: sdp, taken: true },
       { type: "bot.publish", event: { event: "transferProgress", phase: "bridged" } },
     ]);
     call.hangsUp(operator(1));
@@ -282,7 +282,7 @@ describe("somebody takes the operator's place by an INVITE with Replaces", () =>
     const call = claims(talking({ continueCall: true }), caller);
     expect(call.last).toEqual([{ ...proposal, leg: caller }]);
     call.happens({ type: "leg.replaced", leg: caller, offer: sdp });
-    expect(call.last).toEqual([{ type: "media.renew", leg: caller, answer: sdp }]);
+    expect(call.last).toEqual([{ type: "media.renew", leg: caller, answer: sdp, taken: true }]);
     call.hangsUp(operator(1));
     expect(call.transfers).toMatchObject([{ status: { status: "SUCCESS", hangup: true } }]);
     expect(call.last).toContainEqual(expect.objectContaining({ type: "leg.bye", leg: caller }));

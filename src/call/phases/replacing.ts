@@ -31,12 +31,12 @@ export function replaced(
   { leg, offer }: Extract<CallEvent, { type: "leg.replaced" }>,
   atMs: number,
 ): Step {
-  const renewed = { type: "media.renew", leg, answer: offer } as const;
+  const renewed = { type: "media.renew", leg, answer: offer, taken: true } as const;
   if (leg === state.core.setup.caller) return [endsWithTheTalk(state), [renewed]];
   if (state.phase !== "withOperator" || state.attempt.leg !== leg) return [state, []];
-  const { transfer, attempt } = state;
+  const { transfer, attempt, asked: _, ...rest } = state;
   return [
-    { ...state, reinvited: false, transfer: { ...transfer, passes: transfer.passes + 1 } },
+    { ...rest, attempt, reinvited: false, transfer: { ...transfer, passes: transfer.passes + 1 } },
     [renewed, progress(transfer, attempt, "bridged", 200, atMs)],
   ];
 }

@@ -248,11 +248,14 @@ export class BridgedCall implements SwitchedCall {
     );
   }
 
-  renew(leg: LegId, answer: Sdp): void {
+  renew(leg: LegId, answer: Sdp, taken: boolean): void {
     if (leg !== this.#options.caller) {
       this.#withOperator(leg, async () => {
         const operator = this.#operators.get(leg);
-        if (operator !== undefined) await this.#follow(operator, described(answer, "the operator's answer"));
+        if (operator === undefined) return;
+        // Whoever has taken his place has not been heard yet.
+        if (taken && this.#current === operator) this.#bridgeWatch.reset();
+        await this.#follow(operator, described(answer, "the operator's answer"));
       });
       return;
     }

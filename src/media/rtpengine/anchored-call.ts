@@ -305,9 +305,13 @@ export class AnchoredCall implements SwitchedCall {
     );
   }
 
-  renew(leg: LegId, answer: Sdp): void {
+  renew(leg: LegId, answer: Sdp, taken: boolean): void {
     if (leg !== this.#options.caller) {
-      this.#withOperator(leg, () => this.#renew(leg, answer));
+      this.#withOperator(leg, () => {
+        // Whoever has taken his place has not been heard yet.
+        if (taken && this.#current === this.#operators.get(leg)) this.#bridgeWatch.reset();
+        return this.#renew(leg, answer);
+      });
       return;
     }
     this.#step(

@@ -55,7 +55,7 @@ export interface SwitchedCall {
   ringback(on: boolean): void;
   offer(leg: LegId, keys: KeyPolicy): void;
   early(leg: LegId, answer: Sdp): void;
-  renew(leg: LegId, answer: Sdp): void;
+  renew(leg: LegId, answer: Sdp, taken: boolean): void;
   consult(leg: LegId, answer: Sdp): void;
   join(leg: LegId, answer: Sdp): void;
   aside(leg: LegId, on: boolean): void;
@@ -313,8 +313,8 @@ export abstract class SwitchingAnchor<C extends SwitchedCall> implements MediaAn
     this.calls.get(call)?.early(leg, answer);
   }
 
-  renew(call: CallId, leg: LegId, answer: Sdp): void {
-    this.calls.get(call)?.renew(leg, answer);
+  renew(call: CallId, leg: LegId, answer: Sdp, taken: boolean): void {
+    this.calls.get(call)?.renew(leg, answer, taken);
   }
 
   consult(call: CallId, leg: LegId, answer: Sdp): void {
