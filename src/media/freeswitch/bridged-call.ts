@@ -644,8 +644,12 @@ export class BridgedCall implements SwitchedCall {
     this.#hearAlone.delete(operator.tag);
     try {
       if (joined) {
-        // What plays ends with him, also where FreeSWITCH does not take them apart.
-        await this.#leave(operator).finally(() => this.#backdrop.clear(null));
+        try {
+          await this.#leave(operator);
+        } finally {
+          // What plays ends with him, also where FreeSWITCH does not take them apart.
+          await this.#backdrop.clear(null);
+        }
       } else await this.#backdrop.withdraw(operator.tag);
     } finally {
       this.#operators.delete(leg);
