@@ -264,7 +264,7 @@ describe("player", () => {
     expect([stage.player.busy, stage.clock.timers, stage.held.get("a")]).toEqual([false, 0, 0]);
   });
 
-  test("ringback goes on after a prompt, and silence ends both", async () => {
+  test("ringback goes on after a prompt, and both end where nothing is wanted any more", async () => {
     const stage = new Stage();
     stage.player.background(stage.ringback);
     await stage.expect("start ringback x3600", "sound ringback");
@@ -274,7 +274,9 @@ describe("player", () => {
     await stage.expect("sound none", "p1 completed", "idle", "start ringback x3600", "sound ringback");
     stage.player.play(play("p2"), prompt("b"));
     await stage.expect("start b", "sound b");
-    await stage.player.silence();
+    stage.player.background(null);
+    stage.player.stop();
+    await stage.player.settle();
     await stage.expect("p2 stopped", "idle", "sound none", "stop");
     expect(stage.clock.timers).toBe(0);
   });

@@ -325,10 +325,13 @@ export class AnchoredCall implements SwitchedCall {
   }
 
   join(leg: LegId, answer: Sdp): void {
+    // At once: a prompt that is ordered while this waits for its turn is for what comes after.
+    this.#callerPlayer.stop();
     this.#withOperator(leg, () => this.#join(leg, answer));
   }
 
   aside(leg: LegId, on: boolean): void {
+    if (!on) this.#callerPlayer.stop();
     this.#withOperator(leg, () => (on ? this.#part(leg) : this.#bridge(this.#operatorOf(leg))));
   }
 
@@ -832,7 +835,7 @@ export class AnchoredCall implements SwitchedCall {
   }
 
   async #bridge(operator: Operator): Promise<void> {
-    await this.#callerPlayer.silence();
+    await this.#callerPlayer.settle();
     this.#current = operator;
     this.#bridgeWatch.reset();
     await this.#connect(operator);

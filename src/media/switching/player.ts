@@ -108,13 +108,6 @@ export class Player {
     await this.#reconcile();
   }
 
-  /** Ends everything within a step of the queue. */
-  async silence(): Promise<void> {
-    this.#end("stopped", null);
-    this.#background = null;
-    await this.#reconcile();
-  }
-
   /**
    * The media server may have stopped by itself what it played: what should be heard is started anew. A prompt begins from its
    * start then, so that is only done when it was certainly silenced (`promptsToo`).
