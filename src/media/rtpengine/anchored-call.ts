@@ -829,12 +829,12 @@ export class AnchoredCall implements SwitchedCall {
 
   async #join(leg: LegId, answer: Sdp): Promise<void> {
     const operator = this.#answeredBy(leg, answer);
-    await this.#backdrop.clear(operator.tag);
     await this.#bridge(operator);
     this.#post({ type: "media.joined", leg });
   }
 
   async #bridge(operator: Operator): Promise<void> {
+    await this.#backdrop.clear(operator.tag);
     await this.#callerPlayer.settle();
     this.#current = operator;
     this.#bridgeWatch.reset();
