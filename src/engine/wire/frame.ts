@@ -49,6 +49,8 @@ export function parseWireMessage(frame: Buffer): WireMessage {
  */
 export class FrameDecoder {
   #limit: number;
+  /** Of the longest length that is still within the limit. */
+  #maxDigits: number;
   #digits = "";
   #expected = -1;
   #chunks: Buffer[] = [];
@@ -57,11 +59,13 @@ export class FrameDecoder {
 
   constructor(limitBytes: number = maxFrameBytes) {
     this.#limit = limitBytes;
+    this.#maxDigits = String(limitBytes).length;
   }
 
   /** From the next frame on. */
   set limitBytes(bytes: number) {
     this.#limit = bytes;
+    this.#maxDigits = String(bytes).length;
   }
 
   /** Bytes held of a frame that is not complete yet. */
@@ -122,7 +126,7 @@ export class FrameDecoder {
     if (byte < 0x30 || byte > 0x39) {
       return "a frame length that is not a decimal number";
     }
-    if (this.#digits.length >= String(this.#limit).length) {
+    if (this.#digits.length >= this.#maxDigits) {
       return `a frame length above the limit of ${this.#limit}`;
     }
     this.#digits += String.fromCharCode(byte);
