@@ -236,16 +236,7 @@ export class CallerLeg implements Leg {
       const order = { reason: "replaced", headers: [], timeoutMs: times.requestMs, credentials: null };
       void hangUp(state.dialog, link, order);
     }
-    const inDialog = this.#listen(dialog);
-    this.#state = {
-      phase: "confirmed",
-      dialog,
-      inDialog,
-      keys: this.#keysTo(dialog),
-      refer: null,
-      taking: null,
-      gone: null,
-    };
+    this.#confirm(dialog, this.#listen(dialog));
     if (!this.#post({ type: "leg.replaced", leg: this.id, offer })) {
       this.#hangUp(dialog, { reason: "no such call", headers: [] });
     }
@@ -326,6 +317,15 @@ export class CallerLeg implements Leg {
     }
     const { dialog, inDialog, goodbye, ackDeadline } = state;
     ackDeadline.cancel();
+    this.#confirm(dialog, inDialog);
+    if (goodbye !== null) {
+      this.#hangUp(dialog, goodbye);
+    } else if (!this.#post({ type: "leg.confirmed", leg: this.id })) {
+      this.#hangUp(dialog, { reason: "no such call", headers: [] });
+    }
+  }
+
+  #confirm(dialog: SipDialog, inDialog: InDialog): void {
     this.#state = {
       phase: "confirmed",
       dialog,
@@ -335,11 +335,6 @@ export class CallerLeg implements Leg {
       taking: null,
       gone: null,
     };
-    if (goodbye !== null) {
-      this.#hangUp(dialog, goodbye);
-    } else if (!this.#post({ type: "leg.confirmed", leg: this.id })) {
-      this.#hangUp(dialog, { reason: "no such call", headers: [] });
-    }
   }
 
   #keysTo(dialog: SipDialog): KeyPresses {
