@@ -3,7 +3,12 @@ import { join } from "node:path";
 import { messageOf } from "../media-error.ts";
 import type { FreeswitchOptions } from "../options.ts";
 import { freeswitchRate } from "../prompts/convert.ts";
-import { type AnchorState, SwitchingAnchor, type SwitchedCallOptions } from "../switching/switching-anchor.ts";
+import {
+  type AnchorState,
+  startAnchor,
+  SwitchingAnchor,
+  type SwitchedCallOptions,
+} from "../switching/switching-anchor.ts";
 import { ServerPool } from "./servers.ts";
 import type { Server } from "./servers.ts";
 import { BridgedCall, callVariable, segmentFolder } from "./bridged-call.ts";
@@ -131,12 +136,5 @@ function inOwnFolders(options: FreeswitchOptions): FreeswitchOptions {
 
 /** Makes a media anchor and starts it. Rejects when it cannot run at all; a FreeSWITCH that is away is waited for. */
 export async function startFreeswitchAnchor(options: FreeswitchOptions): Promise<FreeswitchAnchor> {
-  const anchor = new FreeswitchAnchor(options);
-  try {
-    await anchor.start();
-    return anchor;
-  } catch (error) {
-    await anchor[Symbol.asyncDispose]();
-    throw error;
-  }
+  return startAnchor(new FreeswitchAnchor(options));
 }

@@ -1,6 +1,11 @@
 import type { MediaOptions } from "../options.ts";
 import { messageOf } from "../media-error.ts";
-import { type AnchorState, SwitchingAnchor, type SwitchedCallOptions } from "../switching/switching-anchor.ts";
+import {
+  type AnchorState,
+  startAnchor,
+  SwitchingAnchor,
+  type SwitchedCallOptions,
+} from "../switching/switching-anchor.ts";
 import { AnchoredCall, ngCallPrefix } from "./anchored-call.ts";
 import { DtmfReceiver } from "./dtmf.ts";
 import { InstancePool } from "./instances.ts";
@@ -143,12 +148,5 @@ export class RtpengineAnchor extends SwitchingAnchor<AnchoredCall> {
 
 /** Makes a media anchor and starts it. Rejects when it cannot run at all; an rtpengine that is away is waited for. */
 export async function startRtpengineAnchor(options: MediaOptions): Promise<RtpengineAnchor> {
-  const anchor = new RtpengineAnchor(options);
-  try {
-    await anchor.start();
-    return anchor;
-  } catch (error) {
-    await anchor[Symbol.asyncDispose]();
-    throw error;
-  }
+  return startAnchor(new RtpengineAnchor(options));
 }

@@ -393,3 +393,14 @@ export abstract class SwitchingAnchor<C extends SwitchedCall> implements MediaAn
     });
   }
 }
+
+/** Starts an anchor. Rejects when it cannot run at all, and nothing of it is left then. */
+export async function startAnchor<A extends Anchor>(anchor: A): Promise<A> {
+  try {
+    await anchor.start();
+    return anchor;
+  } catch (error) {
+    await anchor[Symbol.asyncDispose]();
+    throw error;
+  }
+}
