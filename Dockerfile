@@ -22,9 +22,11 @@ STOPSIGNAL SIGTERM
 ENTRYPOINT ["node", "--import", "tsx"]
 
 FROM node:24-bookworm-slim
-# espeak-ng is the text-to-speech of docker/patchbay.yaml; leave it out where another one is configured.
+# espeak-ng is the text-to-speech of docker/patchbay.yaml; leave it out where another one is configured. ffmpeg, which
+# `recording.format` opus and mp3 need, would make the image much larger: --build-arg MORE_PACKAGES=ffmpeg.
+ARG MORE_PACKAGES=
 RUN apt-get update \
-  && apt-get install --yes --no-install-recommends espeak-ng \
+  && apt-get install --yes --no-install-recommends espeak-ng $MORE_PACKAGES \
   && rm -rf /var/lib/apt/lists/*
 ENV NODE_ENV=production
 WORKDIR /app

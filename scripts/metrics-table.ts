@@ -11,6 +11,7 @@ export const sourcesAtRest: MetricSources = {
     draining: false,
     redis: { state: "up", queuedEvents: 0, lagMs: 0 },
     engine: { kind: "embedded", state: "up" },
+    media: {},
     anchors: {},
     trunks: {},
   }),
@@ -18,7 +19,8 @@ export const sourcesAtRest: MetricSources = {
   redis: () => ({ published: 0, dropped: 0, commands: 0, failures: 0 }),
   recordingsWaiting: () => 0,
   recordingsUndelivered: () => ({ convert: 0, upload: 0 }),
-  folders: {},
+  transferCauses: [],
+  freeSpace: () => Promise.resolve({}),
 };
 
 /** Tables by the name of their place in the page. */

@@ -4,7 +4,7 @@
 #   scripts/setup.sh service   npm packages only (Patchbay alone, on a configuration file)
 #   scripts/setup.sh runtime   + redis-server, rtpengine-daemon, espeak-ng
 #   scripts/setup.sh demo      the same (the demo's phones are its own)
-#   scripts/setup.sh test|ci   + sip-tester, baresip-core, python3, ffmpeg
+#   scripts/setup.sh test|ci   + sip-tester, baresip-core, python3, ffmpeg, prometheus
 #
 # Everything it says goes to standard error, so that a command behind it keeps standard output for itself.
 set -euo pipefail
@@ -21,7 +21,7 @@ fail() {
 case "${1:-}" in
 service) wanted=() ;;
 runtime | demo) wanted=(redis-server rtpengine-daemon espeak-ng) ;;
-test | ci) wanted=(redis-server rtpengine-daemon espeak-ng sip-tester baresip-core python3 ffmpeg) ;;
+test | ci) wanted=(redis-server rtpengine-daemon espeak-ng sip-tester baresip-core python3 ffmpeg prometheus) ;;
 *) fail "usage: scripts/setup.sh service|runtime|demo|test|ci" ;;
 esac
 
@@ -77,6 +77,7 @@ purpose_of() {
   sip-tester) echo "SIPp, SIP scenarios for the tests" ;;
   baresip-core) echo "baresip, a softphone that the tests call with" ;;
   ffmpeg) echo "ffmpeg, which converts recordings" ;;
+  prometheus) echo "Prometheus, which the test of the dashboard and the alerts asks" ;;
   python3) echo "Python, for the test of the example bot without our library" ;;
   esac
 }

@@ -3,6 +3,7 @@ import { mkdir } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AdminServer } from "./admin/http.ts";
 import { fallbackReplies } from "./bot/fallback.ts";
+import { transferCauses } from "./bot/contract.ts";
 import type { BotFormat } from "./bot/envelope.ts";
 import { type RedisAddress, RedisBotLink } from "./bot/link.ts";
 import type { TransferPolicy } from "./bot/translate.ts";
@@ -11,7 +12,7 @@ import type { CallId, TransferId } from "./call/ids.ts";
 import type { Post } from "./call/ports.ts";
 import { type CallSetup, type Patience, usualKeys, usualSounds } from "./call/setup.ts";
 import { usesAnchor } from "./config/schema.ts";
-import type { Config } from "./config/schema.ts";
+import type { AnchorName, Config } from "./config/schema.ts";
 import type { Secrets } from "./config/secrets.ts";
 import { type Engine, startEngine, TargetResolver } from "./engine/index.ts";
 import { systemClock as engineClock, systemRandom } from "./engine/timers.ts";
@@ -39,6 +40,7 @@ import type { HostResolver } from "./sip/pinning.ts";
 import { SipSide } from "./sip/side.ts";
 import { callsByPhase, serviceState } from "./service-state.ts";
 import { createTelemetry, type Telemetry } from "./telemetry/events.ts";
+import { FreeSpace } from "./telemetry/free-space.ts";
 import type { Log } from "./telemetry/log.ts";
 import { createMetrics } from "./telemetry/metrics.ts";
 import type { ServiceState } from "./telemetry/service-state.ts";
@@ -121,6 +123,7 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
   const [unfit] = fallbackProblems(config);
   if (unfit !== undefined) throw Object.assign(new Error(`${unfit.path}: ${unfit.message}`), { code: "start_failed" });
   const state = (): ServiceState => serviceState({ config, table, health, link, sip, media });
+  const freeSpace = new FreeSpace({ recordings: config.recording.folder, spool: config.recording.spoolFolder });
   const metrics = createMetrics({
     version: version(),
     state,
@@ -128,7 +131,8 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
     redis: () => link.stats(),
     recordingsWaiting: () => media.stats().rendering + media.stats().waitingForRendering,
     recordingsUndelivered: () => delivery?.stats().waiting ?? { convert: 0, upload: 0 },
-    folders: { recordings: config.recording.folder, spool: config.recording.spoolFolder },
+    freeSpace: () => freeSpace.read(),
+    transferCauses,
   });
   const telemetry = createTelemetry(log, metrics);
   const registry: CallRegistry = new CallRegistry({
@@ -395,8 +399,8 @@ async function startAnchors(
   sip: MediaSip,
 ): Promise<AnchorChoice> {
   await using started = new Disposal();
-  const anchors = new Map<Config["media"]["anchor"], Anchor>();
-  const own = async (name: Config["media"]["anchor"], starting: Promise<Anchor>): Promise<void> => {
+  const anchors = new Map<AnchorName, Anchor>();
+  const own = async (name: AnchorName, starting: Promise<Anchor>): Promise<void> => {
     const anchor = await starting;
     started.defer(() => anchor[Symbol.asyncDispose]());
     anchors.set(name, anchor);
@@ -420,13 +424,8 @@ async function startAnchors(
     if (first === undefined) throw new Error("media.freeswitch.servers is empty");
     await own("freeswitch", startFreeswitchAnchor({ ...common, servers: [first, ...others], sip }));
   }
-  const [usual, ...rest] = anchors.values();
-  if (usual === undefined) throw new Error("no media anchor is used");
   started.move();
-  return new AnchorChoice(
-    [usual, ...rest],
-    (botId) => anchors.get(table.channel(botId)?.mediaAnchor ?? config.media.anchor) ?? usual,
-  );
+  return new AnchorChoice(anchors, (botId) => table.channel(botId)?.mediaAnchor ?? config.media.anchor);
 }
 
 function freeswitchServers({ media: { freeswitch } }: Config, secrets: Secrets): readonly FreeswitchServer[] {

@@ -23,11 +23,13 @@ export function serviceState({ config, table, health, link, sip, media }: Servic
   const { queued } = link.stats();
   const registrations = sip.registrations();
   const legs = sip.legsByTrunk();
+  const anchored = Object.entries(media.ready());
   return {
-    parts: { redis: link.ready(), engine: sip.ready(), media: media.ready() },
+    parts: { redis: link.ready(), engine: sip.ready(), media: anchored.every(([, ready]) => ready) },
     draining: sip.draining,
     redis: { state: link.ready() ? "up" : "down", queuedEvents: queued, lagMs: link.lagMs() },
     engine: { kind: config.sip.engine, state: sip.connected() ? "up" : "down" },
+    media: Object.fromEntries(anchored.map(([kind, ready]) => [kind, ready ? "up" : "down"])),
     anchors: Object.fromEntries(
       media.anchors().map(({ name, healthy, calls }) => [name, { state: healthy ? "up" : "down", calls }]),
     ),

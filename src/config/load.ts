@@ -10,7 +10,7 @@ import { ConfigError, pathText } from "./problem.ts";
 import type { ConfigProblem } from "./problem.ts";
 import { configSchema } from "./schema.ts";
 import type { Config } from "./schema.ts";
-import { isRecord, keysOf, nearestName, schemaAt } from "./schema-walk.ts";
+import { bareSchema, isRecord, keysOf, kindOf, nearestName, schemaAt } from "./schema-walk.ts";
 
 export type ParsedConfig =
   | { readonly ok: true; readonly config: Config }
@@ -147,6 +147,14 @@ function explain(issue: z.core.$ZodIssue, raw: unknown): ConfigProblem[] {
       };
     });
   }
+  if (issue.code === "invalid_union") {
+    // Alternatives of another kind than the value say nothing: what counts is what is wrong within the one that it has.
+    const within = issue.errors.filter((errors) => errors.length > 0 && errors.every(({ path }) => path.length > 0));
+    const [only] = within;
+    if (only !== undefined && within.length === 1) {
+      return only.flatMap((inner) => explain({ ...inner, path: [...issue.path, ...inner.path] }, raw));
+    }
+  }
   return [{ path: pathText(issue.path), message: messageOf(issue, raw) }];
 }
 
@@ -154,18 +162,29 @@ function explain(issue: z.core.$ZodIssue, raw: unknown): ConfigProblem[] {
 function messageOf(issue: z.core.$ZodIssue, raw: unknown): string {
   const { message, path } = issue;
   const value = valueAt(raw, path);
-  const wanted = (expected: string): string =>
-    `must be ${wantedOf(expected, schemaAt(configSchema, path, raw))}, not ${shown(value)}`;
+  const mustBe = (allowed: string): string => `must be ${allowed}, not ${shown(value)}`;
+  const wanted = (expected: string): string => mustBe(wantedOf(expected, schemaAt(configSchema, path, raw)));
   if (issue.code === "invalid_type" && message.startsWith("Invalid input: expected")) {
     return value === undefined ? "is missing" : wanted(issue.expected);
   }
   if (/^Too (?:small|big): expected (?:number|int)/.test(message)) {
     return wanted("number");
   }
+  if (issue.code === "invalid_union" && /^Invalid (?:input|discriminator value)/.test(message)) {
+    const choices = "options" in issue ? issue.options : undefined;
+    if (choices === undefined) return wanted("of another kind");
+    const allowed = choices.map(String);
+    return value === undefined ? `is missing: must be ${orList(allowed)}` : mustBe(orList(allowed));
+  }
   return message.charAt(0).toLowerCase() + message.slice(1);
 }
 
 function wantedOf(expected: string, schema: z.core.$ZodType | undefined): string {
+  if (schema instanceof z.ZodUnion) {
+    const kinds = schema.options.map((option) => wantedOf(kindOf(option), bareSchema(option, undefined)));
+    return orList([...new Set(kinds)]);
+  }
+  if (schema instanceof z.ZodLiteral) return orList([...schema.values].map(String));
   if (schema instanceof z.ZodNumber) {
     const { minValue, maxValue } = schema;
     const kind = schema.isInt ? "a whole number" : "a number";
@@ -181,6 +200,10 @@ function wantedOf(expected: string, schema: z.core.$ZodType | undefined): string
     record: "a mapping of names",
   };
   return words[expected] ?? expected;
+}
+
+function orList(words: readonly string[]): string {
+  return words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} or ${words.at(-1)}`;
 }
 
 /** A value in a message: short, and no more than the kind of what has parts. */

@@ -19,7 +19,7 @@ export function programProblems({ recording: { format, ffmpeg } }: Config): read
     return [
       {
         path: "recording.ffmpeg",
-        message: `${ffmpeg} cannot be run (${reason}), and \`recording.format\` ${format} needs it: install ffmpeg, or set the format to wav`,
+        message: `${ffmpeg} cannot be run (${reason}), and \`recording.format\` ${format} needs it: install ffmpeg (build Patchbay's image with --build-arg MORE_PACKAGES=ffmpeg), or set the format to wav`,
       },
     ];
   }

@@ -52,7 +52,9 @@ const token = z.string().regex(/^[A-Za-z0-9!%'*+.^_`~-]{1,64}$/, "must be a SIP 
 // YAML reads a bare 0123 as 123 and +7 as 7, so that a number without quotes has already lost what it was.
 const quoted = "must be written in quotes, because YAML drops a leading + and leading zeros of a bare number";
 const text = z.string({ error: (issue) => (typeof issue.input === "number" ? quoted : undefined) });
-const phoneNumber = text.regex(/^\+?[0-9]{1,32}$/, "must be digits, with or without a leading +");
+const digits = /^\+?[0-9]{1,32}$/;
+const phoneNumber = text.regex(digits, "must be digits, with or without a leading +");
+const shownNumbers = "must be auto, caller, bot or a number in quotes";
 
 const tlsSchema = z
   .strictObject({
@@ -551,9 +553,8 @@ export const trunkSchema = z
       .optional()
       .describe("The trunk's own number, shown when a bot of another trunk calls through it. No default."),
     callerId: z
-      .union([z.enum(["auto", "caller", "bot"]), phoneNumber], {
-        error: (issue) =>
-          typeof issue.input === "number" ? quoted : "must be auto, caller, bot or a number in quotes",
+      .union([z.enum(["auto", "caller", "bot"]), text.regex(digits, shownNumbers)], {
+        error: (issue) => (typeof issue.input === "number" ? quoted : shownNumbers),
       })
       .default("auto")
       .describe(
@@ -890,7 +891,11 @@ export type Config = DeepReadonly<z.output<typeof configSchema>>;
 export type TrunkConfig = Config["trunks"][number];
 export type ChannelConfig = Config["channels"][number];
 
-/** Whether any call is to be anchored there. */
-export function usesAnchor({ media, channels }: Config, anchor: Config["media"]["anchor"]): boolean {
-  return media.anchor === anchor || channels.some((channel) => channel.mediaAnchor === anchor);
+export type AnchorName = Config["media"]["anchor"];
+
+/** Whether any call is to be anchored there. Without channels there are no calls, and the usual anchor stands for them. */
+export function usesAnchor({ media, channels }: Config, anchor: AnchorName): boolean {
+  return channels.length === 0
+    ? media.anchor === anchor
+    : channels.some(({ mediaAnchor = media.anchor }) => mediaAnchor === anchor);
 }

@@ -5,22 +5,29 @@ import type { KeyPolicy } from "../call/setup.ts";
 import type { RecoveredRecording } from "./recording/recorder.ts";
 import type { Anchor, AnchorState, MediaStats } from "./switching/switching-anchor.ts";
 
-/** Several anchors behind one port: the bot's channel says which has the call. */
+/** Several anchors, each with its name, behind one port: the bot's channel says which has the call. */
 export class AnchorChoice implements MediaAnchor, AsyncDisposable {
+  readonly #byName: ReadonlyMap<string, Anchor>;
   readonly #anchors: readonly [Anchor, ...Anchor[]];
-  readonly #anchorFor: (botId: string) => Anchor;
+  readonly #nameFor: (botId: string) => string;
   /** Calls that were opened and not closed. */
   readonly #chosen = new Map<CallId, Anchor>();
 
-  /** `anchorFor` gives one of `anchors`; both are this object's from now on. */
-  constructor(anchors: readonly [Anchor, ...Anchor[]], anchorFor: (botId: string) => Anchor) {
-    this.#anchors = anchors;
-    this.#anchorFor = anchorFor;
+  /**
+   * `anchors` are those that some channel uses, and this object's from now on; `nameFor` gives the name of one of them. Throws
+   * when there is none.
+   */
+  constructor(anchors: ReadonlyMap<string, Anchor>, nameFor: (botId: string) => string) {
+    const [usual, ...rest] = anchors.values();
+    if (usual === undefined) throw new Error("no media anchor is used");
+    this.#byName = anchors;
+    this.#anchors = [usual, ...rest];
+    this.#nameFor = nameFor;
   }
 
-  /** True when a new call can be anchored, whatever bot it is for. */
-  ready(): boolean {
-    return this.#anchors.every((anchor) => anchor.ready());
+  /** By its name: whether a new call can be anchored there. A call of any bot can when all say yes. */
+  ready(): Readonly<Record<string, boolean>> {
+    return Object.fromEntries([...this.#byName].map(([name, anchor]) => [name, anchor.ready()]));
   }
 
   /** Every media server. */
@@ -52,7 +59,8 @@ export class AnchorChoice implements MediaAnchor, AsyncDisposable {
   }
 
   open(call: CallId, leg: LegId, offer: Sdp, recording: RecordingOrder, policy: CallerPolicy): void {
-    const anchor = this.#chosen.get(call) ?? this.#anchorFor(recording.botId);
+    const wanted = this.#byName.get(this.#nameFor(recording.botId));
+    const anchor = this.#chosen.get(call) ?? wanted ?? this.#anchors[0];
     this.#chosen.set(call, anchor);
     anchor.open(call, leg, offer, recording, policy);
   }

@@ -1,4 +1,3 @@
-import { statfs } from "node:fs/promises";
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { Figure } from "./figures.ts";
 import { addFigures } from "./figures.ts";
@@ -51,10 +50,12 @@ export interface MetricSources {
   readonly redis: () => RedisTotals;
   /** Recordings of ended calls that are being written or wait for it. */
   readonly recordingsWaiting: () => number;
+  /** Everything that a transfer may end by. */
+  readonly transferCauses: readonly string[];
   /** Finished recordings that wait for something or are at it, by what for. */
   readonly recordingsUndelivered: () => Readonly<Record<string, number>>;
-  /** Folders whose free space is told, by the word that stands for them. */
-  readonly folders: Readonly<Record<string, string>>;
+  /** Free bytes where recordings are written, by the word that stands for the folder. Answers soon, and never rejects. */
+  readonly freeSpace: () => Promise<Readonly<Record<string, number>>>;
 }
 
 /** Totals since the start. */
@@ -71,6 +72,8 @@ const deliveryBuckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 const recordingStates = ["started", "paused", "resumed", "finished", "failed"];
 const deliverySteps = ["convert", "upload"];
 const enders = ["caller", "bot", "operator", "service"];
+/** What the door answers with every day; what a broken INVITE gets is seldom. */
+const refusals = ["401", "403", "404", "503"];
 
 const redisFigures: readonly Figure<RedisTotals>[] = [
   {
@@ -215,22 +218,34 @@ export function createMetrics(sources: MetricSources): Metrics {
       for (const [step, count] of Object.entries(sources.recordingsUndelivered())) set({ step }, count);
     },
   );
-  gauge("patchbay_recording_free_bytes", "Free space where recordings are written.", ["folder"], async (set) => {
-    for (const [folder, path] of Object.entries(sources.folders)) {
-      try {
-        const { bavail, bsize } = await statfs(path);
-        set({ folder }, bavail * bsize);
-      } catch {
-        // A folder that is gone has no space left.
-        set({ folder }, 0);
-      }
-    }
-  });
+  gauge(
+    "patchbay_recording_free_bytes",
+    "Free space where recordings are written; 0 when the folder is gone, or its disk has not answered for a minute.",
+    ["folder"],
+    async (set) => {
+      for (const [folder, bytes] of Object.entries(await sources.freeSpace())) set({ folder }, bytes);
+    },
+  );
   addFigures(registry, stateFigures, () => state());
   addFigures(registry, redisFigures, sources.redis);
 
   const callsEnded = counter("patchbay_calls_ended_total", "Calls that ended, by who ended them.", "by");
   for (const by of enders) callsEnded.inc({ by }, 0);
+  const callsRefused = counter(
+    "patchbay_calls_refused_total",
+    "INVITEs that were not let in, by SIP status; 401 asks for the password.",
+    "status",
+  );
+  for (const status of refusals) callsRefused.inc({ status }, 0);
+  const transfers = counter(
+    "patchbay_transfers_total",
+    "Transfers that ended, by status and cause.",
+    "status",
+    "cause",
+  );
+  for (const cause of sources.transferCauses) {
+    transfers.inc({ status: cause === "completed" ? "SUCCESS" : "FAIL", cause }, 0);
+  }
   const recordings = counter("patchbay_recordings_total", "Recording events, by state.", "state");
   for (const recording of recordingStates) recordings.inc({ state: recording }, 0);
   const deliveries = counter(
@@ -243,13 +258,9 @@ export function createMetrics(sources: MetricSources): Metrics {
   return {
     callsStarted: counter("patchbay_calls_started_total", "Calls taken in."),
     callsEnded,
-    callsRefused: counter(
-      "patchbay_calls_refused_total",
-      "INVITEs that were not let in, by SIP status; 401 asks for the password.",
-      "status",
-    ),
+    callsRefused,
     callSeconds: histogram("patchbay_call_duration_seconds", "How long answered calls lasted.", callBuckets),
-    transfers: counter("patchbay_transfers_total", "Transfers that ended, by status and cause.", "status", "cause"),
+    transfers,
     ringSeconds: histogram("patchbay_transfer_ring_seconds", "How long operators rang.", callBuckets),
     talkSeconds: histogram("patchbay_transfer_talk_seconds", "How long callers talked with operators.", callBuckets),
     fallbacks: counter("patchbay_fallbacks_total", "Calls that a silent bot lost to its channel's fallback."),

@@ -14,6 +14,8 @@ export interface ServiceState {
     readonly lagMs: number;
   };
   readonly engine: { readonly kind: "embedded" | "separate" | "drachtio"; readonly state: "up" | "down" };
+  /** Each kind of media server that some channel uses: up when one of them takes new calls. */
+  readonly media: Readonly<Record<string, "up" | "down">>;
   readonly anchors: Readonly<Record<string, AnchorState>>;
   readonly trunks: Readonly<Record<string, TrunkState>>;
 }

@@ -219,7 +219,13 @@ test("an rtpengine that crashes and comes back with its calls costs the recordin
   await call.close();
   const { file } = await ended(call, "finished");
   expect(states(call)).toEqual(["started", "finished"]);
-  const { seconds } = sidecarOf(file ?? "");
+  const { seconds, gaps } = sidecarOf(file ?? "");
+  // Where nothing was recorded stands beside it, and nobody is heard there.
+  expect(gaps.map(({ reason }) => reason)).toEqual(["lost", "lost"]);
+  for (const { at, seconds: away } of gaps) {
+    expect(away).toBeGreaterThan(0.25);
+    expect(await heard(file ?? "", at + 0.1, at + away - 0.05)).toEqual([null, null]);
+  }
   // Before the first crash, between the two, and after both.
   expect(await heard(file ?? "", 0.3, 0.7)).toEqual([pitches.caller, pitches.bot]);
   expect(await heard(file ?? "", seconds - 0.4, seconds - 0.1)).toEqual([pitches.caller, null]);

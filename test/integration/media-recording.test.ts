@@ -303,6 +303,10 @@ describe("after a crash", () => {
     expect(await call.played(play)).toMatchObject({ result: "stopped" });
     const { sidecar } = await finished(call);
     expect(sidecar.seconds).toBeGreaterThan(1);
+    // From the last packet that reached the disk to the end.
+    const [gap, ...more] = sidecar.gaps;
+    expect([gap?.reason, more]).toEqual(["lost", []]);
+    expect(Math.abs((gap?.at ?? 0) + (gap?.seconds ?? 0) - sidecar.seconds)).toBeLessThan(0.01);
     expect(call.all("media.lost")).toHaveLength(1);
     expect(call.all("media.closed")).toHaveLength(1);
     expect(stage.anchor.ready()).toBe(false);

@@ -1,6 +1,6 @@
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { measureRecording } from "../../src/media/audio/measure.ts";
@@ -45,6 +45,7 @@ function deliveryOf(change: Partial<DeliveryOptions>): RecordingDelivery {
     firstRetryMs: 20,
     longestRetryMs: 100,
     patienceMs: 30_000,
+    leaseMs: 1_000,
     clock: systemMediaClock,
     log: { debug: log("debug"), info: log("info"), warn: log("warn"), error: log("error") },
     counted: (step, result) => void counted.push(`${step} ${result}`),
@@ -228,7 +229,9 @@ describe("upload", () => {
   /** Nothing is missing and nothing is done: the local files are as they were. */
   function expectUntouched(...names: readonly string[]): void {
     expect(files()).toEqual(names.flatMap((name) => [`${name}.json`, `${name}.wav`]).sort());
-    expect(pending()).toEqual(names.map((name) => `${name}.json`).sort());
+    // A try may be under way.
+    const marks = pending().map((name) => name.replace(/\.claimed-[0-9a-f]{12}$/, ""));
+    expect(marks).toEqual(names.map((name) => `${name}.json`).sort());
   }
 
   test("stores the recording and its sidecar whole, and then removes them", async () => {
@@ -459,11 +462,12 @@ describe("upload", () => {
     process.kill(Number(readFileSync(began, "utf8")), "SIGKILL");
     expect(files()).toEqual(["one.json", "one.wav"]);
     const [part = "", mark] = pending();
-    expect([part, mark]).toEqual([expect.stringMatching(/^one-[0-9a-f]{12}\.opus\.part$/), "one.json"]);
+    const claimed = expect.stringMatching(/^one\.json\.claimed-[0-9a-f]{12}$/);
+    expect([part, mark]).toEqual([expect.stringMatching(/^one-[0-9a-f]{12}\.opus\.part$/), claimed]);
     storage.fault = { type: "stalls" };
     await killWhen(() => storage.requests.length > 0, { ...upload({ stallMs: 60_000 }), format: "opus" });
     expect(files()).toEqual(["one.json", "one.opus"]);
-    expect(pending()).toEqual([part, "one.json"]);
+    expect(pending()).toEqual([part, claimed]);
     storage.fault = undefined;
     // Another process might still be at work on what was written a moment ago.
     const longAgo = new Date(Date.now() - 2 * 60 * 60 * 1_000);
@@ -473,8 +477,72 @@ describe("upload", () => {
     expect(files()).toEqual([]);
   });
 
+  test("by two processes that share the folder is done by one of them, which no other disturbs; a dead one loses it", async (context) => {
+    if (spawnSync("ffmpeg", ["-version"]).status !== 0) return context.skip("no ffmpeg");
+    const maker = deliveryOf({ format: "opus" });
+    const names = Array.from({ length: 8 }, (_, index) => `shared-${index}`);
+    for (const name of names) record(name, 1, maker);
+    // The first conversion of all hangs; what each process converts is noted.
+    const converted = join(temporary.path, "converted");
+    const hanging = join(temporary.path, "hanging");
+    const ffmpeg = program(`
+      case "$*" in *pipe:1) exec ffmpeg "$@" ;; esac
+      echo "$PPID $*" >> ${converted}
+      if mkdir ${hanging}.lock 2>/dev/null; then echo "$PPID $$" > ${hanging}; exec sleep 600; fi
+      exec ffmpeg "$@"`);
+    const options = { ...upload(), format: "opus", ffmpeg } as const;
+    const both = [startAnother(options), startAnother(options)];
+    try {
+      const [slow, child] = await waitFor(
+        () => (existsSync(hanging) ? readFileSync(hanging, "utf8").trim().split(" ").map(Number) : undefined),
+        { what: "the conversion that hangs", timeoutMs: 30_000 },
+      );
+      await waitFor(() => keys().length === 14 && pending().filter((name) => !name.endsWith(".part")).length === 1, {
+        what: "all but one to be stored",
+        timeoutMs: 30_000,
+      });
+      const claimed = pending().filter((name) => name.includes(".claimed-"));
+      // It shows that it is at work for longer than others would wait for it.
+      const seen = statSync(join(folder, pendingFolderName, claimed[0] ?? "")).mtimeMs;
+      await waitFor(() => statSync(join(folder, pendingFolderName, claimed[0] ?? "")).mtimeMs > seen + 2_000, {
+        what: "the claim to be kept",
+      });
+      expect(keys()).toHaveLength(14);
+      await both.find(({ pid }) => pid === slow)?.kill();
+      process.kill(child ?? 0, "SIGKILL");
+      await waitFor(() => keys().length === 16 && pending().every((name) => name.endsWith(".part")), {
+        what: "the other one to take it over",
+        timeoutMs: 30_000,
+      });
+      const perRecording = new Map<string, number>();
+      for (const line of readFileSync(converted, "utf8").trim().split("\n")) {
+        const name = /(shared-\d)\.wav/.exec(line)?.[1] ?? line;
+        perRecording.set(name, (perRecording.get(name) ?? 0) + 1);
+      }
+      const twice = /(shared-\d)\.json/.exec(claimed[0] ?? "")?.[1];
+      expect(Object.fromEntries(perRecording)).toEqual(
+        Object.fromEntries(names.map((name) => [name, name === twice ? 2 : 1])),
+      );
+      expect(puts().toSorted()).toEqual(
+        names.flatMap((name) => [`calls/2026/${name}.json 200`, `calls/2026/${name}.opus 200`]),
+      );
+      expect(files()).toEqual([]);
+    } finally {
+      for (const one of both) await one.kill();
+    }
+  });
+
   /** Another process that delivers what it finds, and is killed as soon as it has come so far. */
   async function killWhen(sofar: () => boolean, change: Partial<DeliveryOptions>): Promise<void> {
+    const other = startAnother(change);
+    try {
+      await waitFor(sofar, { what: "the other process to come so far", timeoutMs: 30_000 });
+    } finally {
+      await other.kill();
+    }
+  }
+
+  function startAnother(change: Partial<DeliveryOptions>): { readonly pid: number | undefined; kill(): Promise<void> } {
     const source = new URL("../../src/media/", import.meta.url);
     const options = {
       folder,
@@ -482,6 +550,7 @@ describe("upload", () => {
       conversionTimeoutMs: 60_000,
       firstRetryMs: 20,
       longestRetryMs: 100,
+      leaseMs: 1_000,
       ...change,
     };
     const code = `
@@ -497,11 +566,12 @@ describe("upload", () => {
       stdio: "inherit",
     });
     const exited = once(child, "exit");
-    try {
-      await waitFor(sofar, { what: "the other process to come so far", timeoutMs: 30_000 });
-    } finally {
-      child.kill("SIGKILL");
-      await exited;
-    }
+    return {
+      pid: child.pid,
+      kill: async () => {
+        child.kill("SIGKILL");
+        await exited;
+      },
+    };
   }
 });

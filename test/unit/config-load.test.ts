@@ -7,7 +7,7 @@ import { z } from "zod";
 import { checkConfig, loadConfig, parseConfig } from "../../src/config/load.ts";
 import { ConfigError } from "../../src/config/problem.ts";
 import { promptProblems } from "../../src/config/prompts.ts";
-import { configSchema } from "../../src/config/schema.ts";
+import { configSchema, usesAnchor } from "../../src/config/schema.ts";
 import type { Config } from "../../src/config/schema.ts";
 
 const example = readFileSync(new URL("../../config/patchbay.example.yaml", import.meta.url), "utf8");
@@ -73,6 +73,17 @@ describe("FreeSWITCH as the media server", () => {
     expect(problems(`${trunk}${channel}`)[0]).toContain(`${path}: has no password`);
     expect(problems(both)).toEqual([]);
     expect(problems("media: { freeswitch: { servers: [{ host: h }] } }")).toEqual([]);
+  });
+
+  test("is used where a channel names it, or where one that names none is left to it", () => {
+    const used = (text: string): readonly boolean[] =>
+      (["rtpengine", "freeswitch"] as const).map((anchor) => usesAnchor(parsed(trunk + text), anchor));
+    const channel = (fields: string): string => `{ botId: b, trunk: a, numbers: ['1'], ${fields} }`;
+    const other = "{ botId: c, trunk: a, numbers: ['2'] }";
+    expect(used("")).toEqual([true, false]);
+    expect(used(`${both}\nchannels: [${channel("mediaAnchor: rtpengine")}]`)).toEqual([true, false]);
+    expect(used(`${both}\nchannels: [${channel("mediaAnchor: rtpengine")}, ${other}]`)).toEqual([true, true]);
+    expect(used(`${both}\nchannels: [${other}]`)).toEqual([false, true]);
   });
 
   test("cannot be told of folders with blanks", () => {
@@ -305,6 +316,33 @@ describe("what is refused", () => {
     expect(problems(`trunks: [{ id: a, gateways: [{ host: h, ${field} }] }]`)).toEqual([
       `trunks[0].gateways[0].${says}`,
     ]);
+  });
+
+  test.each([
+    [
+      "media: { talkTimeoutMs: soon }",
+      'media.talkTimeoutMs: must be 0 or a whole number from 2000 to 3600000, not the text "soon"',
+    ],
+    ["media: { talkTimeoutMs: 100 }", "media.talkTimeoutMs: must be 0 or a whole number from 2000 to 3600000, not 100"],
+    [
+      "media: { talkTimeoutMs: 2000.5 }",
+      "media.talkTimeoutMs: must be 0 or a whole number from 2000 to 3600000, not 2000.5",
+    ],
+    [
+      "trunks: [{ id: a, qualifyMs: {} }]",
+      "trunks[0].qualifyMs: must be 0 or a whole number from 1000 to 3600000, not a mapping",
+    ],
+    ["media: { fetch: { hosts: all } }", 'media.fetch.hosts: must be any or a list, not the text "all"'],
+    ["media: { fetch: { hosts: [a.example, 7] } }", "media.fetch.hosts[1]: must be a text, not 7"],
+    ["engine: { sources: true }", "engine.sources: must be any or a list, not true"],
+    ["engine: { sources: [192.0.2.1, [1]] }", "engine.sources[1]: must be a text, not a list"],
+    ["engine: { sources: [here] }", "engine.sources[0]: must be an IP address or a network such as 192.0.2.0/24"],
+    ["media: { tts: { kind: spoken } }", 'media.tts.kind: must be none, command or http, not the text "spoken"'],
+    ["media: { tts: {} }", "media.tts.kind: is missing: must be none, command or http"],
+    ["media: { tts: espeak }", 'media.tts: must be a mapping of fields, not the text "espeak"'],
+    ["trunks: [{ id: a, callerId: me }]", "trunks[0].callerId: must be auto, caller, bot or a number in quotes"],
+  ])("a field that may be of several kinds: %s", (text, says) => {
+    expect(problems(text)).toEqual([says]);
   });
 
   test("what is left out or of another kind altogether", () => {

@@ -31,7 +31,7 @@ test("ffmpeg is needed for everything but WAV, with the encoder of the format", 
   expect(problemsWith("opus", listing("libopus"))).toEqual([]);
   expect(problemsWith("mp3", listing("libmp3lame"))).toEqual([]);
   expect(problemsWith("opus", "/nowhere/ffmpeg")).toEqual([
-    "recording.ffmpeg: /nowhere/ffmpeg cannot be run (ENOENT), and `recording.format` opus needs it: install ffmpeg, or set the format to wav",
+    "recording.ffmpeg: /nowhere/ffmpeg cannot be run (ENOENT), and `recording.format` opus needs it: install ffmpeg (build Patchbay's image with --build-arg MORE_PACKAGES=ffmpeg), or set the format to wav",
   ]);
   expect(problemsWith("mp3", "/bin/false")).toEqual([expect.stringContaining("exit status 1")]);
   expect(problemsWith("mp3", listing("libopus"))).toEqual([expect.stringContaining("built without libmp3lame")]);

@@ -42,7 +42,9 @@ const wordsOf = (instructions: readonly Instruction[], word: string): readonly s
   JSON.parse(instructions.findLast((instruction) => instruction.word === word)?.text ?? "[]") as string[];
 
 interface Service {
-  readonly build?: string | { readonly context: string; readonly target?: string };
+  readonly build?:
+    | string
+    | { readonly context: string; readonly target?: string; readonly args?: Readonly<Record<string, string>> };
   readonly image?: string;
   readonly profiles?: readonly string[];
   readonly entrypoint?: readonly string[];
@@ -197,6 +199,20 @@ describe("Dockerfile", () => {
       sip.stateFolder,
     ])
       expect(all).toContain(folder);
+  });
+
+  test("takes further packages where that is asked for: ffmpeg, which check-config says is missing, and none by itself", () => {
+    const [declared] = ofStage("").filter(({ word }) => word === "ARG");
+    expect(declared?.text).toBe("MORE_PACKAGES=");
+    const installs = ofStage("").filter(({ text }) => /install [^&]*\$MORE_PACKAGES/.test(text));
+    expect(installs).toHaveLength(1);
+    expect(ofStage("").indexOf(declared!)).toBeLessThan(ofStage("").indexOf(installs[0]!));
+    expect(read("src/config/programs.ts")).toContain("--build-arg MORE_PACKAGES=ffmpeg");
+    const asked = parse(filledIn(composeText, { PATCHBAY_MORE_PACKAGES: "ffmpeg" }), { merge: true }) as Compose;
+    for (const name of patchbays) {
+      expect(service(name).build).toEqual({ context: ".", args: { MORE_PACKAGES: "" } });
+      expect(asked.services[name]?.build).toEqual({ context: ".", args: { MORE_PACKAGES: "ffmpeg" } });
+    }
   });
 
   test("takes into the trial image whatever its programs import", () => {

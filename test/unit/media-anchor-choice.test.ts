@@ -25,7 +25,11 @@ const order = (botId: string) => ({ botId, caller: "1", called: "2" });
 test("a call stays with the anchor of its bot until it is closed", () => {
   const did: string[] = [];
   const [usual, other] = [scribe("usual", did), scribe("other", did)];
-  const choice = new AnchorChoice([usual, other], (botId) => (botId === "b2" ? other : usual));
+  const named = new Map([
+    ["usual", usual],
+    ["other", other],
+  ]);
+  const choice = new AnchorChoice(named, (botId) => (botId === "b2" ? "other" : "usual"));
   const [one, two] = ["1", "2"] as unknown as [CallId, CallId];
   const leg = "l" as LegId;
   choice.open(one, leg, "" as Sdp, order("b1"), policy);
@@ -46,11 +50,15 @@ test("a call stays with the anchor of its bot until it is closed", () => {
   ]);
 });
 
-test("it is ready when every anchor is, and counts them together", () => {
-  const all = [scribe("a", []), scribe("b", [])] as const;
-  expect(new AnchorChoice(all, () => all[0]).ready()).toBe(true);
-  expect(new AnchorChoice([all[0], scribe("c", [], false)], () => all[0]).ready()).toBe(false);
-  expect(new AnchorChoice(all, () => all[0]).stats()).toEqual({ calls: 2, timers: 4 });
+test("it says of each anchor whether it is ready, and counts them together", () => {
+  const named = new Map([
+    ["a", scribe("a", [])],
+    ["b", scribe("b", [], false)],
+  ]);
+  const choice = new AnchorChoice(named, () => "a");
+  expect(choice.ready()).toEqual({ a: true, b: false });
+  expect(choice.stats()).toEqual({ calls: 2, timers: 4 });
+  expect(() => new AnchorChoice(new Map(), () => "a")).toThrow("no media anchor is used");
 });
 
 test("what the caller's and the operators' sides are to be like reaches the anchor", () => {
@@ -64,7 +72,7 @@ test("what the caller's and the operators' sides are to be like reaches the anch
           void did.push(parts),
     },
   ) as Anchor;
-  const choice = new AnchorChoice([anchor], () => anchor);
+  const choice = new AnchorChoice(new Map([["only", anchor]]), () => "only");
   const keys = { byInfo: true, detectTones: true };
   const [call, leg, sdp] = ["1" as CallId, "l" as LegId, "" as Sdp];
   choice.open(call, leg, sdp, order("b1"), { ...policy, keys });

@@ -406,6 +406,66 @@ describe("rendering", () => {
     });
   });
 
+  test("time without rtpengine is a silence in its place, told in the sidecar; what it played ends with it", async () => {
+    const promptFolder = join(folder, "patchbay", "call-1-x");
+    mkdirSync(promptFolder);
+    using writer = new WavWriter(join(promptFolder, "tone.wav"), 1, 8_000, 0o644);
+    const tone = Float32Array.from(
+      { length: 80_000 },
+      (_, index) => 0.5 * Math.sin((2 * Math.PI * 620 * index) / 8_000),
+    );
+    writer.write(toInt16(tone));
+    writer.finish();
+    const capture = (name: string, fromMs: number, toMs: number): JournalLine => {
+      const packets = fromMs < toMs ? stream({ port: callerPort, hz: 440, fromMs, toMs, ssrc: fromMs }) : [];
+      writeFileSync(join(folder, "pcaps", name), pcap(packets));
+      return { type: "capture", file: name };
+    };
+    const { sidecar, file } = await render(
+      [
+        run(0),
+        { type: "play", at: start + 1_000, id: 1, file: "tone.wav", times: 1 },
+        // Away from 2 to 3.5 s; the prompt is begun again at 4 s.
+        capture("one~1.pcap", 3_500, 5_000),
+        { type: "cut", at: start + 4_000, id: 1 },
+        { type: "play", at: start + 4_000, id: 2, file: "tone.wav", times: 1 },
+        { type: "cut", at: start + 5_000, id: 2 },
+        // A pause, after which there is always a new capture.
+        hold(5_000),
+        run(7_000),
+        capture("two.pcap", 6_980, 8_000),
+        capture("two~1.pcap", 0, 0),
+        { type: "end", at: start + 10_000, lost: true },
+      ],
+      stream({ port: callerPort, hz: 440, fromMs: 0, toMs: 2_000 }),
+    );
+    expect(sidecar.gaps).toEqual([
+      { at: 1.98, seconds: 1.52, reason: "lost" },
+      { at: 5, seconds: 2, reason: "paused" },
+      { at: 5.98, seconds: 2.02, reason: "lost" },
+    ]);
+    expect(sidecar.seconds).toBe(8);
+    expect(
+      await pitchesOf(file, [
+        { from: 0.1, to: 0.9 },
+        { from: 1.1, to: 1.9 },
+        { from: 2.1, to: 3.4 },
+        { from: 3.6, to: 3.9 },
+        { from: 4.1, to: 4.9 },
+        { from: 5.1, to: 5.9 },
+        { from: 6.1, to: 7.9 },
+      ]),
+    ).toEqual([
+      [440, null],
+      [440, 620],
+      [null, null],
+      [440, null],
+      [440, 620],
+      [440, null],
+      [null, null],
+    ]);
+  });
+
   test("the spool is removed when the file is whole, metadata included", async () => {
     writeFileSync(join(folder, "metadata", "rtpengine-meta-one.txt"), "x");
     writeFileSync(join(folder, "tmp", "rtpengine-meta-one.tmp"), "x");

@@ -10,7 +10,10 @@ interface Known {
 }
 
 /** The parts of a service with one trunk, as far as they are asked. */
-function parts({ gateways, registration }: Known, { connected = true, draining = false } = {}): ServiceParts {
+function parts(
+  { gateways, registration }: Known,
+  { connected = true, draining = false, mediaUp = true } = {},
+): ServiceParts {
   return {
     config: { sip: { engine: "separate" } },
     table: { trunks: () => [{ id: "t", maxCalls: 30, gateways: Object.keys(gateways).map((id) => ({ id })) }] },
@@ -23,7 +26,10 @@ function parts({ gateways, registration }: Known, { connected = true, draining =
       registrations: () => new Map(registration === undefined ? [] : [["t", registration]]),
       legsByTrunk: () => new Map([["t", 2]]),
     },
-    media: { ready: () => true, anchors: () => [{ name: "m:1", healthy: false, calls: 1 }] },
+    media: {
+      ready: () => ({ rtpengine: true, freeswitch: mediaUp }),
+      anchors: () => [{ name: "m:1", healthy: false, calls: 1 }],
+    },
   } as unknown as ServiceParts;
 }
 
@@ -55,6 +61,14 @@ test("Redis and the media servers are told with what waits and what they hold", 
   expect(serviceState(parts({ gateways: {} }))).toMatchObject({
     parts: { redis: false, media: true },
     redis: { state: "down", queuedEvents: 3, lagMs: 1_500 },
+    media: { rtpengine: "up", freeswitch: "up" },
     anchors: { "m:1": { state: "down", calls: 1 } },
+  });
+});
+
+test("one kind of media server that is down is told by its name, and new calls are not to come", () => {
+  expect(serviceState(parts({ gateways: {} }, { mediaUp: false }))).toMatchObject({
+    parts: { media: false },
+    media: { rtpengine: "up", freeswitch: "down" },
   });
 });

@@ -209,7 +209,7 @@ export class RecordingControl {
     this.#recording = null;
     this.#running = false;
     this.#play = null;
-    this.#track(this.#finish(recording));
+    this.#track(this.#finish(recording, !reachable));
   }
 
   #track(finishing: Promise<void>): void {
@@ -217,9 +217,9 @@ export class RecordingControl {
     void finishing.finally(() => this.#finishing.delete(finishing));
   }
 
-  async #finish(recording: CallRecording): Promise<void> {
+  async #finish(recording: CallRecording, lost: boolean): Promise<void> {
     try {
-      const { durationMs, reason, ...place } = await recording.finish(this.#now);
+      const { durationMs, reason, ...place } = await recording.finish(this.#now, lost);
       this.#options.post(changed("finished", place, durationMs, reason));
     } catch (error) {
       this.#failed(codeOf(error, "internal"), error);

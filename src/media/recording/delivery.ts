@@ -1,12 +1,14 @@
 import { randomBytes } from "node:crypto";
-import { access, mkdir, opendir, readFile, rename, rm, stat, unlink, writeFile } from "node:fs/promises";
+import { opendir, readFile, rename, rm, stat, unlink, writeFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { codeOf, MediaError, messageOf } from "../media-error.ts";
 import type { MediaClock, MediaLog } from "../options.ts";
 import { convertRecording } from "./conversion.ts";
 import type { CompressedFormat, RecordingFormat } from "./conversion.ts";
-import { markOf, parseMark, pendingFolderName } from "./mark.ts";
+import { markFile, markOf, parseMark, pendingFolderName } from "./mark.ts";
 import type { DeliveryMark } from "./mark.ts";
+import { gone, isThere, MarkClaims } from "./mark-claims.ts";
+import type { Claim } from "./mark-claims.ts";
 import { ObjectStorage, StorageError } from "./object-storage.ts";
 import type { StorageOptions } from "./object-storage.ts";
 import type { Sidecar } from "./timeline.ts";
@@ -26,6 +28,11 @@ export interface DeliveryOptions {
   readonly patienceMs: number;
   /** What is known at once of a longer list; the rest stays in the folder until half of these are done. Default 10000. */
   readonly mostKnown?: number;
+  /**
+   * Of services that share the folder, one that has not shown for so long that it is at work on a recording has lost it to the
+   * others, which look as often. Default 60000.
+   */
+  readonly leaseMs?: number;
   readonly clock: MediaClock;
   readonly log: MediaLog;
   readonly counted?: (step: "convert" | "upload", result: "done" | "failed") => void;
@@ -55,9 +62,9 @@ interface Item {
 const mostConversions = 1;
 const mostUploads = 2;
 const usualMostKnown = 10_000;
+const usualLeaseMs = 60_000;
 /** A half-converted file that nobody has written to for so long is of a process that is gone: the next start removes it. */
 const stalePartMs = 60 * 60 * 1_000;
-const folderMode = 0o750;
 const fileMode = 0o640;
 
 const contentTypes: Readonly<Record<RecordingFormat, string>> = {
@@ -68,13 +75,15 @@ const contentTypes: Readonly<Record<RecordingFormat, string>> = {
 
 /**
  * Brings finished recordings into their format and to the storage, behind the calls' backs. What is still to be done is
- * noted in files beside the recordings and nowhere else: a process that dies loses nothing, and the next one goes on. A WAV
- * is removed when what was made of it has been read through, a file that was uploaded when the storage has confirmed it.
+ * noted in files beside the recordings and nowhere else: a process that dies loses nothing, and the next one goes on; so does
+ * another one on the same folder, of which one at a time works on a recording. A WAV is removed when what was made of it has been read through, a file that was uploaded when the storage has confirmed it.
  */
 export class RecordingDelivery implements AsyncDisposable {
   readonly #options: DeliveryOptions;
   readonly #folder: string;
   readonly #storage: ObjectStorage | null;
+  readonly #pending: string;
+  readonly #claims: MarkClaims;
   readonly #closing = new AbortController();
   readonly #known = new Map<string, Item>();
   readonly #toConvert = new Set<Item>();
@@ -87,12 +96,15 @@ export class RecordingDelivery implements AsyncDisposable {
   #restUntil = 0;
   #more = false;
   #timer: { cancel(): void } | undefined;
+  #lookTimer: { cancel(): void } | undefined;
   readonly #patience = new Set<{ cancel(): void }>();
 
   constructor(options: DeliveryOptions) {
     this.#options = options;
     // Bots are told the path: it must mean the same to everybody.
     this.#folder = resolve(options.folder);
+    this.#pending = join(this.#folder, pendingFolderName);
+    this.#claims = new MarkClaims(this.#pending, this.#leaseMs, options.clock);
     this.#storage = options.upload === null ? null : new ObjectStorage(options.upload);
   }
 
@@ -112,10 +124,25 @@ export class RecordingDelivery implements AsyncDisposable {
     return { file: join(this.#folder, file), url: this.#storage?.urlOf(file) ?? null };
   }
 
-  /** Goes on with what earlier runs have left. Never rejects. */
+  /** Goes on with what earlier runs have left, and from now on with what other services leave. Never rejects. */
   async start(): Promise<void> {
-    await this.#look();
+    await this.#look(true);
+    if (this.#known.size > 0) {
+      this.#options.log.info({ recordings: this.#known.size }, "recordings of an earlier run wait for their delivery");
+    }
+    this.#lookLater();
     this.#pump();
+  }
+
+  #lookLater(): void {
+    if (this.#closing.signal.aborted) return;
+    this.#lookTimer = this.#options.clock.after(this.#leaseMs, () => {
+      this.#work(this.#look(false), () => this.#lookLater());
+    });
+  }
+
+  get #leaseMs(): number {
+    return this.#options.leaseMs ?? usualLeaseMs;
   }
 
   /** `waiting`: recordings that wait or are worked on, by what for. */
@@ -176,15 +203,19 @@ export class RecordingDelivery implements AsyncDisposable {
     return item;
   }
 
-  /** Finds marked recordings in the folder. */
-  async #look(): Promise<void> {
+  /** Finds marked recordings in the folder; not those, unless `all` of them, that another service has just marked for itself. */
+  async #look(all: boolean): Promise<void> {
     this.#more = false;
-    const pending = join(this.#folder, pendingFolderName);
     try {
-      for await (const { name } of await opendir(pending)) {
-        const marked = markOf(name);
-        if (marked !== undefined) this.#add(marked, true);
-        else if (name.endsWith(".part")) await this.#removeStale(join(pending, name));
+      for await (const { name } of await opendir(this.#pending)) {
+        const path = join(this.#pending, name);
+        if (name.endsWith(".part")) {
+          await this.#removeStale(path);
+          continue;
+        }
+        const marked = markOf(name) ?? (await this.#claims.free(name));
+        if (marked === undefined || this.#known.has(marked)) continue;
+        if (all || name !== markFile(marked) || (await this.#claims.isStale(path))) this.#add(marked, true);
         if (this.#more) break;
       }
     } catch (error) {
@@ -195,9 +226,6 @@ export class RecordingDelivery implements AsyncDisposable {
           "recordings that wait for their delivery cannot be looked for",
         );
       }
-    }
-    if (this.#known.size > 0) {
-      this.#options.log.info({ recordings: this.#known.size }, "recordings of an earlier run wait for their delivery");
     }
   }
 
@@ -214,7 +242,7 @@ export class RecordingDelivery implements AsyncDisposable {
       if (item === undefined) break;
       this.#toConvert.delete(item);
       this.#converting += 1;
-      this.#work(this.#settle(item), () => (this.#converting -= 1));
+      this.#work(this.#settle(item), () => (this.#converting -= 1), item);
     }
     const now = this.#options.clock.now();
     while (this.#uploading < mostUploads && this.#restUntil <= now) {
@@ -222,7 +250,7 @@ export class RecordingDelivery implements AsyncDisposable {
       if (item === undefined) break;
       this.#toUpload.delete(item);
       this.#uploading += 1;
-      this.#work(this.#upload(item), () => (this.#uploading -= 1));
+      this.#work(this.#upload(item), () => (this.#uploading -= 1), item);
     }
     this.#timer?.cancel();
     this.#timer = undefined;
@@ -236,7 +264,7 @@ export class RecordingDelivery implements AsyncDisposable {
       });
     }
     // Not only when nothing is left: there may always be new ones, or one that nobody takes.
-    if (this.#more && this.#known.size <= this.#mostKnown / 2) this.#work(this.#look(), () => {});
+    if (this.#more && this.#known.size <= this.#mostKnown / 2) this.#work(this.#look(true), () => {});
   }
 
   #dueUpload(now: number): Item | undefined {
@@ -244,10 +272,12 @@ export class RecordingDelivery implements AsyncDisposable {
     return undefined;
   }
 
-  #work(work: Promise<void>, over: () => void): void {
+  #work(work: Promise<void>, over: () => void, item?: Item): void {
     const done = work
       .catch((error: unknown) => {
-        this.#options.log.warn({ error: messageOf(error) }, "a recording was left to the next start");
+        // It is found in the folder again.
+        if (item !== undefined) this.#known.delete(item.name);
+        this.#options.log.warn({ error: messageOf(error) }, "a recording was left for a while");
       })
       .finally(() => {
         this.#working.delete(done);
@@ -260,45 +290,54 @@ export class RecordingDelivery implements AsyncDisposable {
   /** Everything that comes before the upload. */
   async #settle(item: Item): Promise<void> {
     let reason: string | null = "conversion_failed";
+    let claim: Claim | undefined;
     try {
-      reason = await this.#convert(item.name);
+      claim = await this.#claims.take(item.name);
+      // Another service has it, and says how it went to nobody here.
+      reason = claim === undefined ? "conversion_pending" : await this.#convert(claim);
     } finally {
       item.outcome = { reason };
       for (const settled of item.settled.splice(0)) settled(reason);
       // What closing has broken off stays marked.
       if (reason === "conversion_pending") this.#known.delete(item.name);
       else if (this.#storage !== null) this.#toUpload.add(item);
-      else await this.#forget(item);
+      else this.#known.delete(item.name);
+      if (claim !== undefined) {
+        const over = reason !== "conversion_pending" && this.#storage === null;
+        await (over ? this.#claims.done(claim) : this.#claims.giveBack(claim));
+      }
     }
   }
 
   /** Null when the recording is in its format, else why not. Rejects when the mark cannot be written. */
-  async #convert(name: string): Promise<string | null> {
+  async #convert(claim: Claim): Promise<string | null> {
     const { counted, log } = this.#options;
-    const mark = parseMark(await readFile(this.#markPath(name), "utf8").catch(() => ""));
+    const { name } = claim;
+    const mark = parseMark(await readFile(claim.path, "utf8").catch(() => ""));
     const format = mark?.format ?? null;
     const wav = join(this.#folder, `${name}.wav`);
     if (format === null || !(await isThere(wav))) return null;
     const target = join(this.#folder, `${name}.${format}`);
     // It got its name when it had been read through, so the WAV was only not removed any more.
     if (!(await isThere(target))) {
-      const part = join(this.#folder, pendingFolderName, `${name}-${randomBytes(6).toString("hex")}.${format}.part`);
+      const part = join(this.#pending, `${name}-${randomBytes(6).toString("hex")}.${format}.part`);
       try {
         await this.#convertTo(part, name, wav, format);
-        await rename(part, target);
+        if (await this.#claims.holds(claim)) await rename(part, target);
       } catch (error) {
-        await rm(part, { force: true });
-        if (this.#closing.signal.aborted) return "conversion_pending";
-        // Another process on the same folder was faster.
-        if (!(await isThere(wav)) && (await isThere(target))) return null;
-        counted?.("convert", "failed");
-        log.warn(
-          { recording: name, code: codeOf(error, "internal"), error: messageOf(error) },
-          "a recording could not be converted and stays a WAV",
-        );
-        await this.#mark(name, { v: 1, format: null });
-        return "conversion_failed";
+        if (!this.#closing.signal.aborted && (await this.#claims.holds(claim))) {
+          await rm(part, { force: true });
+          counted?.("convert", "failed");
+          log.warn(
+            { recording: name, code: codeOf(error, "internal"), error: messageOf(error) },
+            "a recording could not be converted and stays a WAV",
+          );
+          await writeWhole(claim.path, JSON.stringify({ v: 1, format: null } satisfies DeliveryMark));
+          return "conversion_failed";
+        }
       }
+      await rm(part, { force: true });
+      if (this.#closing.signal.aborted || !(await this.#claims.holds(claim))) return "conversion_pending";
     }
     await unlink(wav).catch(gone);
     counted?.("convert", "done");
@@ -322,9 +361,16 @@ export class RecordingDelivery implements AsyncDisposable {
 
   async #upload(item: Item): Promise<void> {
     const { clock, log, upload, counted } = this.#options;
+    const claim = await this.#claims.take(item.name);
+    if (claim === undefined) {
+      // Another service has it, and when that fails, it is found in the folder again.
+      this.#known.delete(item.name);
+      return;
+    }
     try {
       await this.#uploadFiles(item);
     } catch (error) {
+      await this.#claims.giveBack(claim);
       if (this.#closing.signal.aborted) return;
       counted?.("upload", "failed");
       item.tried = true;
@@ -353,7 +399,9 @@ export class RecordingDelivery implements AsyncDisposable {
     this.#restUntil = 0;
     counted?.("upload", "done");
     log.info({ recording: item.name, kept: upload?.keepLocal }, "a recording was uploaded");
-    await this.#forget(item);
+    // Nothing is to be done any more: the mark goes last.
+    this.#known.delete(item.name);
+    await this.#claims.done(claim);
   }
 
   /** Several services wait differently long, so that they do not all come at once when the storage is back. */
@@ -378,28 +426,12 @@ export class RecordingDelivery implements AsyncDisposable {
     for (const path of stored) await unlink(path).catch(gone);
   }
 
-  #markPath(name: string): string {
-    return join(this.#folder, pendingFolderName, `${name}.json`);
-  }
-
-  async #mark(name: string, mark: DeliveryMark): Promise<void> {
-    const path = this.#markPath(name);
-    await mkdir(join(this.#folder, pendingFolderName), { recursive: true, mode: folderMode });
-    await writeFile(`${path}.part`, JSON.stringify(mark), { mode: fileMode });
-    await rename(`${path}.part`, path);
-  }
-
-  /** Nothing is to be done any more: the mark goes last. */
-  async #forget(item: Item): Promise<void> {
-    this.#known.delete(item.name);
-    await unlink(this.#markPath(item.name)).catch(gone);
-  }
-
   /** Breaks off what is under way; the next run goes on with it. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing.abort(new MediaError("closed", "the media side is closing"));
     this.#timer?.cancel();
     this.#timer = undefined;
+    this.#lookTimer?.cancel();
     for (const item of this.#known.values()) {
       for (const settled of item.settled.splice(0)) settled("conversion_pending");
     }
@@ -410,18 +442,7 @@ export class RecordingDelivery implements AsyncDisposable {
   }
 }
 
-/** Rejects when that cannot be told: a file that cannot be looked at is not one that has been delivered. */
-async function isThere(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    (error: unknown) => {
-      gone(error);
-      return false;
-    },
-  );
-}
-
-/** A file that another one has removed meanwhile is as good as removed by us. */
-function gone(error: unknown): void {
-  if (codeOf(error, "") !== "ENOENT") throw error;
+async function writeWhole(path: string, text: string): Promise<void> {
+  await writeFile(`${path}.part`, text, { mode: fileMode });
+  await rename(`${path}.part`, path);
 }

@@ -44,7 +44,8 @@ export type JournalLine =
       readonly times: number;
     }
   | { readonly type: "cut"; readonly at: number; readonly id: number }
-  | { readonly type: "end"; readonly at: number };
+  /** `lost`: the media server was gone by then, so that nothing was captured of the last while. */
+  | { readonly type: "end"; readonly at: number; readonly lost?: true };
 
 /** Folder of the logs below rtpengine's recording folder. */
 export const journalFolderName = "patchbay";

@@ -13,6 +13,11 @@ export interface DeliveryMark {
 export const pendingFolderName = "pending";
 const markEnding = ".json";
 
+/** The name of that file. */
+export function markFile(name: string): string {
+  return name + markEnding;
+}
+
 /** The recording that a file of that folder is about; undefined for other files. */
 export function markOf(fileName: string): string | undefined {
   return fileName.endsWith(markEnding) ? fileName.slice(0, -markEnding.length) : undefined;
@@ -33,7 +38,7 @@ export function parseMark(text: string): DeliveryMark | undefined {
 export function writeMark(folder: string, name: string, mark: DeliveryMark): void {
   const pending = join(folder, pendingFolderName);
   mkdirSync(pending, { recursive: true, mode: 0o750 });
-  const path = join(pending, name + markEnding);
+  const path = join(pending, markFile(name));
   writeFileSync(`${path}.part`, JSON.stringify(mark), { mode: 0o640 });
   renameSync(`${path}.part`, path);
 }

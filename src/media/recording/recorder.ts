@@ -176,9 +176,9 @@ export class CallRecording {
     this.#journal.write({ type: "cut", at, id: play });
   }
 
-  /** Ends the recording and renders it. Rejects with a MediaError or the system's error. */
-  async finish(at: number): Promise<FinishedRecording> {
-    this.#journal.write({ type: "end", at });
+  /** Ends the recording, `lost` when the media server is gone, and renders it. Rejects with a MediaError or the system's error. */
+  async finish(at: number, lost = false): Promise<FinishedRecording> {
+    this.#journal.write({ type: "end", at, ...(lost ? { lost } : {}) });
     return this.#render(this.#journal.flush());
   }
 }

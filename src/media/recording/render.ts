@@ -49,6 +49,22 @@ function lastPacketAt(captures: readonly string[]): number {
   return last;
 }
 
+/**
+ * When rtpengine was gone. After a crash it goes on in a new capture, which else begins after a pause only: so it was away from
+ * the last packet of the one to the first of the next, and to the end when it never came back.
+ */
+function lostSpans(captures: readonly string[], recorded: readonly Span[], lostAtEnd: boolean): readonly Span[] {
+  if (captures.length < 2 && !lostAtEnd) return [];
+  const filled = captures
+    .map((path) => ({ from: begunAt(path), to: lastPacketAt([path]) }))
+    .filter(({ from }) => from < Number.POSITIVE_INFINITY);
+  const end = lostAtEnd ? recorded.at(-1)?.to : undefined;
+  return filled.flatMap(({ to: from }, index) => {
+    const to = filled[index + 1]?.from ?? end ?? from;
+    return from < to && recorded.some((span) => from >= span.from && to <= span.to) ? [{ from, to }] : [];
+  });
+}
+
 interface Place {
   readonly from: number;
   readonly to: number;
@@ -67,13 +83,15 @@ interface LegOnPort {
 class Mixer {
   readonly #timeline: Timeline;
   readonly #origin: number;
+  readonly #lost: readonly Span[];
   readonly #promptFolder: string;
   readonly #legs: readonly LegOnPort[];
   readonly #playing = new Set<PromptTrack>();
   #nextPrompt = 0;
 
-  constructor(timeline: Timeline, promptFolder: string) {
+  constructor(timeline: Timeline, lost: readonly Span[], promptFolder: string) {
     this.#timeline = timeline;
+    this.#lost = lost;
     this.#origin = timeline.recorded[0]?.from ?? 0;
     this.#promptFolder = promptFolder;
     this.#legs = timeline.legs.map(({ leg, port, at, laws, heard }) => ({
@@ -151,7 +169,9 @@ class Mixer {
       const path = join(this.#promptFolder, basename(prompt.file));
       // A prompt that could not be kept is missing in the recording; the rest of the call must not be lost for it.
       if (!existsSync(path)) continue;
-      const end = this.#sampleAt(prompt.until);
+      // What rtpengine played is gone with it; Patchbay begins it again when it is back, which the log says.
+      const gone = this.#lost.find(({ from }) => from > prompt.at)?.from ?? Number.POSITIVE_INFINITY;
+      const end = this.#sampleAt(Math.min(prompt.until, gone));
       this.#playing.add(new PromptTrack(path, prompt.times, this.#sampleAt(prompt.at), end));
     }
   }
@@ -161,8 +181,7 @@ class Mixer {
   }
 }
 
-function mix(timeline: Timeline, promptFolder: string, captures: readonly string[], writer: WavWriter): void {
-  const mixer = new Mixer(timeline, promptFolder);
+function mix(mixer: Mixer, captures: readonly string[], writer: WavWriter): void {
   try {
     mixer.render(packetsOf(captures), writer);
   } finally {
@@ -232,22 +251,26 @@ export function renderRecording({ journal, unwritten, spoolFolder, folder, mark 
   const captures = bySegments
     ? segmentsOf(lines).map((file) => capturePath(spoolFolder, file))
     : capturesInOrder(spoolFolder, named);
-  const ended = lines.some((line) => line.type === "end");
-  const timeline = timelineOf(lines, ended ? 0 : bySegments ? lastSegmentEnd(lines, captures) : lastPacketAt(captures));
+  const ended = lines.find((line) => line.type === "end");
+  const timeline = timelineOf(
+    lines,
+    ended !== undefined ? 0 : bySegments ? lastSegmentEnd(lines, captures) : lastPacketAt(captures),
+  );
   if (timeline === undefined) {
     removeFromSpool(journal, spoolFolder, named);
     throw new MediaError("no_audio", "nothing was recorded");
   }
+  const lost = bySegments ? [] : lostSpans(captures, timeline.recorded, ended?.lost === true);
   const name = basename(timeline.opened.name);
   const file = join(folder, `${name}.wav`);
   const sidecar = join(folder, `${name}.json`);
   try {
     using writer = new WavWriter(`${file}.part`, 2, recordingRate, recordingMode);
     if (bySegments) joinSegments(captures, timeline.recorded, writer);
-    else mix(timeline, journalStem(journal), captures, writer);
+    else mix(new Mixer(timeline, lost, journalStem(journal)), captures, writer);
     writer.finish();
     const seconds = writer.frames / recordingRate;
-    writeAside(sidecar, `${JSON.stringify(sidecarOf(timeline, seconds, recordingRate), null, 2)}\n`);
+    writeAside(sidecar, `${JSON.stringify(sidecarOf(timeline, seconds, recordingRate, lost), null, 2)}\n`);
     renameSync(`${sidecar}.part`, sidecar);
     renameSync(`${file}.part`, file);
     checkReadable(file, writer.frames);

@@ -111,13 +111,22 @@ export interface Sidecar {
     readonly to: number;
     readonly startedAt: string;
   }[];
-  /** Time that is not in the file: where it was cut out, and how long it was. */
-  readonly gaps: readonly { readonly at: number; readonly seconds: number; readonly reason: string }[];
+  /**
+   * Time of which nothing was recorded: where it lies in the file, and how long it was. `paused` was cut out there; of `lost`,
+   * when the media server was gone, the file has the silence.
+   */
+  readonly gaps: readonly { readonly at: number; readonly seconds: number; readonly reason: "paused" | "lost" }[];
   /** The stretches the file is put together from. */
   readonly segments: readonly { readonly from: number; readonly to: number; readonly startedAt: string }[];
 }
 
-export function sidecarOf(timeline: Timeline, seconds: number, sampleRate: number): Sidecar {
+/** `lost`: when the media server was gone, in order. */
+export function sidecarOf(
+  timeline: Timeline,
+  seconds: number,
+  sampleRate: number,
+  lost: readonly Span[] = [],
+): Sidecar {
   const { opened, recorded, phases } = timeline;
   const place = (at: number): number => rounded(Math.min(seconds, secondsInFile(recorded, at)));
   const segments = recorded.map((span) => ({
@@ -125,11 +134,18 @@ export function sidecarOf(timeline: Timeline, seconds: number, sampleRate: numbe
     to: place(span.to),
     startedAt: new Date(span.from).toISOString(),
   }));
-  const gaps = recorded.slice(1).map((span, index) => ({
-    at: place(span.from),
-    seconds: rounded((span.from - (recorded[index]?.to ?? span.from)) / 1_000),
-    reason: "paused",
-  }));
+  const gapOf = ({ from, to }: Span, reason: "paused" | "lost"): Sidecar["gaps"][number] => ({
+    at: place(from),
+    seconds: rounded((to - from) / 1_000),
+    reason,
+  });
+  const pauses = recorded.slice(1).map((span, index) => ({ from: recorded[index]?.to ?? span.from, to: span.from }));
+  const gaps = [
+    ...pauses.map((span) => ({ from: span.from, gap: gapOf(span, "paused") })),
+    ...lost.map((span) => ({ from: span.from, gap: gapOf(span, "lost") })),
+  ]
+    .sort((a, b) => a.from - b.from)
+    .map(({ gap }) => gap);
   const inFile = phases
     .map((span) => ({
       phase: span.phase,
