@@ -3,12 +3,8 @@ import { join } from "node:path";
 import { messageOf } from "../media-error.ts";
 import type { FreeswitchOptions } from "../options.ts";
 import { freeswitchRate } from "../prompts/convert.ts";
-import {
-  type AnchorState,
-  startAnchor,
-  SwitchingAnchor,
-  type SwitchedCallOptions,
-} from "../switching/switching-anchor.ts";
+import type { SwitchedCallOptions } from "../switching/call-options.ts";
+import { type AnchorState, startAnchor, SwitchingAnchor } from "../switching/switching-anchor.ts";
 import { ServerPool } from "./servers.ts";
 import type { Server } from "./servers.ts";
 import { BridgedCall, callVariable, segmentFolder } from "./bridged-call.ts";
@@ -107,19 +103,7 @@ export class FreeswitchAnchor extends SwitchingAnchor<BridgedCall> {
   }
 
   protected override newCall(options: SwitchedCallOptions): BridgedCall {
-    const { limits, watchMs, callerTimeoutMs, talkTimeoutMs, log, recording } = this.#options;
-    return new BridgedCall({
-      ...options,
-      chooseServer: (except) => this.#servers.choose(except),
-      spoolFolder: recording?.spoolFolder ?? "",
-      watchMs,
-      mostQueued: limits.mostQueuedPerCall,
-      mostLegs: limits.mostLegsPerCall,
-      clock: this.clock,
-      log,
-      callerTimeoutMs,
-      talkTimeoutMs,
-    });
+    return new BridgedCall({ ...options, chooseServer: (except) => this.#servers.choose(except) });
   }
 }
 

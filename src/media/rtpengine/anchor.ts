@@ -1,16 +1,13 @@
 import type { MediaOptions } from "../options.ts";
 import { messageOf } from "../media-error.ts";
-import {
-  type AnchorState,
-  startAnchor,
-  SwitchingAnchor,
-  type SwitchedCallOptions,
-} from "../switching/switching-anchor.ts";
-import { AnchoredCall, ngCallPrefix } from "./anchored-call.ts";
+import type { SwitchedCallOptions } from "../switching/call-options.ts";
+import { type AnchorState, startAnchor, SwitchingAnchor } from "../switching/switching-anchor.ts";
+import { AnchoredCall } from "./anchored-call.ts";
 import { DtmfReceiver } from "./dtmf.ts";
 import { InstancePool } from "./instances.ts";
 import type { Instance } from "./instances.ts";
 import { NgClient, NgError } from "./ng.ts";
+import { ngCallPrefix } from "./ng-call.ts";
 
 /** Calls that one rtpengine is asked for. */
 const mostListed = 100_000;
@@ -118,24 +115,15 @@ export class RtpengineAnchor extends SwitchingAnchor<AnchoredCall> {
   }
 
   #callsOf(instance: Instance): readonly AnchoredCall[] {
-    return [...this.calls.values()].filter((call) => call.instance === instance);
+    return [...this.calls.values()].filter((call) => call.server === instance);
   }
 
   protected override newCall(options: SwitchedCallOptions): AnchoredCall {
-    const { limits, parkingAddress, watchMs, callerTimeoutMs, talkTimeoutMs, log } = this.#options;
     const anchored = new AnchoredCall({
       ...options,
       ng: this.#ng,
       chooseInstance: (except) => this.#instances.choose(except),
-      spoolFolder: this.#options.recording?.spoolFolder ?? "",
-      parkingAddress,
-      watchMs,
-      mostQueued: limits.mostQueuedPerCall,
-      mostLegs: limits.mostLegsPerCall,
-      clock: this.clock,
-      log,
-      callerTimeoutMs,
-      talkTimeoutMs,
+      parkingAddress: this.#options.parkingAddress,
     });
     this.#byNgCall.set(anchored.ngCall, anchored);
     return anchored;

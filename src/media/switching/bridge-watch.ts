@@ -10,6 +10,14 @@ export interface Received {
   readonly refused: number;
 }
 
+/** What has come from the caller and from the operator. */
+export interface Sides {
+  readonly caller: Received;
+  readonly operator: Received;
+}
+
+type Side = keyof Sides;
+
 /** From the bridge to the first look, from the repair to the second, and between looks at a talk. */
 const firstLookMs = 2_000;
 const secondLookMs = 1_000;
@@ -26,8 +34,7 @@ export interface BridgeWatchOptions {
   readonly talkTimeoutMs: number;
   /** Runs a step in the call's queue; false when it will not run. */
   readonly enqueue: (step: () => Promise<void>) => boolean;
-  /** What has come from the caller and from the operator. */
-  readonly received: () => Promise<{ readonly caller: Received; readonly operator: Received } | undefined>;
+  readonly received: () => Promise<Sides | undefined>;
   /** False while the caller has agreed to send nothing. */
   readonly callerSends: () => boolean;
   /** The media server learns anew where both send from. */
@@ -172,6 +179,3 @@ export class BridgeWatch {
     }
   }
 }
-
-type Sides = NonNullable<Awaited<ReturnType<BridgeWatchOptions["received"]>>>;
-type Side = keyof Sides;

@@ -2,6 +2,7 @@ import { randomInt } from "node:crypto";
 import { isIP } from "node:net";
 import type { Sdp } from "../../call/ids.ts";
 import type { G711Law } from "../audio/g711.ts";
+import { MediaError } from "../media-error.ts";
 
 // Session descriptions (RFC 8866, offer/answer by RFC 3264) as far as one audio stream of G.711 needs them.
 
@@ -156,6 +157,13 @@ export function readAudio(text: string): AudioOutcome {
     };
   }
   return { ok: false, fault };
+}
+
+/** The same for one that must be there. Throws a MediaError that says whose it is not. */
+export function described(text: string, whose: string): AudioDescription {
+  const outcome = readAudio(text);
+  if (!outcome.ok) throw new MediaError(outcome.fault, `${whose}: ${outcome.fault}`);
+  return outcome.audio;
 }
 
 /** RFC 3264 §8.4: the old form of hold, a connection to nowhere. */

@@ -2,7 +2,7 @@ import type { Prompt, TalkPhase } from "../../call/effect.ts";
 import type { CallEvent } from "../../call/event.ts";
 import type { CallId, ExchangeId, LegId, PlayId, Sdp } from "../../call/ids.ts";
 import type { CallerPolicy, MediaAnchor, RecordingOrder } from "../../call/ports.ts";
-import { type CallerSounds, type KeyPolicy, usualKeys, usualSounds } from "../../call/setup.ts";
+import { type KeyPolicy, usualKeys, usualSounds } from "../../call/setup.ts";
 import { CountingClock } from "../../lib/counting-clock.ts";
 import type { Tone } from "../audio/tones.ts";
 import { messageOf } from "../media-error.ts";
@@ -14,6 +14,8 @@ import type { RecoveredRecording } from "../recording/recorder.ts";
 import { createSpeech } from "../tts/speech.ts";
 import { WorkerPool } from "../worker/pool.ts";
 import type { Waiting } from "./backdrop.ts";
+import type { SwitchedCallOptions } from "./call-options.ts";
+import type { SwitchedCall } from "./switched-call.ts";
 
 /** What a caller on hold hears where the channel has no music of its own: a slow broken chord. */
 const melody: readonly Tone[] = [
@@ -43,46 +45,6 @@ export interface MediaStats {
   readonly recordings: number;
   readonly rendering: number;
   readonly waitingForRendering: number;
-}
-
-/** One call in a media server: the methods of the port without the call's name. */
-export interface SwitchedCall {
-  /** Commands that wait or run. */
-  readonly queued: number;
-  open(offer: Sdp): void;
-  play(play: PlayId, leg: LegId, prompt: Prompt): void;
-  stop(leg: LegId): void;
-  ringback(on: boolean): void;
-  offer(leg: LegId, keys: KeyPolicy): void;
-  early(leg: LegId, answer: Sdp): void;
-  renew(leg: LegId, answer: Sdp, taken: boolean): void;
-  consult(leg: LegId, answer: Sdp): void;
-  join(leg: LegId, answer: Sdp): void;
-  aside(leg: LegId, on: boolean): void;
-  drop(leg: LegId): void;
-  update(leg: LegId, exchange: ExchangeId, offer: Sdp | null): void;
-  /** What this leg's end answers to somebody who is not its peer yet: `renew` with his offer makes him that. */
-  propose(leg: LegId, exchange: ExchangeId, offer: Sdp): void;
-  phase(phase: TalkPhase): void;
-  recording(to: "start" | "pause" | "resume" | "stop"): void;
-  close(): void;
-}
-
-/** What a call needs of its anchor, whichever that is. */
-export interface SwitchedCallOptions {
-  readonly call: CallId;
-  readonly caller: LegId;
-  readonly order: RecordingOrder;
-  readonly sounds: CallerSounds;
-  readonly callerKeys: KeyPolicy;
-  /** What is heard where the channel has no sound of its own. */
-  readonly usualSounds: Readonly<Record<Waiting, ReadyPrompt>>;
-  readonly prepare: (prompt: Prompt) => Promise<ReadyPrompt>;
-  readonly recorder: Recorder | null;
-  /** False when the call is not held any more. */
-  readonly post: (event: CallEvent) => boolean;
-  /** The call has ended and everything of it is released. */
-  readonly onClosed: () => void;
 }
 
 /** One media server as it is told to people and monitors. */
@@ -258,7 +220,7 @@ export abstract class SwitchingAnchor<C extends SwitchedCall> implements MediaAn
     recording: RecordingOrder,
     { sounds, keys }: CallerPolicy = usualPolicy,
   ): void {
-    const { limits, log } = this.#options;
+    const { limits, log, watchMs, callerTimeoutMs, talkTimeoutMs } = this.#options;
     const usual = this.#usual;
     if (this.calls.has(call)) {
       log.error({ call }, "a call was opened twice");
@@ -278,6 +240,14 @@ export abstract class SwitchingAnchor<C extends SwitchedCall> implements MediaAn
       usualSounds: usual,
       prepare: (prompt) => this.#library.prepare(prompt),
       recorder: this.#recorder,
+      spoolFolder: this.#options.recording?.spoolFolder ?? "",
+      watchMs,
+      mostQueued: limits.mostQueuedPerCall,
+      mostLegs: limits.mostLegsPerCall,
+      clock: this.clock,
+      log,
+      callerTimeoutMs,
+      talkTimeoutMs,
       post: (event) => this.#post(call, event),
       onClosed: () => {
         this.calls.delete(call);
