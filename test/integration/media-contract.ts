@@ -7,11 +7,19 @@ import type { PlayId } from "../../src/call/ids.ts";
 import { nowMs } from "../support/clock.ts";
 import { pitches } from "../support/pitch.ts";
 import { delay, waitFor } from "../support/wait.ts";
-import { expectAtRest, portIn, sdpOf, writeTone } from "./media-support.ts";
+import { expectAtRest, portIn, sdpOf, talk, writeTone } from "./media-support.ts";
 import type { MediaStage, StartStage } from "./media-support.ts";
 
+/** What tones to one side of a talk do on a kind of media server. */
+export interface TonesThere {
+  /** The partner of whoever hears them misses no more than this, in milliseconds. */
+  readonly partnersGapMs: number;
+  /** They come with an SSRC of their own, and no packet of the voice comes among them. */
+  readonly ownStream: boolean;
+}
+
 /** Defines the tests for one kind of anchor. */
-export function mediaContract(start: StartStage): void {
+export function mediaContract(start: StartStage, tones: TonesThere): void {
   let stage: MediaStage;
   beforeEach(async () => {
     stage = await start();
@@ -297,14 +305,8 @@ export function mediaContract(start: StartStage): void {
     });
 
     test("an operator who changes his codec and his port is followed; the caller sees nothing", async () => {
-      const call = stage.call();
-      const [caller, operator, moved] = await stage.phones();
-      const port = await call.open(caller);
-      caller.sendTone(pitches.caller);
-      const operatorPort = await call.offer("operator-1");
-      operator.connect("127.0.0.1", operatorPort, "PCMA", 101);
-      operator.sendTone(pitches.operator);
-      await call.join("operator-1", operator, { codecs: ["PCMA"] });
+      const talking = await talk(stage, { operator: { codecs: ["PCMA"] } });
+      const { call, caller, operator, other: moved, port, operatorPort } = talking;
       await caller.hears(pitches.operator);
       const event = await call.update(call.leg("operator-1"), sdpOf(moved, { codecs: ["PCMU"], version: 2 }));
       expect(event.type === "media.updated" ? portIn(event.answer) : 0).toBe(operatorPort);
@@ -320,14 +322,7 @@ export function mediaContract(start: StartStage): void {
     });
 
     test("a caller who changes his codec while he talks is heard and hears, also with the bot again", async () => {
-      const call = stage.call();
-      const [caller, operator] = await stage.phones();
-      const port = await call.open(caller, { codecs: ["PCMU", "PCMA"] });
-      caller.sendTone(pitches.caller);
-      const operatorPort = await call.offer("operator-1");
-      operator.connect("127.0.0.1", operatorPort, "PCMU", 101);
-      operator.sendTone(pitches.operator);
-      await call.join("operator-1", operator);
+      const { call, caller, operator, port } = await talk(stage, { caller: { codecs: ["PCMU", "PCMA"] } });
       const event = await call.update(call.caller, sdpOf(caller, { codecs: ["PCMA"], version: 2 }));
       expect(event.type === "media.updated" ? portIn(event.answer) : 0).toBe(port);
       caller.connect("127.0.0.1", port, "PCMA", 101);
@@ -347,14 +342,8 @@ export function mediaContract(start: StartStage): void {
 
   describe("somebody who takes a place", () => {
     test("of an operator: he is answered, and heard only once he has it; nobody else sees anything", async () => {
-      const call = stage.call();
-      const [caller, operator, taker] = await stage.phones();
-      const port = await call.open(caller);
-      caller.sendTone(pitches.caller);
-      const operatorPort = await call.offer("operator-1");
-      operator.connect("127.0.0.1", operatorPort, "PCMA", 101);
-      operator.sendTone(pitches.operator);
-      await call.join("operator-1", operator, { codecs: ["PCMA"] });
+      const talking = await talk(stage, { operator: { codecs: ["PCMA"] } });
+      const { call, caller, operator, other: taker, port, operatorPort } = talking;
       await caller.hears(pitches.operator);
       const offer = sdpOf(taker, { codecs: ["PCMU"] });
       const proposed = await call.propose(call.leg("operator-1"), offer);
@@ -379,14 +368,7 @@ export function mediaContract(start: StartStage): void {
     });
 
     test("of the caller: the operator hears on through the same port", async () => {
-      const call = stage.call();
-      const [caller, operator, taker] = await stage.phones();
-      const port = await call.open(caller);
-      caller.sendTone(pitches.caller);
-      const operatorPort = await call.offer("operator-1");
-      operator.connect("127.0.0.1", operatorPort, "PCMU", 101);
-      operator.sendTone(pitches.operator);
-      await call.join("operator-1", operator);
+      const { call, caller, operator, other: taker, port } = await talk(stage);
       await operator.hears(pitches.caller);
       const offer = sdpOf(taker, { codecs: ["PCMU"] });
       const proposed = await call.propose(call.caller, offer);
@@ -433,40 +415,66 @@ export function mediaContract(start: StartStage): void {
   });
 
   describe("tones to one side of a talk", () => {
+    // With telephone events on both sides there would be no tones.
+    const eventType = null;
+
     test("come without the partner's voice, and he hears on meanwhile", async () => {
-      const call = stage.call();
-      const [caller, operator] = await stage.phones();
-      // With telephone events on both sides there would be no tones.
-      const eventType = null;
-      await call.open(caller, { eventType });
-      caller.sendTone(pitches.caller);
-      operator.connect("127.0.0.1", await call.offer("operator-1"), "PCMU", 101);
-      operator.sendTone(pitches.operator);
-      await call.join("operator-1", operator, { eventType });
+      const { call, caller, operator } = await talk(stage, { caller: { eventType }, operator: { eventType } });
       for (const [leg, hearer, voice, other, otherVoice] of [
         [call.leg("operator-1"), operator, pitches.caller, caller, pitches.operator],
         [call.caller, caller, pitches.operator, operator, pitches.caller],
       ] as const) {
         await hearer.hears(voice);
+        const voiceSsrcs = (await hearer.capture(nowMs() - 100)).ssrcs;
         const play = `tones ${leg}` as PlayId;
         const from = nowMs();
-        stage.anchor.play(call.id, play, leg, { kind: "digits", digits: "1WW1" });
-        // Between the two keys nothing is played, and nothing else is heard.
+        stage.anchor.play(call.id, play, leg, { kind: "digits", digits: "15WW92" });
+        // Between the two halves nothing is played, and nothing else is heard.
         await hearer.hears([]);
         expect(await call.played(play)).toMatchObject({ result: "completed" });
-        expect((await hearer.capture(from)).amplitudeOf(697)).toBeGreaterThan(50);
+        const to = nowMs();
         await hearer.hears(voice);
-        expect((await other.capture(from)).longestGapMs).toBeLessThan(1_000);
+        const heard = await hearer.capture(from);
+        expect(heard.amplitudeOf(697)).toBeGreaterThan(50);
+        expect((await other.capture(from, to)).longestGapMs).toBeLessThan(tones.partnersGapMs);
         await other.hears(otherVoice);
+        if (!tones.ownStream) continue;
+        const toneSsrcs = heard.ssrcs.filter((ssrc) => !voiceSsrcs.includes(ssrc));
+        expect(toneSsrcs).toHaveLength(1);
+        const packets = heard.audio.filter(({ ssrc }) => toneSsrcs.includes(ssrc));
+        expect(packets.length).toBeGreaterThan(30);
+        const [first, last] = [packets[0]!.atMs, packets.at(-1)!.atMs];
+        expect(heard.between(first + 1, last).ssrcs).toEqual(toneSsrcs);
       }
-      // Stopped, they give the voice back as well.
-      stage.anchor.play(call.id, "stopped" as PlayId, call.leg("operator-1"), {
-        kind: "digits",
-        digits: "1WWWWWWWWW1",
-      });
-      await operator.hears([]);
-      stage.anchor.stop(call.id, call.leg("operator-1"));
+      await call.close();
+      await expectAtRest(stage);
+    }, 30_000);
+
+    test("that are stopped, replaced, or whose hearer leaves give the voice back as well", async () => {
+      const { call, caller, operator, other } = await talk(stage, { caller: { eventType }, operator: { eventType } });
+      const leg = call.leg("operator-1");
+      const hearTones = async (name: string): Promise<void> => {
+        stage.anchor.play(call.id, name as PlayId, leg, { kind: "digits", digits: "1WWWWWWWWW1" });
+        await operator.hears([]);
+      };
       await operator.hears(pitches.caller);
+      await hearTones("stopped");
+      stage.anchor.stop(call.id, leg);
+      await operator.hears(pitches.caller);
+      await hearTones("replaced");
+      await call.played(call.play(stage.botPrompt(0.5), 1, leg));
+      await operator.hears(pitches.caller);
+      await hearTones("held");
+      const hold = sdpOf(caller, { direction: "sendonly", version: 2, eventType });
+      expect(await call.update(call.caller, hold)).toMatchObject({ type: "media.updated" });
+      stage.anchor.stop(call.id, leg);
+      await operator.hears(pitches.caller);
+      await call.update(call.caller, sdpOf(caller, { version: 3, eventType }));
+      await hearTones("dropped");
+      call.drop("operator-1");
+      other.connect("127.0.0.1", await call.offer("operator-2"), "PCMU", 101);
+      await call.join("operator-2", other, { eventType });
+      await other.hears(pitches.caller);
       await call.close();
       await expectAtRest(stage);
     }, 30_000);

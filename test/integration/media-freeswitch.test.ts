@@ -9,7 +9,7 @@ import { expectAtRest, sdpOf } from "./media-support.ts";
 import { finished, recordingContract } from "./recording-contract.ts";
 
 describe("the media contract on FreeSWITCH", () => {
-  mediaContract(startFreeswitchStage);
+  mediaContract(startFreeswitchStage, { partnersGapMs: 1_000, ownStream: false });
 });
 
 describe("the recording contract on FreeSWITCH", () => {

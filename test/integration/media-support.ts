@@ -193,6 +193,33 @@ export interface MediaStage extends AsyncDisposable {
   readonly spool: () => readonly string[];
 }
 
+export interface Talk {
+  readonly call: TestCall;
+  readonly caller: PhoneMedia;
+  readonly operator: PhoneMedia;
+  /** Whoever comes later. */
+  readonly other: PhoneMedia;
+  /** Where the caller's phone sends to, and the operator's. */
+  readonly port: number;
+  readonly operatorPort: number;
+}
+
+/** A call whose caller is joined with `operator-1`; both send the tones of their parts. */
+export async function talk(
+  stage: MediaStage,
+  { caller: callerChoice = {}, operator: operatorChoice = {} }: { caller?: SdpChoice; operator?: SdpChoice } = {},
+): Promise<Talk> {
+  const call = stage.call();
+  const [caller, operator, other] = await stage.phones();
+  const port = await call.open(caller, callerChoice);
+  caller.sendTone(pitches.caller);
+  const operatorPort = await call.offer("operator-1");
+  operator.connect("127.0.0.1", operatorPort, operatorChoice.codecs?.[0] ?? "PCMU", operatorChoice.eventType ?? 101);
+  operator.sendTone(pitches.operator);
+  await call.join("operator-1", operator, operatorChoice);
+  return { call, caller, operator, other, port, operatorPort };
+}
+
 /** Starts an anchor of one kind; what is in `change` differs from the options a service has. */
 export type StartStage = (change?: Partial<AnchorOptions>) => Promise<MediaStage>;
 
