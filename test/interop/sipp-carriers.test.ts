@@ -160,10 +160,8 @@ describe("a trunk whose calls must be proved", () => {
     return Stage.start({ t1Ms: 40, trunk: { inbound } });
   }
 
-  function proving(
-    stage: Stage,
-    { password = trunkPassword.password as string, first = "Subject: none" } = {},
-  ): Promise<Sipp> {
+  function proving(stage: Stage, own: { readonly password?: string; readonly first?: string } = {}): Promise<Sipp> {
+    const { password = trunkPassword.password, first = "Subject: none" } = own;
     return Sipp.start({
       scenario: provesHimself,
       protocol: "tcp",
