@@ -103,6 +103,19 @@ export class LegKeys {
     await this.settle();
   }
 
+  /**
+   * rtpengine puts the packets that it decodes in order, and waits for those that are missing, among them the ones that it
+   * did not take because they were blocked: in half of all streams until ten more have come, a fifth of a second. Decoders
+   * that are made anew wait for nothing, and with every change to what is detected they are.
+   */
+  async decodeAnew(tag: string): Promise<void> {
+    const { ng } = this.#options;
+    for (const flags of [["detect DTMF", "directional"], ["directional"]])
+      await ng.request("unblockDTMF", { "from-tag": tag, "delay-buffer": 0, flags });
+    const mode = this.#modes.get(tag);
+    if (mode !== undefined) await ng.request("blockDTMF", { "from-tag": tag, ...keyModeParameters[mode] });
+  }
+
   /** Brings rtpengine to what is to be done with the key presses of each leg. */
   async settle(): Promise<void> {
     const { ng } = this.#options;
