@@ -13,9 +13,6 @@ export interface LoadOptions {
   readonly calls: number;
   /** How long a call is held before the caller's BYE, in milliseconds. */
   readonly holdMs?: number;
-  /** SIPp's arguments for what each side does. Default: its own scenarios, without sound. */
-  readonly caller?: readonly string[];
-  readonly called?: readonly string[];
 }
 
 export interface LoadResult {
@@ -56,8 +53,7 @@ async function sipp(
   const claimed = port === undefined ? await claimPort() : undefined;
   const own = port ?? claimed?.port ?? 0;
   const control = await claimPort();
-  // A caller with sound has two ports for each of his calls.
-  const media = await claimPortRange(400);
+  const media = await claimPortRange(4);
   const close = async (): Promise<void> => {
     await Promise.all([claimed?.release(), control.release(), media.release()]);
   };
@@ -118,20 +114,13 @@ export interface RunningLoad {
 }
 
 export async function startLoad(options: LoadOptions, core: number | undefined): Promise<RunningLoad> {
-  const {
-    target,
-    callee,
-    callsPerSecond,
-    calls,
-    holdMs = 0,
-    caller = ["-sn", "uac"],
-    called = ["-sn", "uas"],
-  } = options;
+  const { target, callee, callsPerSecond, calls, holdMs = 0 } = options;
   const folder = await mkdtemp(join(tmpdir(), "bench-"));
   const seconds = calls / callsPerSecond + holdMs / 1_000;
-  const uas = await sipp("callee", core, folder, callee, called);
+  const uas = await sipp("callee", core, folder, callee, ["-sn", "uas"]);
   const uac = await sipp("caller", core, folder, undefined, [
-    ...caller,
+    "-sn",
+    "uac",
     `127.0.0.1:${target}`,
     "-r",
     String(callsPerSecond),
@@ -160,23 +149,20 @@ export async function startLoad(options: LoadOptions, core: number | undefined):
       await new Promise<void>((resolve) => {
         setTimeout(resolve, 1_100);
       });
-      const [callerRows, calledRows] = [
-        await columns(join(folder, "caller.csv")),
-        await columns(join(folder, "callee.csv")),
-      ];
+      const [caller, called] = [await columns(join(folder, "caller.csv")), await columns(join(folder, "callee.csv"))];
       await close();
       await rm(folder, { recursive: true, force: true });
-      const last = callerRows.at(-1);
+      const last = caller.at(-1);
       const number = (row: ReadonlyMap<string, string> | undefined, name: string): number =>
         Number(row?.get(name) ?? 0);
       const created = number(last, "TotalCallCreated");
       // The row in which the last call was begun: what follows is waiting for calls to end.
-      const offering = callerRows.find((row) => number(row, "TotalCallCreated") === created);
+      const offering = caller.find((row) => number(row, "TotalCallCreated") === created);
       return {
         created,
         succeeded: number(last, "SuccessfulCall(C)"),
         failed: calls - number(last, "SuccessfulCall(C)"),
-        retransmissions: number(last, "Retransmissions(C)") + number(calledRows.at(-1), "Retransmissions(C)"),
+        retransmissions: number(last, "Retransmissions(C)") + number(called.at(-1), "Retransmissions(C)"),
         offered: number(offering, "CallRate(C)"),
       };
     },

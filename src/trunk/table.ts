@@ -27,11 +27,7 @@ export interface Trunk {
   readonly id: TrunkId;
   readonly gateways: readonly Gateway[];
   /** What callers of this trunk must know; the password is not part of the table. */
-  readonly inbound: {
-    readonly username: string;
-    readonly realm: string;
-    readonly algorithms: readonly ("SHA-256" | "MD5")[];
-  } | null;
+  readonly inbound: { readonly username: string; readonly realm: string } | null;
   readonly outbound: { readonly username: string; readonly realm: string | null } | null;
   readonly policy: CallerIdPolicy;
   readonly fixedNumber: string | null;
@@ -339,10 +335,7 @@ function trunkOf(config: TrunkConfig): Trunk {
       priority: priority ?? index,
       weight,
     })),
-    inbound:
-      inbound === undefined
-        ? null
-        : { username: inbound.username, realm: inbound.realm, algorithms: inbound.algorithms },
+    inbound: inbound === undefined ? null : { username: inbound.username, realm: inbound.realm },
     outbound: outbound === undefined ? null : { username: outbound.username, realm: outbound.realm ?? null },
     policy: {
       callerId: fixed === null ? (callerId as "auto" | "caller" | "bot") : { fixed },

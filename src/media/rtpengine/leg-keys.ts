@@ -8,18 +8,24 @@ import type { CallQueue } from "../switching/call-queue.ts";
 import { callerTag } from "../switching/hush.ts";
 import { holds } from "../switching/sdp.ts";
 import { EventKeys, leastPauseMs } from "./event-keys.ts";
+import type { NgVerb } from "./ng.ts";
 import type { NgCall } from "./ng-call.ts";
 
 /** A packet of the sound has come by then, and rtpengine has made a decoder for it. */
 const eventReadyMs = 80;
 /** Another event must not follow one of the partner's own sooner. */
 const keyTailMs = 150;
-/** What is done with the key presses of a leg. `keep`: they are told us, and its partner does not get them. */
-type KeyMode = "detect" | "keep";
-const keyModeParameters: Readonly<Record<KeyMode, object>> = {
-  // The detector is only switched on by a command whose name says something else.
-  detect: { "DTMF-security": "off", "delay-buffer": 0, flags: ["detect DTMF", "directional"] },
-  keep: { flags: ["directional"] },
+/**
+ * What is done with the key presses of a leg. `keep`: its telephone events are told us, and its partner does not get them.
+ * `detect`: tones in its sound are keys. `replace`: both, so that events of ours can be put in the place of its sound.
+ */
+type KeyMode = "keep" | "detect" | "replace" | "leave";
+// With a delay buffer, even of no length, rtpengine takes the flag for the detector over, or its absence.
+const keyModeCommands: Readonly<Record<KeyMode, readonly [verb: NgVerb, parameters: object]>> = {
+  keep: ["blockDTMF", { "delay-buffer": 0, flags: ["directional"] }],
+  detect: ["unblockDTMF", { "delay-buffer": 0, flags: ["directional", "detect DTMF"] }],
+  replace: ["blockDTMF", { "delay-buffer": 0, flags: ["directional", "detect DTMF"] }],
+  leave: ["unblockDTMF", { "delay-buffer": 0, flags: ["directional"] }],
 };
 
 /** An operator's leg, as far as his keys are concerned. */
@@ -48,7 +54,7 @@ export class LegKeys {
   readonly #options: LegKeysOptions;
   readonly #events: EventKeys;
   /** What rtpengine was told to do with the key presses of a leg, by its tag. */
-  readonly #modes = new Map<string, KeyMode>();
+  readonly #modes = new Map<string, { readonly mode: KeyMode; readonly sinceMs: number }>();
   /** When a leg was last told to have pressed a key, by its tag. */
   readonly #lastKeyMs = new Map<string, number>();
 
@@ -89,7 +95,21 @@ export class LegKeys {
   pressed(tag: string, digit: string, durationMs: number): { readonly kept: boolean } | undefined {
     if (this.#events.isEcho(tag, digit, durationMs)) return undefined;
     this.#lastKeyMs.set(tag, this.#options.clock.now());
-    return { kept: this.#modes.get(tag) === "keep" };
+    return { kept: this.#isKept(tag, durationMs) };
+  }
+
+  #isKept(tag: string, durationMs: number): boolean {
+    const treated = this.#modes.get(tag);
+    if (treated?.mode !== "replace") return treated?.mode === "keep";
+    // Tones of a phone without events are replaced by events; and of a key that was begun before its partner got a part.
+    return this.#eventType(tag) !== null && this.#options.clock.now() - durationMs >= treated.sinceMs;
+  }
+
+  /** What a leg sends telephone events as; null when it knows none. */
+  #eventType(tag: string): number | null {
+    const { caller, operators } = this.#options;
+    if (tag === callerTag) return caller()?.formats.eventType ?? null;
+    return [...operators()].find((operator) => operator.tag === tag)?.remote?.eventType ?? null;
   }
 
   forget(tag: string): void {
@@ -103,35 +123,23 @@ export class LegKeys {
     await this.settle();
   }
 
-  /**
-   * rtpengine puts the packets that it decodes in order, and waits for those that are missing, among them the ones that it
-   * did not take because they were blocked: in half of all streams until ten more have come, a fifth of a second. Decoders
-   * that are made anew wait for nothing, and with every change to what is detected they are.
-   */
-  async decodeAnew(tag: string): Promise<void> {
-    const { ng } = this.#options;
-    for (const flags of [["detect DTMF", "directional"], ["directional"]])
-      await ng.request("unblockDTMF", { "from-tag": tag, "delay-buffer": 0, flags });
-    const mode = this.#modes.get(tag);
-    if (mode !== undefined) await ng.request("blockDTMF", { "from-tag": tag, ...keyModeParameters[mode] });
-  }
-
   /** Brings rtpengine to what is to be done with the key presses of each leg. */
   async settle(): Promise<void> {
-    const { ng } = this.#options;
     const wanted = this.#wanted();
+    for (const [tag, mode] of wanted) if (this.#modes.get(tag)?.mode !== mode) await this.#treat(tag, mode);
     const tags = new Set([callerTag, ...[...this.#options.operators()].map(({ tag }) => tag)]);
-    for (const [tag, mode] of this.#modes) {
-      if (wanted.get(tag) === mode) continue;
-      this.#modes.delete(tag);
-      if (tags.has(tag) && !wanted.has(tag))
-        await ng.request("unblockDTMF", { "from-tag": tag, flags: ["directional"] });
+    for (const tag of this.#modes.keys()) {
+      if (wanted.has(tag)) continue;
+      if (tags.has(tag)) await this.#treat(tag, "leave");
+      else this.#modes.delete(tag);
     }
-    for (const [tag, mode] of wanted) {
-      if (this.#modes.has(tag)) continue;
-      await ng.request("blockDTMF", { "from-tag": tag, ...keyModeParameters[mode] });
-      this.#modes.set(tag, mode);
-    }
+  }
+
+  async #treat(tag: string, mode: KeyMode): Promise<void> {
+    const [verb, parameters] = keyModeCommands[mode];
+    await this.#options.ng.request(verb, { "from-tag": tag, ...parameters });
+    if (mode === "leave") this.#modes.delete(tag);
+    else this.#modes.set(tag, { mode, sinceMs: this.#options.clock.now() });
   }
 
   #wanted(): ReadonlyMap<string, KeyMode> {
@@ -143,9 +151,8 @@ export class LegKeys {
     }
     if (operator !== null) {
       if (operator.keys.byInfo && operator.remote?.eventType === null) wanted.set(callerTag, "keep");
-      // Events are put in the place of detected sound only.
-      if (this.#events.hearer === operator.tag) wanted.set(callerTag, "detect");
-      if (this.#events.hearer === callerTag) wanted.set(operator.tag, "detect");
+      if (this.#events.hearer === operator.tag) wanted.set(callerTag, "replace");
+      if (this.#events.hearer === callerTag) wanted.set(operator.tag, "replace");
     }
     if (this.makesEvents) wanted.set(callerTag, "detect");
     return wanted;
@@ -153,8 +160,28 @@ export class LegKeys {
 
   /** Keys that are not told, or told twice, are no reason to end a talk. Never rejects. */
   async trySettle(): Promise<void> {
-    try {
+    await this.#try(() => this.settle());
+  }
+
+  /**
+   * To be done before a leg is heard again by the one that it talks to. Where rtpengine makes tones of its telephone events,
+   * it suppresses the sound beside a key until it gets the key's end: of an end that it did not get there, because the leg
+   * was blocked or parked, it knows nothing for ten seconds of sound. Decoders that are made anew know of no key. Never rejects.
+   */
+  async forgetHeldKey(tag: string): Promise<void> {
+    const operator = this.#options.current();
+    if (operator === null || this.#modes.has(tag)) return;
+    const partner = tag === callerTag ? operator.tag : callerTag;
+    if (this.#eventType(tag) === null || this.#eventType(partner) !== null) return;
+    await this.#try(async () => {
+      await this.#treat(tag, "detect");
       await this.settle();
+    });
+  }
+
+  async #try(run: () => Promise<void>): Promise<void> {
+    try {
+      await run();
     } catch (error) {
       const { call, log } = this.#options;
       log.warn({ call, error: messageOf(error) }, "key presses may be missed");
