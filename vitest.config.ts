@@ -57,9 +57,7 @@ export default defineConfig({
         test: {
           name: "sound",
           include: ["test/{integration,interop}/**/*.test.ts"],
-          exclude: process.env["PATCHBAY_TEST_FREESWITCH"]
-            ? waiting
-            : [...waiting, "test/integration/media-freeswitch.test.ts"],
+          exclude: waiting,
           testTimeout: 60_000,
           hookTimeout: 60_000,
           // Two cores run the servers and the phones too: files run one after another so that audio timing stays honest.

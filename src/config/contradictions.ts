@@ -142,9 +142,16 @@ function recording({ recording: { folder, spoolFolder, upload } }: Config): Conf
 
 function freeswitchProblems(config: Config): ConfigProblem[] {
   const { media, recording } = config;
-  const { passwordEnv, passwordFile } = media.freeswitch;
+  const { passwordEnv, passwordFile, servers, listen } = media.freeswitch;
   if (!usesAnchor(config, "freeswitch")) return [];
   const problems = oneSecret("media.freeswitch", passwordEnv, passwordFile, "password");
+  const highest = 65_535 - (servers.length - 1);
+  if (listen.port > highest) {
+    problems.push({
+      path: "media.freeswitch.listen.port",
+      message: `${listen.port} leaves no port for the last of ${servers.length} servers, each of which takes the next one: use ${highest} at most, or 0 for free ones`,
+    });
+  }
   for (const [path, folder] of [
     ["media.cacheFolder", media.cacheFolder],
     ["recording.spoolFolder", recording.spoolFolder],

@@ -10,7 +10,7 @@ import { MediaDialogs } from "../../src/sip/media-dialogs.ts";
 import { EngineLink } from "../../src/sip/srf.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
 import { DisposalStack } from "../support/disposal.ts";
-import { channelsIn, freeswitchPlace } from "../support/freeswitch.ts";
+import { channelsIn, type FreeswitchPlace, freeswitchPlace, noFreeswitch } from "../support/freeswitch.ts";
 import { waitFor } from "../support/wait.ts";
 import { buildStage, recordingFolderOf } from "./media-support.ts";
 import type { MediaStage } from "./media-support.ts";
@@ -24,14 +24,21 @@ export interface FreeswitchStage extends MediaStage {
   readonly dialogs: () => number;
 }
 
-/** The FreeSWITCH of the environment as a service is told of it. */
-export function testServer(change: Partial<FreeswitchServer> = {}): FreeswitchServer {
-  if (freeswitchPlace === undefined) throw new Error("PATCHBAY_TEST_FREESWITCH names no host:port:password");
+/** A FreeSWITCH, else that of the environment, as a service is told of it. */
+export function testServer(
+  change: Partial<FreeswitchServer> = {},
+  place: FreeswitchPlace | undefined = freeswitchPlace,
+): FreeswitchServer {
+  if (place === undefined) throw new Error(noFreeswitch);
   const listen = { listenAddress: "127.0.0.1", listenPort: 0 } as const;
-  return { ...freeswitchPlace, profile: "drachtio_mrf", ...listen, ...change };
+  return { ...place, profile: "drachtio_mrf", ...listen, ...change };
 }
 
-export async function startFreeswitchStage(change: Partial<FreeswitchOptions> = {}): Promise<FreeswitchStage> {
+/** A stage on the FreeSWITCH of the environment, or on another one. */
+export async function startFreeswitchStage(
+  change: Partial<FreeswitchOptions> = {},
+  server: FreeswitchServer = testServer(),
+): Promise<FreeswitchStage> {
   await using resources = new DisposalStack();
   const engine = await startEngine({
     listen: [{ protocol: "udp", address: "127.0.0.1", port: 0 }],
@@ -64,7 +71,6 @@ export async function startFreeswitchStage(change: Partial<FreeswitchOptions> = 
   await link.start();
   const sip = new MediaDialogs(link, systemClock, 4_000);
   let options: FreeswitchOptions | undefined;
-  const server = testServer();
   const stage = await buildStage(resources, async (common, folder) => {
     const spoolFolder = join(folder, "spool");
     await mkdir(spoolFolder);

@@ -86,6 +86,18 @@ describe("FreeSWITCH as the media server", () => {
     expect(used(`${both}\nchannels: [${other}]`)).toEqual([false, true]);
   });
 
+  test("has a port for the connections of each instance, or is told how many are too many", () => {
+    const listening = (port: number): string[] =>
+      problems(
+        `media: { anchor: freeswitch, freeswitch: { passwordEnv: FS, servers: [{ host: a }, { host: b }, { host: c }], listen: { port: ${port} } } }`,
+      );
+    expect(listening(0)).toEqual([]);
+    expect(listening(65_533)).toEqual([]);
+    expect(listening(65_534)).toEqual([
+      "media.freeswitch.listen.port: 65534 leaves no port for the last of 3 servers, each of which takes the next one: use 65533 at most, or 0 for free ones",
+    ]);
+  });
+
   test("cannot be told of folders with blanks", () => {
     expect(problems(`${both}\nrecording: { spoolFolder: 'my spool' }`)[0]).toContain(
       "recording.spoolFolder: holds a blank",

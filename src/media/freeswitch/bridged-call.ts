@@ -145,8 +145,15 @@ export class BridgedCall extends SwitchedCall<Server, Caller, Operator> {
   protected override async readyOperator({ channel, leg }: Operator): Promise<void> {
     channel.listen(
       (digit, durationMs) => this.post({ type: "media.digit", leg, digit, durationMs }),
-      (reason) => this.post({ type: "media.legFailed", leg, reason }),
+      (reason) => void this.#gone(leg, reason),
     );
+  }
+
+  async #gone(leg: LegId, reason: string): Promise<void> {
+    // A FreeSWITCH that dies closes one channel's connection after the other: the caller's may be next, and then it is the
+    // call that is lost and no leg of it.
+    await this.callerLeg?.channel.command("uuid_exists").catch(() => undefined);
+    if (!this.lost) this.post({ type: "media.legFailed", leg, reason });
   }
 
   protected override async describeOperator(operator: Operator, remote: AudioDescription): Promise<void> {
