@@ -172,7 +172,8 @@ if (freeswitchProgram === undefined) {
       const admin = resources.use(await claimPort());
       const file = join(folder, "patchbay.yaml");
       await mkdir(join(folder, "spool"));
-      await writeFile(join(folder, "password"), freeswitch.place.password);
+      const passwordFile = join(folder, "password");
+      await writeFile(passwordFile, freeswitch.place.password);
       const { host, port } = freeswitch.place;
       const config = {
         // With an engine of its own process, whose calls outlive the service's.
@@ -184,7 +185,7 @@ if (freeswitchProgram === undefined) {
         },
         engine: { admin: { port: 0 } },
         redis: { url: redis.url },
-        media: { anchor: "freeswitch", freeswitch: { servers: [{ host, port }], passwordFile: "password" } },
+        media: { anchor: "freeswitch", freeswitch: { servers: [{ host, port }], passwordFile } },
         recording: { folder: "recordings", spoolFolder: "spool" },
         trunks: [{ id: "t", sources: ["127.0.0.1"], gateways: [{ host: gateway.address, port: gateway.port }] }],
         channels: [{ botId: "bot-a", trunk: "t", numbers: [botNumber], recording: { enabled: true } }],
