@@ -38,6 +38,7 @@ import { CallRegistry } from "./runtime/registry.ts";
 import { openCalls } from "./runtime/open-calls.ts";
 import type { HostResolver } from "./sip/pinning.ts";
 import { SipSide } from "./sip/side.ts";
+import type { EnginePlace } from "./sip/srf.ts";
 import { callsByPhase, serviceState } from "./service-state.ts";
 import { createTelemetry, type Telemetry } from "./telemetry/events.ts";
 import { FreeSpace } from "./telemetry/free-space.ts";
@@ -328,11 +329,16 @@ function redisAddress({ redis: { url, sentinel } }: Config, secrets: Secrets): R
   return { url, ...password, sentinel: { name, nodes, tls, ...optional("username", username), ...ownPassword } };
 }
 
-function drachtioServer(config: Config, secrets: Secrets): { host: string; port: number; secret: string } {
+function drachtioServer(config: Config, secrets: Secrets): EnginePlace {
   const { drachtio } = config.sip;
   // The schema refuses `engine: drachtio` without both.
   if (drachtio === undefined) throw new Error("sip.drachtio is missing");
-  return { host: drachtio.host, port: drachtio.port, secret: secrets.get("sip.drachtio") ?? "" };
+  return {
+    host: drachtio.host,
+    port: drachtio.port,
+    secret: secrets.get("sip.drachtio") ?? "",
+    ...(config.sip.engine === "drachtio" ? { claimAgainMs: 10_000 } : {}),
+  };
 }
 
 /** What is done about a silent bot; without Redis the caller waits no longer than for a slow bot's first word. */

@@ -4,6 +4,7 @@ import type { Socket } from "node:net";
 import Srf from "drachtio-srf";
 
 import type { Cancellable } from "../lib/clock.ts";
+import { Claims, claimsAtOnce } from "./link/claims.ts";
 import { Dialog } from "./link/dialog.ts";
 import { faultOf, guard, SipFault } from "./link/fault.ts";
 import { Incoming } from "./link/incoming.ts";
@@ -26,9 +27,6 @@ import type {
 // version they were read in is accepted.
 const testedVersion = "5.0.29";
 
-/** Dialogs that are claimed at the same time after the connection came back. */
-const claimsAtOnce = 16;
-
 /** How often the connection may break before dialogs of an earlier process are left to the next one. */
 const mostLosses = 100;
 
@@ -42,6 +40,12 @@ export interface EnginePlace {
   readonly secret: string;
   /** Makes a connection to an engine in this process; host and port then only say which one it is. */
   readonly connection?: (() => Socket) | undefined;
+  /**
+   * Interval at which peers of dialogs that were made over an earlier connection are asked whether they are still there. A
+   * drachtio-server needs it: what such a peer sends is answered 481 there and never comes here. Default 0: they are asked
+   * once, because the engine hands its dialogs over.
+   */
+  readonly claimAgainMs?: number | undefined;
 }
 
 export interface EngineLinkOptions extends LinkContext, EnginePlace {
@@ -76,6 +80,7 @@ export class EngineLink {
   readonly #requests = new Set<{ lost(): void }>();
   /** INVITEs under way when the connection was lost: cancelled as soon as it is back. */
   #orphans: RawRequest[] = [];
+  readonly #claims: Claims;
   readonly #awaited = new Set<(up: boolean) => void>();
   #up = false;
   #started = false;
@@ -93,6 +98,7 @@ export class EngineLink {
       throw new Error("the engine's secret must not contain a bar or a line end");
     }
     this.#options = options;
+    this.#claims = new Claims(options.clock, options.claimAgainMs ?? 0);
     this.#srf = new Srf() as unknown as RawSrf;
     this.#route();
   }
@@ -328,20 +334,10 @@ export class EngineLink {
     if (socket === undefined) {
       return;
     }
-    const dialogs = [...this.#dialogs];
-    for (const dialog of dialogs) {
+    for (const dialog of this.#dialogs) {
       dialog.reattach(socket);
     }
-    // The engine hands a dialog's requests to the connection that last sent in it, and ends dialogs nobody claims; the
-    // same request tells which dialogs are gone. A few at a time, so that a thousand calls do not mean a burst.
-    const claim = async (): Promise<void> => {
-      for (let dialog = dialogs.pop(); dialog !== undefined; dialog = dialogs.pop()) {
-        await dialog.claim();
-      }
-    };
-    for (let worker = 0; worker < claimsAtOnce; worker += 1) {
-      void claim();
-    }
+    this.#claims.begin(this.#dialogs);
     for (const request of this.#waiting) {
       request.reattach(socket);
     }
@@ -361,6 +357,7 @@ export class EngineLink {
     }
     this.#up = false;
     this.#ping?.cancel();
+    this.#claims.end();
     // srf: what waited for an answer on the old connection is neither rejected nor resolved by the library.
     for (const invite of this.#invites) {
       const request = invite.lost();
@@ -434,6 +431,7 @@ export class EngineLink {
       waiting: this.#waiting,
       gone: () => {
         this.#dialogs.delete(dialog);
+        this.#claims.gone(dialog);
         this.#options.dialogs?.ended(raw.id);
       },
     });

@@ -33,7 +33,7 @@ channels:
     calls.push(setup);
     side.side.reject(setup.call, setup.caller, 486, "Busy Here");
   };
-  side = await startSide(closings, yaml, { t1Ms: 5, onCall, limits: { tcp: { partialMessageMs: 300 } } });
+  side = await startSide(closings, yaml, { t1Ms: 5, onCall, embedded: { limits: { tcp: { partialMessageMs: 300 } } } });
   port = side.engine.port;
 });
 const calls: CallSetup[] = [];
@@ -389,7 +389,7 @@ describe("order and repetition", () => {
   }> {
     const peer = await RawPeer.open(closings);
     const operator = await RawPeer.open(closings);
-    const own = await startSide(closings, oneTrunk(operator.port));
+    const own = await startSide(closings, oneTrunk(operator.port), { embedded: {} });
     const caller = new RawCall(peer, own.engine.port);
     caller.send("INVITE", { body: sdp(4_000) });
     const setup = await own.call();
@@ -418,7 +418,7 @@ describe("order and repetition", () => {
 
   it("the same request by another path: 482 for the second", async () => {
     const peer = await RawPeer.open(closings);
-    const own = await startSide(closings, oneTrunk(9));
+    const own = await startSide(closings, oneTrunk(9), { embedded: {} });
     const caller = new RawCall(peer, own.engine.port);
     caller.send("INVITE", { body: sdp(4_000) });
     const setup = await own.call();

@@ -108,7 +108,7 @@ channels:
     side.side.reject(setup.call, setup.caller, 486, "Busy Here");
   };
   // Peers that do not finish a message are given up soon.
-  side = await startSide(closings, yaml, { t1Ms: 5, onCall, limits: { tcp: { partialMessageMs: 300 } } });
+  side = await startSide(closings, yaml, { t1Ms: 5, onCall, embedded: { limits: { tcp: { partialMessageMs: 300 } } } });
   port = side.engine.port;
 });
 

@@ -13,6 +13,7 @@ import { afterAll, expect } from "vitest";
 
 import { startEngine } from "../../src/engine/index.ts";
 import type { Engine, EngineOptions } from "../../src/engine/index.ts";
+import { drachtioSecret } from "../support/drachtio.ts";
 import { delay } from "../support/wait.ts";
 
 // drachtio-srf's own typings are thin and partly wrong (drachtio.md, pitfall 22); what these tests use is stated here.
@@ -85,7 +86,8 @@ export interface UacCallbacks {
 
 const Srf = createRequire(import.meta.url)("drachtio-srf") as new () => SrfInstance;
 
-export const secret = "a-secret-of-the-test";
+/** One for both, so that a test need not know which it speaks to. */
+export const secret = drachtioSecret;
 
 /** Something that has to end before a test is over. */
 export type Closing = () => Promise<void> | void;

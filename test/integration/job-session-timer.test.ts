@@ -1,15 +1,20 @@
 // A party that vanishes without BYE is found out by its session timer (RFC 4028).
 import { describe, expect, test } from "vitest";
+import { engineOnly } from "../support/drachtio.ts";
 import { pitches } from "../support/pitch.ts";
 import { header } from "../support/sip-text.ts";
 import { within } from "../support/wait.ts";
 import { operatorNumber, sharedStage } from "./stage.ts";
 
+/** Its seconds are real ones, and 90 are the fewest: what it does with them is played in `test/conformance/`. */
+const shortSeconds = "its session timers cannot be made short";
+
 describe("a party that vanishes", () => {
   // 90 seconds, the least there may be, last 2.7 s here: a refresh after 1.35 s, the end after 1.8 s.
   const stage = sharedStage({ sessionSecondMs: 30, trunk: { sessionExpiresSeconds: 90 } });
 
-  test("the caller, after his talk with an operator: the leg ends, and the bot is told that he is gone", async () => {
+  test("the caller, after his talk with an operator: the leg ends, and the bot is told that he is gone", async (context) => {
+    engineOnly(context, shortSeconds);
     const { caller, leg, call } = await stage().talk();
     const ok = leg.responses.find(({ status }) => status === 200);
     expect(ok === undefined ? undefined : header(ok, "Session-Expires")).toBe("90;refresher=uas");
@@ -24,7 +29,8 @@ describe("a party that vanishes", () => {
     expect(hangup.body).toMatchObject({ by: "caller" });
   });
 
-  test("the operator, in the talk: the caller returns to the bot", async () => {
+  test("the operator, in the talk: the caller returns to the bot", async (context) => {
+    engineOnly(context, shortSeconds);
     const answer = [["Session-Expires", "90;refresher=uac"] as const, ["Require", "timer"] as const];
     const phone = await stage().phone({
       user: "vanishing",
@@ -47,7 +53,8 @@ describe("a party that vanishes", () => {
     expect((await call.event("hangup")).body).toMatchObject({ by: "caller" });
   });
 
-  test("who is there and answers is refreshed and stays", async () => {
+  test("who is there and answers is refreshed and stays", async (context) => {
+    engineOnly(context, shortSeconds);
     const { leg, call } = await stage().talk();
     await expect.poll(() => leg.reInvites.length, { timeout: 10_000 }).toBeGreaterThan(1);
     expect(leg.phase).toBe("established");

@@ -3,9 +3,9 @@ import type { Socket } from "node:net";
 import { afterEach, describe, expect, test } from "vitest";
 
 import type { Sdp } from "../../src/call/ids.ts";
-import type { Engine } from "../../src/engine/index.ts";
-import { Closings, RawCall, RawCallee, RawPeer, sdp, secret, startTestEngine, tagOf } from "./engine-support.ts";
-import { cuttableLine, fresh, oneTrunk, order, startSide } from "./sip-support.ts";
+import { Closings, RawCall, RawCallee, RawPeer, sdp, secret, tagOf } from "./engine-support.ts";
+import { cuttableLine, fresh, oneTrunk, order, startSide, startSipServer } from "./sip-support.ts";
+import type { SipServer } from "./sip-support.ts";
 
 const closings = new Closings();
 
@@ -16,8 +16,8 @@ afterEach(async () => {
 describe("the connection to the engine", () => {
   test("a wrong secret and an engine that is not there are told at once and in time", async () => {
     const peer = await RawPeer.open(closings);
-    const engine = await startTestEngine(closings);
-    const bad = { host: "127.0.0.1", port: engine.engine.controlPort, secret: `${secret}x` };
+    const engine = await startSipServer(closings);
+    const bad = { host: "127.0.0.1", port: engine.controlPort, secret: `${secret}x` };
     const own = new Closings();
     await expect(startSide(own, oneTrunk(peer.port), { engine: bad })).rejects.toMatchObject({
       code: "engine_refused",
@@ -37,19 +37,19 @@ describe("the connection to the engine", () => {
     async (_, inside) => {
       const peer = await RawPeer.open(closings);
       const operator = await RawPeer.open(closings);
-      let engine: Engine | undefined;
-      const line = await cuttableLine(closings, () => engine?.controlPort ?? 0);
+      let server: SipServer | undefined;
+      const line = await cuttableLine(closings, () => server?.controlPort ?? 0);
       let last: Socket | undefined;
       const connection = (): Socket => {
-        if (engine === undefined) throw new Error("no engine yet");
-        return (last = engine.connection());
+        if (server === undefined) throw new Error("no engine yet");
+        return (last = server.embedded().connection());
       };
       const states: boolean[] = [];
       const side = await startSide(closings, oneTrunk(operator.port), {
         engine: { host: "127.0.0.1", port: line.port, secret, ...(inside ? { connection } : {}) },
         onState: (up: boolean) => states.push(up),
-        onEngine: (_port, started) => {
-          engine = started;
+        onEngine: (started) => {
+          server = started;
         },
       });
       const call = new RawCall(peer, side.engine.port);
@@ -106,21 +106,21 @@ describe("the connection to the engine", () => {
       const line = await cuttableLine(closings, () => control);
       const side = await startSide(closings, oneTrunk(peer.port), {
         engine: { host: "127.0.0.1", port: line.port, secret },
-        onEngine: (port: number) => {
-          control = port;
+        onEngine: ({ controlPort }) => {
+          control = controlPort;
         },
       });
       const call = new RawCall(peer, side.engine.port);
       call.send("INVITE", { body: sdp(4000) });
       const branch = call.lastBranch;
       const setup = await side.call();
-      const frames = side.engine.engine.stats().counters.framesOut;
+      const frames = side.engine.embedded().stats().counters.framesOut;
       line.cut();
       await expect.poll(() => side.side.ready()).toBe(true);
       // The answers to `authenticate` and to the routes, and the INVITE once more.
       await expect
-        .poll(() => side.engine.engine.stats().counters.framesOut)
-        .toBeGreaterThan(frames + side.engine.engine.stats().wire.routes + 1);
+        .poll(() => side.engine.embedded().stats().counters.framesOut)
+        .toBeGreaterThan(frames + side.engine.embedded().stats().wire.routes + 1);
       expect(side.side.stats()).toMatchObject({ calls: 1, legs: 1 });
       if (end === "answered") {
         side.side.accept(setup.call, setup.caller, sdp(7000) as Sdp);
@@ -145,8 +145,8 @@ describe("the connection to the engine", () => {
     const line = await cuttableLine(closings, () => control);
     const side = await startSide(closings, oneTrunk(peer.port), {
       engine: { host: "127.0.0.1", port: line.port, secret },
-      onEngine: (port: number) => {
-        control = port;
+      onEngine: ({ controlPort }) => {
+        control = controlPort;
       },
     });
     const call = new RawCall(peer, side.engine.port);
@@ -164,14 +164,42 @@ describe("the connection to the engine", () => {
     expect(await side.event("leg.ended")).toMatchObject({ leg: setup.caller, status: null, q850: null });
   });
 
+  test("an engine that hands nothing over: who was there before is asked again until he is gone", async () => {
+    const peer = await RawPeer.open(closings);
+    let control = 0;
+    const line = await cuttableLine(closings, () => control);
+    const side = await startSide(closings, oneTrunk(peer.port), {
+      engine: { host: "127.0.0.1", port: line.port, secret, claimAgainMs: 100 },
+      onEngine: ({ controlPort }) => {
+        control = controlPort;
+      },
+    });
+    const call = new RawCall(peer, side.engine.port);
+    call.send("INVITE", { body: sdp(4000) });
+    const setup = await side.call();
+    side.side.accept(setup.call, setup.caller, sdp(7000) as Sdp);
+    const ok = await peer.response(200, "INVITE");
+    call.toTag = tagOf(ok.header("To"));
+    call.send("ACK");
+    await side.event("leg.confirmed");
+    line.cut();
+    for (let asked = 0; asked < 3; asked += 1) {
+      peer.reply(await fresh(peer, "OPTIONS"), 200, "OK");
+    }
+    expect(side.side.stats()).toMatchObject({ legs: 1, dialogs: 1 });
+    peer.reply(await fresh(peer, "OPTIONS"), 481, "Call/Transaction Does Not Exist");
+    expect(await side.event("leg.ended")).toMatchObject({ leg: setup.caller });
+    expect(side.side.stats()).toMatchObject({ legs: 0, dialogs: 0 });
+  });
+
   test("a caller who is to be hung up while it is away is hung up when it is back", async () => {
     const peer = await RawPeer.open(closings);
     let control = 0;
     const line = await cuttableLine(closings, () => control);
     const side = await startSide(closings, oneTrunk(peer.port), {
       engine: { host: "127.0.0.1", port: line.port, secret },
-      onEngine: (port: number) => {
-        control = port;
+      onEngine: ({ controlPort }) => {
+        control = controlPort;
       },
     });
     const call = new RawCall(peer, side.engine.port);
@@ -205,11 +233,11 @@ describe("the connection to the engine", () => {
           line.cut();
         }
       },
-      onEngine: (port: number) => {
-        control = port;
+      onEngine: ({ controlPort }) => {
+        control = controlPort;
       },
     });
-    const framesIn = (): number => side.engine.engine.stats().counters.framesIn;
+    const framesIn = (): number => side.engine.embedded().stats().counters.framesIn;
     const before = framesIn();
     // Pings that are answered keep it up.
     await expect.poll(() => framesIn() - before).toBeGreaterThan(3);
@@ -228,8 +256,8 @@ describe("the connection to the engine", () => {
     const own = new Closings();
     const side = await startSide(own, oneTrunk(peer.port), {
       engine: { host: "127.0.0.1", port: line.port, secret },
-      onEngine: (port: number) => {
-        control = port;
+      onEngine: ({ controlPort }) => {
+        control = controlPort;
       },
     });
     const call = new RawCall(peer, side.engine.port);

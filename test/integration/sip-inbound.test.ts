@@ -170,13 +170,13 @@ describe("who is let in", () => {
     const call = new RawCall(stranger, side.engine.port);
     call.send("INVITE", { body: sdp(4000) });
     call.send("OPTIONS");
-    await expect.poll(() => side.engine.engine.stats().transport.unlisted).toBe(2);
+    await expect.poll(() => side.engine.embedded().stats().transport.unlisted).toBe(2);
     // As behind a drachtio-server, which lets everybody through: the silence before was no fault of the line.
-    side.engine.engine.setSources(["127.0.0.1"]);
+    side.engine.embedded().setSources(["127.0.0.1"]);
     const passed = new RawCall(stranger, side.engine.port);
-    const before = side.engine.engine.stats().counters.requestsIn;
+    const before = side.engine.embedded().stats().counters.requestsIn;
     passed.send("OPTIONS");
-    await expect.poll(() => side.engine.engine.stats().counters.requestsIn).toBe(before + 1);
+    await expect.poll(() => side.engine.embedded().stats().counters.requestsIn).toBe(before + 1);
     passed.send("INVITE", { body: sdp(4000) });
     const reply = await stranger.response(403, "INVITE");
     passed.send("ACK", { branch: passed.lastBranch, toTag: tagOf(reply.header("To")) });

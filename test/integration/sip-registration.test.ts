@@ -33,7 +33,7 @@ function trunkAt(port: number, more = "", channel = ""): string {
 }
 
 /** A side whose registration has ended before the test checks that nothing is left. */
-async function started(yaml: string, options: Partial<SipSideOptions> & { onEngine?: (port: number) => void } = {}) {
+async function started(yaml: string, options: Parameters<typeof startSide>[2] = {}) {
   const side = await startSide(closings, yaml, { ...quick, ...options });
   closings.add(async () => side.side.close(200));
   return side;
@@ -152,7 +152,7 @@ describe("a trunk that registers", () => {
     const yaml = trunkAt(registrar.port).replace(" }]", ", transport: tcp }]");
     const side = await started(yaml);
     const register = await registrar.take("REGISTER", ({ method, status }) => method === "REGISTER" && status === 0);
-    const port = side.engine.engine.listening.find(({ protocol }) => protocol === "tcp")?.port;
+    const port = side.engine.portOf("tcp");
     const contact = `<sip:us@127.0.0.1:${port};transport=tcp>`;
     expect(register.header("Contact")).toBe(`${contact};expires=600`);
     register.connection?.write(replyText(register, 200, "OK", { tag: "r", contact: `${contact};expires=3600` }));
@@ -212,8 +212,8 @@ describe("a trunk that registers", () => {
     const line = await cuttableLine(closings, () => control);
     const side = await started(trunkAt(registrar.port), {
       engine: { host: "127.0.0.1", port: line.port, secret },
-      onEngine: (port) => {
-        control = port;
+      onEngine: ({ controlPort }) => {
+        control = controlPort;
       },
     });
     grant(registrar, await fresh(registrar, "REGISTER"), 36_000);

@@ -16,15 +16,27 @@ import { SipSide } from "../../src/sip/side.ts";
 import type { SipSideOptions } from "../../src/sip/side.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
 import { TrunkTable } from "../../src/trunk/table.ts";
+import { botHeaderNames, drachtioProgram, DrachtioServer } from "../support/drachtio.ts";
 import { secret, settlesTo, startTestEngine } from "./engine-support.ts";
-import type { Closings, Packet, RawPeer, TestEngine } from "./engine-support.ts";
+import type { Closings, Packet, RawPeer } from "./engine-support.ts";
 
 type EventOf<T extends CallEvent["type"]> = Extract<CallEvent, { type: T }>;
+
+/** What speaks SIP for a side: the embedded engine, or a drachtio-server where PATCHBAY_TEST_DRACHTIO names one. */
+export interface SipServer {
+  /** Of UDP. */
+  readonly port: number;
+  readonly portOf: (protocol: "udp" | "tcp") => number;
+  readonly controlPort: number;
+  readonly t1Ms: number;
+  /** The embedded engine's own figures and commands. Fails on a drachtio-server: `engineOnly` leaves the test out there. */
+  readonly embedded: () => Engine;
+}
 
 /** The signalling side on a real engine, with a call that does nothing but remember what it is told. */
 export class TestSide {
   readonly side: SipSide;
-  readonly engine: TestEngine;
+  readonly engine: SipServer;
   readonly calls: CallSetup[] = [];
   readonly events: { readonly call: CallId; readonly event: CallEvent }[] = [];
   /** What `post` answers: false for a call that is not held any more. */
@@ -32,11 +44,11 @@ export class TestSide {
   readonly #arrivals = new EventEmitter();
   readonly #taken = new Set<unknown>();
 
-  constructor(engine: TestEngine, table: TrunkTable, options: Partial<SipSideOptions>) {
+  constructor(engine: SipServer, table: TrunkTable, options: Partial<SipSideOptions>) {
     this.engine = engine;
     let count = 0;
     this.side = new SipSide({
-      engine: { host: "127.0.0.1", port: engine.engine.controlPort, secret },
+      engine: { host: "127.0.0.1", port: engine.controlPort, secret },
       directory: table,
       password: () => undefined,
       post: (call, event) => {
@@ -93,6 +105,44 @@ export class TestSide {
   }
 }
 
+interface SipServerOptions {
+  readonly t1Ms?: number;
+  readonly sources?: readonly string[];
+  /** What only the embedded engine has: with this it is the embedded engine everywhere. */
+  readonly embedded?: Partial<EngineOptions>;
+}
+
+export async function startSipServer(closings: Closings, options: SipServerOptions = {}): Promise<SipServer> {
+  const { t1Ms, sources, embedded } = options;
+  if (drachtioProgram === undefined || embedded !== undefined) {
+    const started = await startTestEngine(closings, {
+      ...(sources === undefined ? {} : { sources }),
+      ...(t1Ms === undefined ? {} : { t1Ms }),
+      ...embedded,
+    });
+    const { engine, port } = started;
+    return {
+      port,
+      portOf: (protocol) => engine.listening.find((listener) => listener.protocol === protocol)?.port ?? 0,
+      controlPort: engine.controlPort,
+      t1Ms: started.t1Ms,
+      embedded: () => engine,
+    };
+  }
+  const own = { t1Ms: t1Ms ?? 25, headerNames: botHeaderNames };
+  const server = await DrachtioServer.start(own);
+  closings.addSettling(() => server[Symbol.asyncDispose]());
+  return {
+    port: server.sipPort,
+    portOf: () => server.sipPort,
+    controlPort: server.controlPort,
+    t1Ms: own.t1Ms,
+    embedded: () => {
+      throw new Error("there is no embedded engine here");
+    },
+  };
+}
+
 /**
  * Starts an engine and a side on a configuration with `trunks` and `channels`. When the test ends everything of both has
  * to become empty by itself.
@@ -101,9 +151,8 @@ export async function startSide(
   closings: Closings,
   yaml: string,
   options: Partial<SipSideOptions> & {
-    readonly onEngine?: (controlPort: number, engine: Engine) => void;
-    readonly limits?: EngineOptions["limits"];
-    readonly listen?: EngineOptions["listen"];
+    readonly onEngine?: (server: SipServer) => void;
+    readonly embedded?: Partial<EngineOptions>;
   } = {},
 ): Promise<TestSide> {
   const parsed = parseConfig(yaml, {}, ".");
@@ -111,13 +160,8 @@ export async function startSide(
     throw new Error(JSON.stringify(parsed.problems));
   }
   const table = new TrunkTable(parsed.config);
-  const engine = await startTestEngine(closings, {
-    sources: table.allowedSources(),
-    ...(options.t1Ms === undefined ? {} : { t1Ms: options.t1Ms }),
-    limits: options.limits,
-    ...(options.listen === undefined ? {} : { listen: options.listen }),
-  });
-  options.onEngine?.(engine.engine.controlPort, engine.engine);
+  const engine = await startSipServer(closings, { ...options, sources: table.allowedSources() });
+  options.onEngine?.(engine);
   const test = new TestSide(engine, table, options);
   await test.side.start();
   closings.addSettling(async () => {

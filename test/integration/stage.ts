@@ -14,7 +14,7 @@ import { parseConfig } from "../../src/config/load.ts";
 import { loadSecrets } from "../../src/config/secrets.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
 import { DisposalStack } from "../support/disposal.ts";
-import { drachtioProgram, drachtioSecret, DrachtioServer } from "../support/drachtio.ts";
+import { botHeaderNames, drachtioProgram, drachtioSecret, DrachtioServer } from "../support/drachtio.ts";
 import { temporaryFolder } from "../support/folder.ts";
 import { channelsIn, freeswitchPlace } from "../support/freeswitch.ts";
 import { pitches } from "../support/pitch.ts";
@@ -50,6 +50,8 @@ export interface ConfigFile {
 export interface StageOptions {
   /** T1 of the service's SIP timers: calls are forgotten 64 times that after their end. */
   readonly t1Ms?: number;
+  /** Listens for TLS too. */
+  readonly tls?: StageTls;
   /** How long a second of a session timer lasts. */
   readonly sessionSecondMs?: number;
   readonly operator?: PhoneOptions;
@@ -61,6 +63,13 @@ export interface StageOptions {
   readonly mediaPorts?: number;
   /** `folder` holds the prompts, in `prompts`. */
   readonly change?: (config: ConfigFile, folder: string) => void;
+}
+
+export interface StageTls {
+  readonly certificateFile: string;
+  readonly keyFile: string;
+  /** Who signed the certificates of the others. */
+  readonly caFile: string;
 }
 
 export interface Talk {
@@ -140,7 +149,8 @@ export class Stage implements AsyncDisposable {
 
   /** The port that SIP is spoken on. */
   port(protocol: "udp" | "tcp" | "tls" = "udp"): number {
-    if (this.#drachtio !== undefined && protocol !== "tls") return this.#drachtio.sipPort;
+    const server = this.#drachtio;
+    if (server !== undefined) return protocol === "tls" ? (server.tlsPort ?? 0) : server.sipPort;
     const listener = this.app.listening.find((candidate) => candidate.protocol === protocol);
     if (listener === undefined) throw new Error(`the service does not listen on ${protocol}`);
     return listener.port;
@@ -294,7 +304,13 @@ async function startParts(options: StageOptions, resources: DisposalStack): Prom
   const drachtio =
     drachtioProgram === undefined
       ? undefined
-      : resources.use(await DrachtioServer.start({ t1Ms: options.t1Ms ?? defaultT1Ms }));
+      : resources.use(
+          await DrachtioServer.start({
+            t1Ms: options.t1Ms ?? defaultT1Ms,
+            headerNames: botHeaderNames,
+            tls: options.tls,
+          }),
+        );
   return { redis, rtpengine, operator, secondOperator, otherOperator, dtmfPort, folder, drachtio };
 }
 
@@ -306,6 +322,7 @@ function configFile(parts: Parts, options: StageOptions): ConfigFile {
       listen: [
         { protocol: "udp", address: "127.0.0.1", port: 0 },
         { protocol: "tcp", address: "127.0.0.1", port: 0 },
+        ...(options.tls === undefined ? [] : [{ protocol: "tls", address: "127.0.0.1", port: 0, tls: options.tls }]),
       ],
       t1Ms: options.t1Ms ?? defaultT1Ms,
       ...(drachtio === undefined

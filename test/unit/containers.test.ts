@@ -1,11 +1,12 @@
 // There is no container runtime in the tests, so the files are read instead: every path, port, variable, profile, secret
 // and image they name has to exist on the other side, where a spelling mistake would show only on somebody's server.
 import { execFileSync } from "node:child_process";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join, posix, relative } from "node:path";
 import { describe, expect, test } from "vitest";
 import { parse } from "yaml";
 import { type ParsedConfig, parseConfig } from "../../src/config/load.ts";
+import { temporaryFolder } from "../support/folder.ts";
 
 const root = join(import.meta.dirname, "../..");
 const read = (path: string): string => readFileSync(join(root, path), "utf8");
@@ -409,6 +410,36 @@ describe("docker-compose.yml", () => {
     const known = Object.keys(environment);
     const named = Array.from(script.matchAll(/\$(PATCHBAY_\w+)/g), ([, name]) => name);
     expect(new Set(named)).toEqual(new Set(known));
+  });
+
+  test("opens SIP over TLS where docker/tls has a certificate, and not without one", async () => {
+    await using folder = await temporaryFolder("containers");
+    const { path } = folder;
+    const [tls, file] = [join(path, "tls"), join(path, "drachtio.conf.xml")];
+    expect(mounts("drachtio").get("/etc/patchbay-tls")).toEqual({ from: "./docker/tls", writable: false });
+    expect(read(".gitignore").split("\n")).toContain("/docker/tls/*.pem");
+    const script = scriptOf("drachtio", service("drachtio").entrypoint)
+      .replaceAll("/run/secrets/drachtio_secret", join(path, "secret"))
+      .replaceAll("/etc/patchbay-tls", tls)
+      .replaceAll("/tmp/drachtio.conf.xml", file)
+      .replace(/^exec drachtio .*$/m, "");
+    const written = (publicAddress: string): string => {
+      const env = { ...process.env, PATCHBAY_PUBLIC_ADDRESS: publicAddress, PATCHBAY_LOCAL_ADDRESS: localAddress };
+      execFileSync("sh", ["-c", script], { env, stdio: "pipe" });
+      return readFileSync(file, "utf8");
+    };
+    writeFileSync(join(path, "secret"), "abc123");
+    expect(written(localAddress)).not.toMatch(/transport=tls|-file>/);
+    mkdirSync(tls);
+    writeFileSync(join(tls, "cert.pem"), "");
+    expect(() => written(localAddress)).toThrow("cannot read");
+    writeFileSync(join(tls, "key.pem"), "");
+    const inside = written(localAddress);
+    expect(inside).toContain(`<contact>sips:${localAddress}:5061;transport=tls</contact>`);
+    expect(inside).toContain(`<key-file>${tls}/key.pem</key-file>`);
+    for (const name of ["cert-file", "chain-file"]) expect(inside).toContain(`<${name}>${tls}/cert.pem</${name}>`);
+    const external = `<contact external-ip="${publicAddress}">sip`;
+    expect(written(publicAddress).split(external)).toHaveLength(3);
   });
 
   test("starts FreeSWITCH with its event socket and its SIP on loopback, where Patchbay looks for it", () => {
