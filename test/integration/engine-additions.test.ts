@@ -478,9 +478,9 @@ describe("order and repetition", () => {
           const invite = await fresh(operator, "INVITE");
           const callee = new RawCallee(operator, invite);
           const text = replyText(invite, 603, "Decline", { tag: callee.tag });
-          const before = own.engine.engine.stats().transport.malformed;
+          const before = own.engine.embedded().stats().transport.malformed;
           operator.send(text.replace(new RegExp(`^${name}: [^;\r]*`, "m"), `${name}: <${uri}>`), invite.from.port);
-          await waitFor(() => own.engine.engine.stats().transport.malformed === before + 1, {
+          await waitFor(() => own.engine.embedded().stats().transport.malformed === before + 1, {
             what: "the dropped response",
           });
           callee.reply(486, "Busy Here");

@@ -118,7 +118,7 @@ const vias = new Set<string>();
 async function awaitFreshVia(bytes: Buffer): Promise<void> {
   const via = /^(?:via|v)[ \t]*:[^\r]*/im.exec(bytes.toString("latin1"))?.[0] ?? "";
   if (vias.has(via)) {
-    await waitFor(() => side.engine.engine.isIdle(), { what: "the end of the earlier transaction" });
+    await waitFor(() => side.engine.embedded().isIdle(), { what: "the end of the earlier transaction" });
   }
   vias.add(via);
 }

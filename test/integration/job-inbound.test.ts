@@ -35,9 +35,12 @@ describe("who is let in", () => {
     await using stranger = await Phone.start({ address: "127.0.0.7", t1Ms: 10 });
     const leg = await stranger.dial(stage().uri());
     const end = await within(leg.ended, 5_000, "the stranger to give up");
-    expect(end).toMatchObject({ by: "failure", how: "timeout" });
+    // A drachtio-server has said 100 before it asks us, so an INVITE, and nothing else, has to be answered there.
+    const silent = drachtioProgram === undefined;
+    expect(end).toMatchObject(silent ? { by: "failure", how: "timeout" } : { by: "peer", status: 403 });
     await expect(stranger.request("OPTIONS", stage().uri())).rejects.toThrow("no response");
-    expect(stranger.records.filter(({ direction }) => direction === "received")).toEqual([]);
+    const received = stranger.records.filter(({ direction }) => direction === "received");
+    expect(new Set(received.map(({ message }) => message.status))).toEqual(new Set(silent ? [] : [100, 403]));
     expect(stranger.records.length).toBeGreaterThan(4);
 
     const noise = createSocket("udp4");

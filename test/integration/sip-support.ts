@@ -107,7 +107,7 @@ export class TestSide {
 
 interface SipServerOptions {
   readonly t1Ms?: number;
-  readonly sources?: readonly string[];
+  readonly sources?: EngineOptions["sources"];
   /** What only the embedded engine has: with this it is the embedded engine everywhere. */
   readonly embedded?: Partial<EngineOptions>;
 }
