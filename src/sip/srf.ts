@@ -86,7 +86,7 @@ export class EngineLink {
   #started = false;
   #closing = false;
   #listening: readonly ListenAddress[] = [];
-  #ping: Cancellable | undefined;
+  #beat: Cancellable | undefined;
 
   constructor(options: EngineLinkOptions) {
     const { version } = createRequire(import.meta.url)("drachtio-srf/package.json") as { version: string };
@@ -118,19 +118,24 @@ export class EngineLink {
       });
       // srf: a wrong secret comes as the first argument of `connect`, not as `error`, and again after every reconnect.
       this.#srf.on("connect", (error: unknown, hostports: unknown) => {
-        deadline.cancel();
         if (error !== null && error !== undefined) {
           log.error({ host, port }, "the signalling engine refused our secret");
           if (this.#started) {
             // It was right before: whoever restarted the engine may correct it, and the library goes on trying.
             return;
           }
+          deadline.cancel();
           this.#disconnect();
           reject(new SipFault("engine_refused", `the signalling engine at ${host}:${port} refused our secret`));
           return;
         }
         this.#connected(String(hostports));
-        resolve();
+        // srf: what we want to be given was only sent. A call before the engine has read it would be refused there; the answer
+        // to what is sent behind it says that it has.
+        this.#ping(() => {
+          deadline.cancel();
+          resolve();
+        });
       });
       // srf: without an `error` listener a refused connection ends the process.
       this.#srf.on("error", (error: unknown) => {
@@ -356,7 +361,7 @@ export class EngineLink {
       return;
     }
     this.#up = false;
-    this.#ping?.cancel();
+    this.#beat?.cancel();
     this.#claims.end();
     // srf: what waited for an answer on the old connection is neither rejected nor resolved by the library.
     for (const invite of this.#invites) {
@@ -379,15 +384,14 @@ export class EngineLink {
   /** srf: a half-open connection is never noticed by the library, which sends pings but waits for no pong. */
   #startPing(): void {
     const { clock, pingMs } = this.#options;
-    this.#ping?.cancel();
+    this.#beat?.cancel();
     if (pingMs === 0) {
       return;
     }
     let answered = true;
     const beat = (): void => {
       const socket = this.#socket();
-      const entry = socket === undefined ? undefined : this.#srf.app.client?.mapServer.get(socket);
-      if (socket === undefined || entry === undefined) {
+      if (socket === undefined) {
         return;
       }
       if (!answered) {
@@ -396,15 +400,22 @@ export class EngineLink {
         return;
       }
       answered = false;
-      const id = this.#srf.app.client?.wp.send(socket, "ping");
-      if (id !== undefined) {
-        entry.pendingRequests.set(id, () => {
-          answered = true;
-        });
-      }
-      this.#ping = clock.after(pingMs, beat);
+      this.#ping(() => {
+        answered = true;
+      });
+      this.#beat = clock.after(pingMs, beat);
     };
-    this.#ping = clock.after(pingMs, beat);
+    this.#beat = clock.after(pingMs, beat);
+  }
+
+  /** Asks the engine for a sign of life; what was sent before has been read when it comes. */
+  #ping(answered: () => void): void {
+    const client = this.#srf.app.client;
+    const socket = this.#socket();
+    const id = socket === undefined ? undefined : client?.wp.send(socket, "ping");
+    if (socket !== undefined && id !== undefined) {
+      client?.mapServer.get(socket)?.pendingRequests.set(id, answered);
+    }
   }
 
   #socket(): Socket | undefined {

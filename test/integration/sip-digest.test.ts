@@ -3,9 +3,11 @@ import { createHash } from "node:crypto";
 import { afterEach, describe, expect, test } from "vitest";
 
 import type { TrunkId } from "../../src/call/ids.ts";
+import type { CallSetup } from "../../src/call/setup.ts";
 import { Closings, RawCall, RawPeer, sdp, tagOf } from "./engine-support.ts";
 import type { Packet } from "./engine-support.ts";
 import { startSide } from "./sip-support.ts";
+import type { TestSide } from "./sip-support.ts";
 
 const closings = new Closings();
 
@@ -65,6 +67,13 @@ async function challenged(peer: RawPeer, call: RawCall, headers: readonly string
   return reply;
 }
 
+/** The call ends with a 486, ACK included. */
+async function refused(peer: RawPeer, call: RawCall, side: TestSide, setup: CallSetup): Promise<void> {
+  side.side.reject(setup.call, setup.caller, 486, "Busy Here");
+  const reply = await peer.response(486, "INVITE");
+  call.send("ACK", { branch: call.lastBranch, toTag: tagOf(reply.header("To")) });
+}
+
 describe("callers known by their credentials", () => {
   test("are challenged with SHA-256 and MD5, each on a line of its own, the stronger first", async () => {
     const peer = await RawPeer.open(closings);
@@ -94,8 +103,7 @@ describe("callers known by their credentials", () => {
       });
       const setup = await side.call();
       expect(setup).toMatchObject({ botId, trunk });
-      side.side.reject(setup.call, setup.caller, 486, "Busy Here");
-      await peer.response(486, "INVITE");
+      await refused(peer, call, side, setup);
     }
   });
 
@@ -107,8 +115,7 @@ describe("callers known by their credentials", () => {
     const right = authorization(call, challenge);
     call.send("INVITE", { body: sdp(4000), headers: [right] });
     const setup = await side.call();
-    side.side.reject(setup.call, setup.caller, 486, "Busy Here");
-    await peer.response(486, "INVITE");
+    await refused(peer, call, side, setup);
     const replay = await challenged(peer, call, [right]);
     expect(replay.status).toBe(401);
     expect(replay.header("WWW-Authenticate")).toContain("stale=true");
@@ -116,8 +123,7 @@ describe("callers known by their credentials", () => {
     // A count that grows is no replay.
     call.send("INVITE", { body: sdp(4000), headers: [authorization(call, challenge, { nc: "00000002" })] });
     const again = await side.call();
-    side.side.reject(again.call, again.caller, 486, "Busy Here");
-    await peer.response(486, "INVITE");
+    await refused(peer, call, side, again);
   });
 
   test("a client without qop gets one call per nonce", async () => {
@@ -128,8 +134,7 @@ describe("callers known by their credentials", () => {
     const header = authorization(call, challenge, { legacy: true });
     call.send("INVITE", { body: sdp(4000), headers: [header] });
     const setup = await side.call();
-    side.side.reject(setup.call, setup.caller, 486, "Busy Here");
-    await peer.response(486, "INVITE");
+    await refused(peer, call, side, setup);
     expect((await challenged(peer, call, [header])).status).toBe(401);
   });
 
@@ -170,7 +175,6 @@ channels: [{ botId: bot-a, trunk: a, numbers: ["*"] }]`,
     expect(reply.header("WWW-Authenticate")).toContain('realm="patchbay"');
     call.send("INVITE", { body: sdp(4000), headers: [authorization(call, reply.header("WWW-Authenticate"))] });
     const setup = await side.call();
-    side.side.reject(setup.call, setup.caller, 486, "Busy Here");
-    await peer.response(486, "INVITE");
+    await refused(peer, call, side, setup);
   });
 });

@@ -3,6 +3,7 @@ import type { Socket } from "node:net";
 import { afterEach, describe, expect, test } from "vitest";
 
 import type { Sdp } from "../../src/call/ids.ts";
+import { drachtioProgram, engineOnly } from "../support/drachtio.ts";
 import { Closings, RawCall, RawCallee, RawPeer, sdp, secret, tagOf } from "./engine-support.ts";
 import { cuttableLine, fresh, oneTrunk, order, startSide, startSipServer } from "./sip-support.ts";
 import type { SipServer } from "./sip-support.ts";
@@ -29,12 +30,13 @@ describe("the connection to the engine", () => {
     await own.settleAll();
   });
 
-  test.each([
+  test.for([
     ["over TCP", false],
     ["in this process", true],
-  ])(
+  ] as const)(
     "%s: is cut and comes back: both dialogs go on, a call being dialled fails, new calls are taken",
-    async (_, inside) => {
+    async ([, inside], context) => {
+      if (inside) engineOnly(context, "it is no part of this process");
       const peer = await RawPeer.open(closings);
       const operator = await RawPeer.open(closings);
       let server: SipServer | undefined;
@@ -87,9 +89,14 @@ describe("the connection to the engine", () => {
       // From us to the network …
       side.side.bye(setup.call, order(setup).leg, "over", []);
       operator.reply(await fresh(operator, "BYE"), 200, "OK", { contact: "" });
-      // … and from the network to us.
-      await call.bye();
-      expect(await side.event("leg.ended")).toMatchObject({ leg: setup.caller });
+      // … and from the network to us, which a drachtio-server answers by itself (C 23.1).
+      if (drachtioProgram === undefined) {
+        await call.bye();
+        expect(await side.event("leg.ended")).toMatchObject({ leg: setup.caller });
+      } else {
+        side.side.bye(setup.call, setup.caller, "over", []);
+        peer.reply(await fresh(peer, "BYE"), 200, "OK", { contact: "" });
+      }
       const next = new RawCall(peer, side.engine.port);
       next.send("INVITE", { body: sdp(4000) });
       const again = await side.call();
@@ -114,13 +121,16 @@ describe("the connection to the engine", () => {
       call.send("INVITE", { body: sdp(4000) });
       const branch = call.lastBranch;
       const setup = await side.call();
-      const frames = side.engine.embedded().stats().counters.framesOut;
+      const engine = drachtioProgram === undefined ? side.engine.embedded() : undefined;
+      const frames = engine?.stats().counters.framesOut ?? 0;
       line.cut();
       await expect.poll(() => side.side.ready()).toBe(true);
-      // The answers to `authenticate` and to the routes, and the INVITE once more.
-      await expect
-        .poll(() => side.engine.embedded().stats().counters.framesOut)
-        .toBeGreaterThan(frames + side.engine.embedded().stats().wire.routes + 1);
+      if (engine !== undefined) {
+        // The answers to `authenticate` and to the routes, and the INVITE once more.
+        await expect
+          .poll(() => engine.stats().counters.framesOut)
+          .toBeGreaterThan(frames + engine.stats().wire.routes + 1);
+      }
       expect(side.side.stats()).toMatchObject({ calls: 1, legs: 1 });
       if (end === "answered") {
         side.side.accept(setup.call, setup.caller, sdp(7000) as Sdp);
@@ -190,6 +200,8 @@ describe("the connection to the engine", () => {
     peer.reply(await fresh(peer, "OPTIONS"), 481, "Call/Transaction Does Not Exist");
     expect(await side.event("leg.ended")).toMatchObject({ leg: setup.caller });
     expect(side.side.stats()).toMatchObject({ legs: 0, dialogs: 0 });
+    // Without a BYE of ours the engine would hold the dialog for ever.
+    peer.reply(await fresh(peer, "BYE"), 481, "Call/Transaction Does Not Exist");
   });
 
   test("a caller who is to be hung up while it is away is hung up when it is back", async () => {
@@ -226,7 +238,7 @@ describe("the connection to the engine", () => {
     const states: boolean[] = [];
     const side = await startSide(closings, oneTrunk(peer.port), {
       engine: { host: "127.0.0.1", port: line.port, secret },
-      pingMs: 40,
+      pingMs: 200,
       onState: (up: boolean) => {
         states.push(up);
         if (!up) {
@@ -237,10 +249,9 @@ describe("the connection to the engine", () => {
         control = controlPort;
       },
     });
-    const framesIn = (): number => side.engine.embedded().stats().counters.framesIn;
-    const before = framesIn();
+    const before = line.sent();
     // Pings that are answered keep it up.
-    await expect.poll(() => framesIn() - before).toBeGreaterThan(3);
+    await expect.poll(() => line.sent() - before).toBeGreaterThan(3);
     expect(states).toEqual([true]);
     line.stall();
     await expect.poll(() => states).toEqual([true, false, true]);

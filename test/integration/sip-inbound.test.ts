@@ -1,6 +1,7 @@
 import { afterEach, describe, expect, test } from "vitest";
 
 import type { ExchangeId, Sdp } from "../../src/call/ids.ts";
+import { drachtioProgram } from "../support/drachtio.ts";
 import { Closings, RawCall, RawPeer, sdp, tagOf } from "./engine-support.ts";
 import { fresh, oneTrunk, startSide } from "./sip-support.ts";
 
@@ -113,7 +114,10 @@ describe("a call that comes in", () => {
     const setup = await side.call();
     side.side.accept(setup.call, setup.caller, answer);
     peer.reply(await fresh(peer, "BYE"), 200, "OK");
-    expect(await side.event("leg.ended")).toMatchObject({ leg: setup.caller, status: null, reason: "ACK timeout" });
+    // The engine says so; behind a drachtio-server it is our own clock that runs out.
+    const told =
+      drachtioProgram === undefined ? { status: null, reason: "ACK timeout" } : { status: 408, reason: "no ACK" };
+    expect(await side.event("leg.ended")).toMatchObject({ leg: setup.caller, ...told });
   });
 
   test("CANCEL before the answer → 487 and leg.ended, and a late 200 does nothing", async () => {
@@ -167,16 +171,18 @@ describe("who is let in", () => {
       closings,
       "trunks: [{ id: t, sources: [127.0.0.9], gateways: [{ host: 192.0.2.1 }] }]\nchannels: [{ botId: b, trunk: t, numbers: ['*'] }]",
     );
-    const call = new RawCall(stranger, side.engine.port);
-    call.send("INVITE", { body: sdp(4000) });
-    call.send("OPTIONS");
-    await expect.poll(() => side.engine.embedded().stats().transport.unlisted).toBe(2);
-    // As behind a drachtio-server, which lets everybody through: the silence before was no fault of the line.
-    side.engine.embedded().setSources(["127.0.0.1"]);
+    if (drachtioProgram === undefined) {
+      const engine = side.engine.embedded();
+      const call = new RawCall(stranger, side.engine.port);
+      call.send("INVITE", { body: sdp(4000) });
+      call.send("OPTIONS");
+      await expect.poll(() => engine.stats().transport.unlisted).toBe(2);
+      // As behind a drachtio-server, which lets everybody through: the silence before was no fault of the line.
+      engine.setSources(["127.0.0.1"]);
+    }
     const passed = new RawCall(stranger, side.engine.port);
-    const before = side.engine.embedded().stats().counters.requestsIn;
+    // Whatever would be answered to it comes before the answer to the INVITE behind it.
     passed.send("OPTIONS");
-    await expect.poll(() => side.engine.embedded().stats().counters.requestsIn).toBe(before + 1);
     passed.send("INVITE", { body: sdp(4000) });
     const reply = await stranger.response(403, "INVITE");
     passed.send("ACK", { branch: passed.lastBranch, toTag: tagOf(reply.header("To")) });
@@ -208,7 +214,8 @@ describe("who is let in", () => {
       { body: sdp(1), headers: ["Require: 100rel, x-thing"] },
       420,
       "Unsupported",
-      /^x-thing$/,
+      // The engine refuses what it does not have; a drachtio-server leaves all of it to us, who use neither.
+      drachtioProgram === undefined ? /^x-thing$/ : /^100rel, x-thing$/,
     ],
     [
       "an extension the engine has, but we do not use",
@@ -353,7 +360,9 @@ describe("inside the caller's dialog", () => {
     side.side.ring(setup.call, setup.caller);
     call.toTag = tagOf((await peer.response(180, "INVITE")).header("To"));
     call.send("INFO");
-    expect((await peer.response(500, "INFO")).header("Retry-After")).not.toBe("");
+    const later = await peer.response(500, "INFO");
+    // A drachtio-server answers it by itself.
+    if (drachtioProgram === undefined) expect(later.header("Retry-After")).not.toBe("");
     side.side.reject(setup.call, setup.caller, 480, "Temporarily Unavailable");
     await peer.response(480, "INVITE");
   });

@@ -179,8 +179,9 @@ export async function startSide(
 export async function cuttableLine(
   closings: Closings,
   target: () => number,
-): Promise<{ port: number; cut(): void; stall(): void }> {
+): Promise<{ port: number; cut(): void; stall(): void; sent(): number }> {
   let stalled = false;
+  let sent = 0;
   const pairs = new Set<Socket>();
   const server = createServer((near) => {
     const far = connect(target(), "127.0.0.1");
@@ -190,7 +191,10 @@ export async function cuttableLine(
     ] as const) {
       pairs.add(socket);
       socket.on("error", () => undefined);
-      socket.on("data", (bytes) => stalled || other.write(bytes));
+      socket.on("data", (bytes) => {
+        sent += socket === near ? 1 : 0;
+        if (!stalled) other.write(bytes);
+      });
       socket.on("close", () => {
         pairs.delete(socket);
         other.destroy();
@@ -204,6 +208,8 @@ export async function cuttableLine(
   });
   return {
     port: (server.address() as AddressInfo).port,
+    /** How often something came from us. */
+    sent: () => sent,
     stall: () => {
       stalled = true;
     },

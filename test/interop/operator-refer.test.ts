@@ -1,5 +1,6 @@
 // An operator passes the caller on by REFER: blind, attended, and where nobody may.
 import { describe, expect, test } from "vitest";
+import { drachtioProgram } from "../support/drachtio.ts";
 import { pitches } from "../support/pitch.ts";
 import type { Phone, PhoneCall } from "../support/rtp-phone.ts";
 import { header, type SipText } from "../support/sip-text.ts";
@@ -118,7 +119,10 @@ describe("blind", () => {
     const { leg, call, operator } = await joined({ continueCall: false });
     await refer(operator, `<${uriOf(secondOperator)}>`);
     await operator.hangUp();
-    expect(header(await lastNotify(operator), "Subscription-State")).toBe("terminated;reason=noresource");
+    // A drachtio-server knows the dialog no more after the BYE, so nothing can be sent in it.
+    if (drachtioProgram === undefined) {
+      expect(header(await lastNotify(operator), "Subscription-State")).toBe("terminated;reason=noresource");
+    }
     await leg.media.hears(pitches.ringback);
     await leg.media.hears(pitches.operator2);
     await leg.hangUp();

@@ -154,11 +154,12 @@ export class Dialog implements SipDialog {
     }
     const result = await this.send("OPTIONS", { timeoutMs: this.#options.replyTimeoutMs });
     // RFC 3261 §12.2.1.2: 481 and 408 to a request inside a dialog mean that the dialog is over.
-    const gone =
-      result instanceof SipFault ? result.code === "dialog_gone" : result.status === 481 || result.status === 408;
-    if (gone) {
+    const over = !(result instanceof SipFault) && (result.status === 481 || result.status === 408);
+    if (over || (result instanceof SipFault && result.code === "dialog_gone")) {
       const events = this.#events;
       this.forget();
+      // The engine holds a dialog until somebody says BYE, whatever its peer has answered.
+      if (over) void this.send("BYE", { timeoutMs: this.#options.replyTimeoutMs });
       guard(this.#options.log, () => {
         events?.ended({
           byPeer: false,
