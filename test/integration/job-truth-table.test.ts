@@ -1,6 +1,7 @@
 // Every row of the truth table that concerns INVITE (bot-contract §2), and the causes of §5, on the wire.
 import { beforeAll, describe, expect, test } from "vitest";
 import { nowMs } from "../support/clock.ts";
+import { drachtioProgram } from "../support/drachtio.ts";
 import { pitches } from "../support/pitch.ts";
 import { type Answering, type HeaderList, Phone, type PhoneCall } from "../support/rtp-phone.ts";
 import { header, type SipText, userOf, uriOf } from "../support/sip-text.ts";
@@ -142,7 +143,10 @@ describe("an operator who talks", () => {
     const ack = operator.records.findIndex(({ message }) => message.method === "ACK");
     // The BYE was on its way before the ACK came, or the test shows nothing.
     expect(ack === -1 || sent < ack).toBe(true);
-    await waitFor(() => operator.received("ACK").length > 0, { what: "the ACK" });
+    // A drachtio-server never sends it once the call is over.
+    if (drachtioProgram === undefined) {
+      await waitFor(() => operator.received("ACK").length > 0, { what: "the ACK" });
+    }
     const transfer = await talk.call.transfer();
     expect(transfer.statusText).toBe(statusText("SUCCESS", false));
     expect(transfer.details).toMatchObject({ cause: "completed", endedBy: "operator" });
@@ -814,7 +818,8 @@ describe("the caller hangs up", () => {
     await leg.established;
     expect(await leg.ended).toMatchObject({ by: "peer", how: "BYE" });
     const answers = leg.records.filter(({ message, direction }) => direction === "received" && message.status === 200);
-    expect(answers.length).toBeGreaterThan(3);
+    // A drachtio-server repeats it after 500 ms whatever T1 is, and we give up before the third.
+    expect(answers.length).toBeGreaterThan(drachtioProgram === undefined ? 3 : 1);
     const call = await stage().bot.callOf(leg.callId);
     await call.event("hangup");
     expect(call.all("answered")).toHaveLength(0);
