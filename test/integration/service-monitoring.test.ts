@@ -1,10 +1,14 @@
 // The files that Prometheus and Grafana are given, on a real Prometheus that reads a real service during real calls: every query
 // can be answered, and what should have data after calls has some. Grafana itself is not there: what its provisioning wants of
 // a dashboard is checked on the file.
-import { readFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { parse } from "yaml";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { drachtioProgram } from "../support/drachtio.ts";
+import { temporaryFolder } from "../support/folder.ts";
+import { findProgram } from "../support/process.ts";
 import { PrometheusServer, prometheusProgram } from "../support/prometheus.ts";
 import type { Series } from "../support/prometheus.ts";
 import { waitFor } from "../support/wait.ts";
@@ -41,9 +45,17 @@ const queries = dashboard.panels.flatMap(({ title, targets = [] }) =>
   targets.map(({ refId, expr }) => [`${title} ${refId}`, expr] as const),
 );
 const { groups } = parse(read("alerts.yml")) as {
-  groups: readonly { rules: readonly { alert: string; expr: string }[] }[];
+  groups: readonly {
+    rules: readonly {
+      alert: string;
+      expr: string;
+      labels: Readonly<Record<string, string>>;
+      annotations: { readonly summary: string };
+    }[];
+  }[];
 };
-const alerts = groups.flatMap(({ rules }) => rules.map(({ alert, expr }) => [alert, expr] as const));
+const rulesOf = groups.flatMap(({ rules }) => rules);
+const alerts = rulesOf.map(({ alert, expr }) => [alert, expr] as const);
 
 /** What has no data after calls in which nothing goes wrong, with the reason. */
 const quiet: Readonly<Record<string, string>> = {
@@ -224,6 +236,143 @@ describeIfInstalled("a real Prometheus", () => {
     await expect(prometheus.instant("sum by (le (up)")).rejects.toThrow(/parse error/);
     expect(hasData(await prometheus.range("patchbay_no_such_metric", begunMs, endMs))).toBe(false);
   });
+});
+
+/** A series of the service as promtool writes it: a value and what is added every minute, for 75 of them. */
+interface Fed {
+  readonly name: string;
+  readonly labels?: Readonly<Record<string, string>>;
+  readonly from: number;
+  readonly step?: number;
+}
+
+const from = { instance: "127.0.0.1:9080", job: "patchbay" };
+const refused = { step: "upload" };
+
+/** By alert: what makes it fire, the same in order, and what it is labelled with beside where it comes from. */
+const stories: Readonly<
+  Record<string, { readonly bad: readonly Fed[]; readonly good: readonly Fed[]; readonly labels?: Fed["labels"] }>
+> = {
+  PatchbayAway: { bad: [{ name: "up", from: 0 }], good: [{ name: "up", from: 1 }] },
+  PatchbayNotReady: {
+    bad: [
+      { name: "patchbay_part_up", labels: { part: "redis" }, from: 0 },
+      { name: "patchbay_draining", from: 0 },
+    ],
+    // A service that drains refuses new calls because it was told to.
+    good: [
+      { name: "patchbay_part_up", labels: { part: "engine" }, from: 0 },
+      { name: "patchbay_draining", from: 1 },
+    ],
+    labels: { part: "redis" },
+  },
+  PatchbayAnchorDown: gaugeStory("patchbay_anchor_up", { anchor: "m:22222" }, 0, 1),
+  PatchbayTrunkDown: gaugeStory("patchbay_trunk_state", { trunk: "t", state: "down" }, 1, 0),
+  PatchbayTrunkDegraded: gaugeStory("patchbay_trunk_state", { trunk: "t", state: "degraded" }, 1, 0),
+  PatchbayRegistrationRefused: gaugeStory("patchbay_registration_state", { trunk: "t", state: "refused" }, 1, 0),
+  PatchbayTrunkNearlyFull: shareStory("patchbay_trunk_legs", "patchbay_trunk_legs_max", { trunk: "t" }),
+  PatchbayCallsRefused: {
+    bad: [{ name: "patchbay_calls_refused_total", labels: { status: "503" }, from: 0, step: 12 }],
+    good: [{ name: "patchbay_calls_refused_total", labels: { status: "401" }, from: 0, step: 300 }],
+  },
+  PatchbayTransfersFail: {
+    bad: [
+      { name: "patchbay_transfers_total", labels: { status: "FAIL", cause: "trunk_failure" }, from: 0, step: 1 },
+      { name: "patchbay_transfers_total", labels: { status: "SUCCESS", cause: "completed" }, from: 0, step: 2 },
+    ],
+    good: [
+      { name: "patchbay_transfers_total", labels: { status: "FAIL", cause: "busy" }, from: 0, step: 5 },
+      { name: "patchbay_transfers_total", labels: { status: "FAIL", cause: "internal" }, from: 0 },
+      { name: "patchbay_transfers_total", labels: { status: "SUCCESS", cause: "completed" }, from: 0, step: 2 },
+    ],
+  },
+  PatchbayBotsSilent: counterStory("patchbay_fallbacks_total"),
+  PatchbayRedisLag: gaugeStory("patchbay_redis_lag_seconds", {}, 3, 0.1),
+  PatchbayEventsLost: counterStory("patchbay_redis_events_dropped_total"),
+  PatchbayRecordingFailed: counterStory("patchbay_recordings_total", { state: "failed" }),
+  PatchbayRecordingsWait: gaugeStory("patchbay_recordings_waiting", {}, 30, 2),
+  PatchbayRecordingsNotUploaded: {
+    bad: [
+      { name: "patchbay_recordings_undelivered", labels: refused, from: 3 },
+      { name: "patchbay_recording_deliveries_total", labels: { ...refused, result: "done" }, from: 9 },
+    ],
+    good: [
+      { name: "patchbay_recordings_undelivered", labels: refused, from: 3 },
+      { name: "patchbay_recording_deliveries_total", labels: { ...refused, result: "done" }, from: 9, step: 1 },
+    ],
+    labels: refused,
+  },
+  PatchbayDiskNearlyFull: gaugeStory("patchbay_recording_free_bytes", { folder: "spool" }, 1e9, 1e11),
+  PatchbayLoopDelay: gaugeStory("nodejs_eventloop_lag_p99_seconds", {}, 0.3, 0.02),
+  PatchbayProcessorFull: {
+    bad: [{ name: "process_cpu_seconds_total", from: 0, step: 56 }],
+    good: [{ name: "process_cpu_seconds_total", from: 0, step: 28 }],
+  },
+  PatchbayFewDescriptors: shareStory("process_open_fds", "process_max_fds"),
+  PatchbayEngineOverloaded: counterStory("patchbay_engine_overloaded_total"),
+  PatchbayFault: counterStory("patchbay_engine_faults_total"),
+};
+
+function gaugeStory(name: string, labels: Readonly<Record<string, string>>, bad: number, good: number) {
+  return { bad: [{ name, labels, from: bad }], good: [{ name, labels, from: good }], labels };
+}
+function counterStory(name: string, labels: Readonly<Record<string, string>> = {}) {
+  return { bad: [{ name, labels, from: 0, step: 1 }], good: [{ name, labels, from: 7 }], labels };
+}
+function shareStory(part: string, whole: string, labels: Readonly<Record<string, string>> = {}) {
+  const used = (value: number) => [
+    { name: part, labels, from: value },
+    { name: whole, labels, from: 100 },
+  ];
+  return { bad: used(90), good: used(50), labels };
+}
+
+/** One story as promtool's rule tests have it: what every alert says after 70 minutes. */
+function ruleTest(name: string, series: readonly Fed[], firing: readonly string[]): object {
+  const textOf = (labels: Readonly<Record<string, string>>): string =>
+    Object.entries({ ...from, ...labels })
+      .map(([label, value]) => `${label}="${value}"`)
+      .join(",");
+  return {
+    name,
+    interval: "1m",
+    input_series: series.map(({ name: metric, labels = {}, from: first, step = 0 }) => ({
+      series: `${metric}{${textOf(labels)}}`,
+      values: `${first}+${step}x75`,
+    })),
+    alert_rule_test: rulesOf.map(({ alert, labels: own, annotations }) => {
+      const labels: Record<string, string> = { ...from, ...stories[alert]?.labels };
+      // Sums over causes and statuses know the instance only.
+      if (/^Patchbay(?:CallsRefused|TransfersFail)$/.test(alert)) delete labels["job"];
+      const summary = annotations.summary.replaceAll(
+        /\{\{ \$labels\.(\w+) \}\}/g,
+        (_, label: string) => labels[label] ?? "",
+      );
+      const expected = { exp_labels: { ...labels, ...own }, exp_annotations: { summary } };
+      return { eval_time: "70m", alertname: alert, exp_alerts: firing.includes(alert) ? [expected] : [] };
+    }),
+  };
+}
+
+test("every alert fires on what it is there for, with its sentence, and not on what is in order", async (context) => {
+  const promtool = findProgram("promtool");
+  if (promtool === undefined) return context.skip("Debian's package prometheus is not installed");
+  expect(Object.keys(stories)).toEqual(alerts.map(([alert]) => alert));
+  await using folder = await temporaryFolder("rules");
+  writeFileSync(join(folder.path, "alerts.yml"), read("alerts.yml"));
+  const tests = Object.entries(stories).flatMap(([alert, { bad, good }]) => [
+    ruleTest(`${alert} fires`, bad, [alert]),
+    ruleTest(`${alert} is silent`, good, []),
+  ]);
+  // JSON is YAML.
+  const file = { rule_files: ["alerts.yml"], evaluation_interval: "1m", tests };
+  writeFileSync(join(folder.path, "tests.yml"), JSON.stringify(file));
+  const { status, stdout, stderr } = spawnSync(promtool, ["test", "rules", "tests.yml"], {
+    cwd: folder.path,
+    encoding: "utf8",
+  });
+  expect(`${stdout}${stderr}`).toContain("SUCCESS");
+  expect(status).toBe(0);
 });
 
 /** The parts of an alert's expression that are compared with a number or joined with one another. */
