@@ -13,6 +13,9 @@ export interface LoadOptions {
   readonly calls: number;
   /** How long a call is held before the caller's BYE, in milliseconds. */
   readonly holdMs?: number;
+  /** SIPp's arguments for what each side does. Default: its own scenarios, without sound. */
+  readonly caller?: readonly string[];
+  readonly called?: readonly string[];
 }
 
 export interface LoadResult {
@@ -53,7 +56,8 @@ async function sipp(
   const claimed = port === undefined ? await claimPort() : undefined;
   const own = port ?? claimed?.port ?? 0;
   const control = await claimPort();
-  const media = await claimPortRange(4);
+  // A caller with sound has two ports for each of his calls.
+  const media = await claimPortRange(400);
   const close = async (): Promise<void> => {
     await Promise.all([claimed?.release(), control.release(), media.release()]);
   };
@@ -114,13 +118,20 @@ export interface RunningLoad {
 }
 
 export async function startLoad(options: LoadOptions, core: number | undefined): Promise<RunningLoad> {
-  const { target, callee, callsPerSecond, calls, holdMs = 0 } = options;
+  const {
+    target,
+    callee,
+    callsPerSecond,
+    calls,
+    holdMs = 0,
+    caller = ["-sn", "uac"],
+    called = ["-sn", "uas"],
+  } = options;
   const folder = await mkdtemp(join(tmpdir(), "bench-"));
   const seconds = calls / callsPerSecond + holdMs / 1_000;
-  const uas = await sipp("callee", core, folder, callee, ["-sn", "uas"]);
+  const uas = await sipp("callee", core, folder, callee, called);
   const uac = await sipp("caller", core, folder, undefined, [
-    "-sn",
-    "uac",
+    ...caller,
     `127.0.0.1:${target}`,
     "-r",
     String(callsPerSecond),
@@ -149,20 +160,23 @@ export async function startLoad(options: LoadOptions, core: number | undefined):
       await new Promise<void>((resolve) => {
         setTimeout(resolve, 1_100);
       });
-      const [caller, called] = [await columns(join(folder, "caller.csv")), await columns(join(folder, "callee.csv"))];
+      const [callerRows, calledRows] = [
+        await columns(join(folder, "caller.csv")),
+        await columns(join(folder, "callee.csv")),
+      ];
       await close();
       await rm(folder, { recursive: true, force: true });
-      const last = caller.at(-1);
+      const last = callerRows.at(-1);
       const number = (row: ReadonlyMap<string, string> | undefined, name: string): number =>
         Number(row?.get(name) ?? 0);
       const created = number(last, "TotalCallCreated");
       // The row in which the last call was begun: what follows is waiting for calls to end.
-      const offering = caller.find((row) => number(row, "TotalCallCreated") === created);
+      const offering = callerRows.find((row) => number(row, "TotalCallCreated") === created);
       return {
         created,
         succeeded: number(last, "SuccessfulCall(C)"),
         failed: calls - number(last, "SuccessfulCall(C)"),
-        retransmissions: number(last, "Retransmissions(C)") + number(called.at(-1), "Retransmissions(C)"),
+        retransmissions: number(last, "Retransmissions(C)") + number(calledRows.at(-1), "Retransmissions(C)"),
         offered: number(offering, "CallRate(C)"),
       };
     },

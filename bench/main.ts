@@ -1,4 +1,4 @@
-// `npm run bench -- engine [--quick] [--json FILE]`: see docs/performance.md.
+// `npm run bench -- engine|call [--quick] [--json FILE]`: see docs/performance.md.
 import { spawnSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { resolve } from "node:path";
@@ -7,7 +7,7 @@ import { parseArgs } from "node:util";
 
 import { claimPort } from "../test/support/ports.ts";
 import { findProgram } from "../test/support/process.ts";
-import { columns, earlier, hashOf } from "./columns.ts";
+import { type ColumnContext, columns, earlier, hashOf } from "./columns.ts";
 import { machineClass } from "./machine.ts";
 import {
   type Bench,
@@ -21,11 +21,14 @@ import {
   withColumns,
 } from "./measure.ts";
 import { markdown, type Results, verdicts } from "./report.ts";
+import { wholeCall, wholeCallTable } from "./whole-call.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const compiled = `${root}node_modules/.cache/bench`;
 
-const usage = `npm run bench -- engine [options]
+const usage = `npm run bench -- call [--quick] [--rate N] [--blocks N] [--seconds N] [--json FILE]
+  what a whole call costs Patchbay: bot, prompt, transfer, sound, recording (about 4 minutes)
+npm run bench -- engine [options]
   --quick           fewer and shorter blocks
   --json FILE       the raw data of every block
   --columns A,B     only these columns: ${columns.map(({ name }) => name).join(", ")}
@@ -48,6 +51,7 @@ const { values, positionals } = parseArgs({
     columns: { type: "string" },
     only: { type: "string" },
     rates: { type: "string", default: "100,400" },
+    rate: { type: "string", default: "5" },
     blocks: { type: "string" },
     seconds: { type: "string" },
   },
@@ -82,6 +86,15 @@ function say(text: string): void {
   console.error(`${new Date().toISOString().slice(11, 19)} ${text}`);
 }
 
+function contextFor(callee: number): ColumnContext {
+  return {
+    programs: `${compiled}/bench/programs`,
+    core: cores.sut,
+    callee,
+    nodeOptions: (process.env["BENCH_NODE_OPTIONS"] ?? "").split(" ").filter((one) => one !== ""),
+  };
+}
+
 async function engine(): Promise<void> {
   for (const program of ["sipp", "taskset"]) {
     if (findProgram(program) === undefined) {
@@ -107,12 +120,7 @@ async function engine(): Promise<void> {
   await using callee = await claimPort();
   const bench: Bench = {
     columns: present,
-    context: {
-      programs: `${compiled}/bench/programs`,
-      core: cores.sut,
-      callee: callee.port,
-      nodeOptions: (process.env["BENCH_NODE_OPTIONS"] ?? "").split(" ").filter((one) => one !== ""),
-    },
+    context: contextFor(callee.port),
     rules: { shared },
     say,
   };
@@ -166,9 +174,40 @@ async function engine(): Promise<void> {
   }
 }
 
-if (positionals[0] !== "engine" || positionals.length !== 1) {
+async function call(): Promise<void> {
+  for (const program of ["sipp", "taskset", "redis-server", "rtpengine"]) {
+    if (findProgram(program) === undefined) {
+      throw new Error(`${program} is not installed; run: bash scripts/setup.sh test`);
+    }
+  }
+  compile();
+  const { quick } = values;
+  const options = {
+    callsPerSecond: Number(values.rate),
+    holdSeconds: 8,
+    seconds: Number(values.seconds ?? (quick ? 10 : 30)),
+    blocks: Number(values.blocks ?? (quick ? 2 : 5)),
+  };
+  const begun = new Date();
+  await using callee = await claimPort();
+  const cells = await wholeCall(contextFor(callee.port), options, say);
+  const { cpu, cores: coreCount, kernel } = machineClass();
+  const heading =
+    `Measured ${begun.toISOString().slice(0, 10)} on ${coreCount} cores (${cpu}, Linux ${kernel}), Node ${process.versions.node}: ` +
+    `${options.blocks} blocks of ${options.seconds} s, ${options.callsPerSecond} calls a second of ${options.holdSeconds} s each.`;
+  console.log(wholeCallTable(cells, heading));
+  if (values.json !== undefined) {
+    const source = spawnSync("git", ["rev-parse", "HEAD"], { cwd: root, encoding: "utf8" }).stdout.trim();
+    writeFileSync(values.json, JSON.stringify({ begun, machine: machineClass(), source, options, cells }, null, 2));
+  }
+}
+
+const [command, ...rest] = positionals;
+if (command === "engine" && rest.length === 0) {
+  await engine();
+} else if (command === "call" && rest.length === 0) {
+  await call();
+} else {
   console.error(usage);
   process.exitCode = 2;
-} else {
-  await engine();
 }
