@@ -15,7 +15,7 @@ const registrar = {
 } as const;
 
 /** The service with one trunk that registers at this port. A second of a registration lasts 50 ms. */
-function registering(port: number, transport: "udp" | "tls", change?: StageOptions["change"]): Promise<Stage> {
+function registering(port: number, transport: "udp" | "tls", tls?: StageOptions["tls"]): Promise<Stage> {
   return Stage.start({
     t1Ms: 200,
     sessionSecondMs: 50,
@@ -26,7 +26,7 @@ function registering(port: number, transport: "udp" | "tls", change?: StageOptio
       register: true,
       registerExpiresSeconds: 60,
     },
-    ...(change === undefined ? {} : { change }),
+    ...(tls === undefined ? {} : { tls }),
   });
 }
 
@@ -101,11 +101,9 @@ test("the same over TLS, with a registrar whose certificate is checked; the Cont
   const own = await authority.sign("service", "IP:127.0.0.1");
   await using sipp = await Sipp.start({ ...registrar, protocol: "tcp" });
   await using front = await tlsInFrontOf(sipp.port, await authority.sign("registrar", "IP:127.0.0.1"));
-  await using stage = await registering(front.port, "tls", ({ sip }) => {
-    const { certificateFile, keyFile } = own;
-    const tls = { certificateFile, keyFile, caFile: authority.certificateFile };
-    (sip["listen"] as object[]).push({ protocol: "tls", address: "127.0.0.1", port: 0, tls });
-  });
+  const { certificateFile, keyFile } = own;
+  const caFile = authority.certificateFile;
+  await using stage = await registering(front.port, "tls", { certificateFile, keyFile, caFile });
   const port = stage.port("tls");
   for (const { text } of await watched(stage, sipp)) {
     expect(text).toMatch(/^Via: SIP\/2\.0\/TLS /m);
