@@ -95,6 +95,10 @@ function live(state: Live, event: CallEvent, atMs: number): Step {
       );
     case "media.closed":
       return endCall(state, { by: "service", sipCode: null, reason: "media closed", cause: "media_failure" }, atMs);
+    case "media.legFailed":
+      // Who was there before has been hung up on, so that nobody is left to go back to.
+      if (event.leg !== setup.caller) break;
+      return endCall(state, { by: "service", sipCode: null, reason: "media failed", cause: "media_failure" }, atMs);
     case "timer.fired":
       if (event.timer === "bot") return loseBot(state, atMs);
       if (event.timer === "input") return noInput(state);

@@ -36,7 +36,7 @@ export type CallEvent =
    * when that was done and nothing comes from the caller either.
    */
   | { readonly type: "media.silent"; readonly leg: LegId; readonly offer: Sdp | null }
-  /** The operator's side of the anchor could not be made or joined. */
+  /** The operator's side of the anchor could not be made or joined; the caller's: whoever has taken his place has no sound. */
   | { readonly type: "media.legFailed"; readonly leg: LegId; readonly reason: string }
   | { readonly type: "media.updated"; readonly leg: LegId; readonly exchange: ExchangeId; readonly answer: Sdp }
   | { readonly type: "media.updateFailed"; readonly leg: LegId; readonly exchange: ExchangeId }

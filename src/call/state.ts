@@ -116,6 +116,8 @@ export interface Attempt {
   readonly invitedAtMs: number | null;
   readonly ringingAtMs: number | null;
   readonly lastStatus: number | null;
+  /** Somebody else has taken his place in the talk (RFC 3891). */
+  readonly replaced?: true;
   /** His answer, while he is asked to confirm. */
   readonly answer: { readonly sdp: Sdp; readonly atMs: number } | null;
 }

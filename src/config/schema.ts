@@ -493,6 +493,14 @@ const inboundDigestSchema = z
       .regex(/^[\x20-\x21\x23-\x5b\x5d-\x7e]{1,128}$/, "must be printable characters without quotes and backslashes")
       .default("patchbay")
       .describe("Realm of our challenge. Default patchbay."),
+    algorithms: z
+      .array(z.enum(["SHA-256", "MD5"]))
+      .min(1)
+      .max(2)
+      .default(["SHA-256", "MD5"])
+      .describe(
+        "What the peer may prove it with (RFC 8760). [MD5] for one that gives up on two challenges; [SHA-256] lets no MD5 in. Default both.",
+      ),
   })
   .describe("Digest credentials a caller must give (RFC 3261 §22).");
 

@@ -26,9 +26,11 @@ export interface GateUser {
   readonly username: string;
   readonly realm: string;
   readonly password: string;
+  /** Left out: all there are. */
+  readonly algorithms?: readonly DigestAlgorithm[];
 }
 
-const offered: readonly DigestAlgorithm[] = ["SHA-256", "MD5"];
+const known: readonly DigestAlgorithm[] = ["SHA-256", "MD5"];
 
 /**
  * Our own digest authentication of callers (RFC 3261 §22, RFC 7616, RFC 8760). A nonce is an HMAC over time and source
@@ -52,10 +54,10 @@ export class DigestGate {
     this.#maxRemembered = options.maxRemembered ?? 10_000;
   }
 
-  /** Values for as many WWW-Authenticate lines, the strongest first (RFC 8760 §2.3). */
-  challenges(realm: string, source: string, stale: boolean): readonly string[] {
+  /** Values for as many WWW-Authenticate lines, the strongest first (RFC 8760 §2.3), of what one of `users` may answer. */
+  challenges(realm: string, source: string, stale: boolean, users: readonly GateUser[] = []): readonly string[] {
     const nonce = this.#mint(source);
-    return offered.map(
+    return offeredTo(users).map(
       (algorithm) =>
         `Digest realm="${realm}", nonce="${nonce}", algorithm=${algorithm}, qop="auth"${stale ? ", stale=true" : ""}`,
     );
@@ -75,6 +77,7 @@ export class DigestGate {
       return { type: "banned" };
     }
     const realms = new Set(request.users.map(({ realm }) => realm));
+    const offered = offeredTo(request.users);
     const answer = parseAnswers(request.headerLines).find(
       ({ realm, algorithm }) => realms.has(realm) && offered.includes(algorithm),
     );
@@ -120,7 +123,8 @@ export class DigestGate {
       nc: (answer.nonceCount ?? 0).toString(16).padStart(8, "0"),
       cnonce: answer.cnonce ?? "",
     });
-    return equalInConstantTime(expected, answer.response) && user !== undefined;
+    const allowed = user !== undefined && (user.algorithms ?? known).includes(answer.algorithm);
+    return equalInConstantTime(expected, answer.response) && allowed;
   }
 
   /** RFC 7616 §3.4: a nonce count that does not grow is a replay; without qop a nonce is good for one request. */
@@ -159,6 +163,12 @@ export class DigestGate {
   #seal(stamp: string, source: string): string {
     return createHmac("sha256", this.#key).update(`${stamp} ${source}`).digest("base64url");
   }
+}
+
+/** The same for all who may call from one source, so that nobody's algorithms can be found out by a name. */
+function offeredTo(users: readonly GateUser[]): readonly DigestAlgorithm[] {
+  const wanted = new Set(users.flatMap(({ algorithms }) => algorithms ?? known));
+  return wanted.size === 0 ? known : known.filter((algorithm) => wanted.has(algorithm));
 }
 
 function remember<T>(map: Map<string, T>, key: string, value: T, max: number): void {

@@ -15,7 +15,12 @@ export interface SipGateway {
 export interface SipTrunk {
   readonly id: TrunkId;
   readonly gateways: readonly SipGateway[];
-  readonly inbound: { readonly username: string; readonly realm: string } | null;
+  readonly inbound: {
+    readonly username: string;
+    readonly realm: string;
+    /** What the peer may prove it with. */
+    readonly algorithms: readonly ("SHA-256" | "MD5")[];
+  } | null;
   readonly outbound: { readonly username: string; readonly realm: string | null } | null;
   readonly fixedNumber: string | null;
   readonly assertedIdentity: boolean;

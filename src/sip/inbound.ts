@@ -184,7 +184,9 @@ export class Door {
       return { status: 403 };
     }
     // RFC 8760 §2.3: one header line per algorithm, the strongest first.
-    const headers = gate.challenges(realm, source, verdict.stale).map((value) => ({ name: "WWW-Authenticate", value }));
+    const headers = gate
+      .challenges(realm, source, verdict.stale, users)
+      .map((value) => ({ name: "WWW-Authenticate", value }));
     return { status: 401, headers };
   }
 

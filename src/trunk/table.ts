@@ -27,7 +27,11 @@ export interface Trunk {
   readonly id: TrunkId;
   readonly gateways: readonly Gateway[];
   /** What callers of this trunk must know; the password is not part of the table. */
-  readonly inbound: { readonly username: string; readonly realm: string } | null;
+  readonly inbound: {
+    readonly username: string;
+    readonly realm: string;
+    readonly algorithms: readonly ("SHA-256" | "MD5")[];
+  } | null;
   readonly outbound: { readonly username: string; readonly realm: string | null } | null;
   readonly policy: CallerIdPolicy;
   readonly fixedNumber: string | null;
@@ -335,7 +339,10 @@ function trunkOf(config: TrunkConfig): Trunk {
       priority: priority ?? index,
       weight,
     })),
-    inbound: inbound === undefined ? null : { username: inbound.username, realm: inbound.realm },
+    inbound:
+      inbound === undefined
+        ? null
+        : { username: inbound.username, realm: inbound.realm, algorithms: inbound.algorithms },
     outbound: outbound === undefined ? null : { username: outbound.username, realm: outbound.realm ?? null },
     policy: {
       callerId: fixed === null ? (callerId as "auto" | "caller" | "bot") : { fixed },

@@ -1,7 +1,8 @@
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { nowMs } from "../support/clock.ts";
 import { pitches } from "../support/pitch.ts";
-import { waitFor } from "../support/wait.ts";
+import { PhoneMedia } from "../support/phone-media.ts";
+import { delay, waitFor } from "../support/wait.ts";
 import { mediaContract } from "./media-contract.ts";
 import { expectAtRest, portIn, sdpOf, startStage, talk } from "./media-support.ts";
 import type { MediaStage } from "./media-support.ts";
@@ -17,6 +18,37 @@ describe("rtpengine", () => {
   });
   afterEach(async () => {
     await stage[Symbol.asyncDispose]();
+  });
+
+  test("an operator who went on sending for a moment when he held the caller is heard from the first packet when he is back", async () => {
+    const call = stage.call();
+    const caller = await stage.phone();
+    // Of streams in the upper half of the time stamps rtpengine waits for what it has missed until ten more packets have come.
+    await using operator = await PhoneMedia.open("127.0.0.1", 2 ** 31 + 1_000_000);
+    await call.open(caller);
+    caller.sendTone(pitches.caller);
+    const port = await call.offer("operator-1");
+    const choice = { codecs: ["PCMA"] } as const;
+    const send = (): void => operator.connect("127.0.0.1", port, "PCMA", 101);
+    send();
+    operator.sendTone(pitches.operator);
+    await call.join("operator-1", operator, choice);
+    await caller.hears(pitches.operator);
+    const voice = (await caller.capture(nowMs() - 100)).ssrcs;
+    const leg = call.leg("operator-1");
+    await call.update(leg, sdpOf(operator, { ...choice, direction: "inactive", version: 2 }));
+    await delay(100);
+    operator.pause();
+    await call.update(leg, sdpOf(operator, { ...choice, version: 3 }));
+    const from = nowMs();
+    send();
+    await delay(100);
+    operator.pause();
+    await waitFor(async () => (await caller.capture(from)).ssrcs.some((ssrc) => voice.includes(ssrc)), {
+      what: "the first packets of the operator",
+    });
+    await call.close();
+    await expectAtRest(stage);
   });
 
   test("an operator who changes his codec while the caller is not with him is followed when he has him again", async () => {

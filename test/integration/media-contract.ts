@@ -391,6 +391,9 @@ export function mediaContract(start: StartStage, tones: TonesThere): void {
       const bad = sdpOf(caller).replace(" 0 101", " 9 101") as ReturnType<typeof sdpOf>;
       expect((await call.propose(call.caller, bad)).type).toBe("media.updateFailed");
       expect((await call.propose(call.leg("operator-1"), sdpOf(caller))).type).toBe("media.updateFailed");
+      // Who was there before is gone by then, so that the call must hear of it.
+      stage.anchor.renew(call.id, call.caller, bad, true);
+      expect(await call.event("media.legFailed")).toMatchObject({ leg: call.caller });
       await call.close();
       await expectAtRest(stage);
     });

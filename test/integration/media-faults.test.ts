@@ -1,6 +1,6 @@
-import { createSocket } from "node:dgram";
 import { describe, expect, test } from "vitest";
 import { nowMs } from "../support/clock.ts";
+import { NgFront } from "../support/ng-front.ts";
 import { pitches } from "../support/pitch.ts";
 import { startRedis } from "../support/redis.ts";
 import { delay, waitFor } from "../support/wait.ts";
@@ -69,7 +69,11 @@ describe("rtpengine in trouble", () => {
 
   test("a newer rtpengine, which refuses to block a leg before its answer, is no obstacle", async () => {
     await using real = await startStage();
-    await using newer = await startBlockRefusal(real.server.ngPort);
+    await using newer = await NgFront.start();
+    newer.standBefore(real.server.ngPort);
+    // As versions from 12.4 on do for a leg without an answer.
+    newer.refuses = (command) =>
+      command.includes("7:command11:block media") ? "From-tag given, but no such tag exists" : undefined;
     await using stage = await startStage({
       instances: [{ host: "127.0.0.1", port: newer.port }],
       recording: null,
@@ -104,37 +108,3 @@ describe("rtpengine in trouble", () => {
     expect(await other.server.calls()).toEqual([]);
   });
 });
-
-/** Between a service and its rtpengine: answers `block media` as versions from 12.4 on do for a leg without an answer. */
-async function startBlockRefusal(
-  rtpenginePort: number,
-): Promise<AsyncDisposable & { readonly port: number; readonly refused: number }> {
-  const front = createSocket("udp4");
-  const back = createSocket("udp4");
-  let refused = 0;
-  let service: { readonly port: number; readonly address: string } | undefined;
-  back.on("message", (bytes) => {
-    if (service !== undefined) front.send(bytes, service.port, service.address);
-  });
-  front.on("message", (bytes, peer) => {
-    service = peer;
-    if (!bytes.includes("7:command11:block media")) return back.send(bytes, rtpenginePort, "127.0.0.1");
-    refused += 1;
-    const reason = "From-tag given, but no such tag exists";
-    const cookie = bytes.toString("latin1").split(" ", 1)[0] ?? "";
-    front.send(`${cookie} d12:error-reason${reason.length}:${reason}6:result5:errore`, peer.port, peer.address);
-    return undefined;
-  });
-  await new Promise<void>((resolve) => {
-    front.bind(0, "127.0.0.1", resolve);
-  });
-  return {
-    port: front.address().port,
-    get refused() {
-      return refused;
-    },
-    async [Symbol.asyncDispose]() {
-      await Promise.all([front, back].map((socket) => new Promise<void>((resolve) => socket.close(() => resolve()))));
-    },
-  };
-}

@@ -140,9 +140,7 @@ test("has everything the caller heard within 100 ms of when he heard it: prompts
   );
   for (const [index, { sound, fromMs, toMs }] of recorded.entries()) {
     const there = byPhone[index];
-    // An operator who takes the caller back from hold is sometimes passed on by rtpengine up to 0.2 s after he was recorded.
-    const limitMs = sound === pitches.operator ? 300 : 100;
-    expect(Math.abs(fromMs - (there?.fromMs ?? 0)), `${sound} begins: ${told}`).toBeLessThan(limitMs);
+    expect(Math.abs(fromMs - (there?.fromMs ?? 0)), `${sound} begins: ${told}`).toBeLessThan(100);
     // An rtpengine that gets too little of the processor leaves packets of a prompt out, which then ends early for the phone.
     const after = toMs - (there?.toMs ?? 0);
     expect(after, `${sound} ends: ${told}`).toBeGreaterThan(-100);

@@ -1,12 +1,19 @@
 // Attended transfer: an operator brings his caller together with whom he has called before, whoever carries that call.
-import { describe, expect, test } from "vitest";
+import { afterAll, afterEach, describe, expect, test } from "vitest";
 import { nowMs } from "../support/clock.ts";
+import { NgFront } from "../support/ng-front.ts";
 import { pitches } from "../support/pitch.ts";
 import type { Phone, PhoneCall, PhoneOptions } from "../support/rtp-phone.ts";
 import { header, parameter, type SipText } from "../support/sip-text.ts";
 import { delay, waitFor } from "../support/wait.ts";
 import type { BotCall, RawBot } from "../integration/raw-bot.ts";
 import { operatorNumber, sharedStage, type Talk } from "../integration/stage.ts";
+
+const rtpengine = await NgFront.start();
+afterEach(() => {
+  rtpengine.refuses = () => undefined;
+});
+afterAll(() => rtpengine[Symbol.asyncDispose]());
 
 const stage = sharedStage({
   channel: {
@@ -16,6 +23,9 @@ const stage = sharedStage({
     recording: { enabled: true },
   },
   change: (config) => {
+    const [place] = config.media["rtpengine"] as { port: number }[];
+    rtpengine.standBefore(place!.port);
+    place!.port = rtpengine.port;
     config.channels.push({
       botId: "bot-strict",
       trunk: "trunk-a",
@@ -207,6 +217,22 @@ describe("the consultation call goes through us", () => {
         1, 1,
       ]);
     }
+  });
+
+  test("the phone that gets his place cannot be given sound: that call ends at once, the caller is back", async () => {
+    const { leg, call, operator, consultation, colleague, second } = await consulted();
+    rtpengine.refuses = (command) =>
+      command.includes(second.id) && command.includes("7:command5:offer") ? "no room" : undefined;
+    expect((await refer(operator, stage().uri(), replacesOf(consultation))).status).toBe(202);
+    expect((await colleague.ended).how).toBe("BYE");
+    expect((await consultation.ended).how).toBe("BYE");
+    expect(rtpengine.refused).toBeGreaterThan(0);
+    // They had talked before, and so had the caller and his operator.
+    expect((await second.transfer()).status).toMatchObject({ status: "SUCCESS", hangup: true });
+    expect((await second.event("hangup")).body).toMatchObject({ by: "service", reason: "media failed" });
+    expect((await call.transfer()).status).toMatchObject({ status: "SUCCESS", hangup: false });
+    await call.play(stage().prompts.short);
+    await leg.hangUp();
   });
 
   test("his own leg, and a call whose bot does not allow it: 603", async () => {

@@ -321,12 +321,12 @@ describe("an operator who was heard and sends nothing any more", () => {
     await leg.hangUp();
   });
 
-  test("and answers 481: FAIL, media_failure, and the caller is with the bot", async () => {
+  test("and answers 481: the talk has ended, SUCCESS, and the caller is with the bot", async () => {
     const { leg, call, operator } = await bridgedTo(481);
     operator.media.pause();
     const { status, details } = await call.transfer({ timeoutMs: 20_000 });
-    expect(status).toMatchObject({ status: "FAIL", hangup: false });
-    expect(details).toMatchObject({ cause: "media_failure", endedBy: "service" });
+    expect(status).toMatchObject({ status: "SUCCESS", hangup: false });
+    expect(details).toMatchObject({ cause: "completed", endedBy: "service" });
     await call.run({ type: "audio", audioUrl: stage().prompts.short });
     await leg.media.hears(pitches.bot);
     await leg.hangUp();
@@ -343,7 +343,7 @@ describe("an operator who was heard and sends nothing any more", () => {
     // Nor does he send when the caller falls silent: then nobody is left in the talk.
     leg.media.pause();
     const { details } = await call.transfer({ timeoutMs: 20_000 });
-    expect(details).toMatchObject({ cause: "media_failure", endedBy: "service" });
+    expect(details).toMatchObject({ cause: "completed", endedBy: "service" });
     await leg.hangUp();
   });
 });

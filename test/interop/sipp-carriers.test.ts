@@ -1,10 +1,11 @@
 // Carriers and operators played by SIPp, which shares nothing with our code, on both sides of a call through the service.
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { BotCall, TransferDetails } from "../integration/raw-bot.ts";
 import { botNumber, operatorNumber, Stage, trunkPassword } from "../integration/stage.ts";
 import { expectSuccess, Sipp } from "../support/sipp.ts";
+import { waitFor } from "../support/wait.ts";
 
 const scenarios = "test/interop/sipp";
 const usualCaller = "test/integration/sipp/job/caller-tcp.xml";
@@ -42,6 +43,8 @@ const ledger = ({ attempts }: TransferDetails): object[] =>
   attempts.map(({ sipCode, cause, target }) => ({ sipCode, cause, target }));
 const invitesAt = ({ messages }: Sipp): string[] =>
   messages.filter(({ direction, what }) => direction === "received" && what === "INVITE").map(({ text }) => text);
+const invitesSent = ({ messages }: Sipp): string[] =>
+  messages.filter(({ direction, what }) => direction === "sent" && what === "INVITE").map(({ text }) => text);
 
 /** The bot says goodbye, and everybody's scenario has been played to its end. */
 async function farewell(stage: Stage, call: BotCall, ...all: readonly Sipp[]): Promise<void> {
@@ -145,4 +148,66 @@ test.each([
   const action = hash("INVITE", field("uri"));
   expect(field("response")).toBe(hash(secret, "asked-1", field("nc"), field("cnonce"), "auth", action));
   expect([field("algorithm"), field("uri")]).toEqual([algorithm, /^INVITE (\S+)/.exec(proved)?.[1]]);
+});
+
+describe("a trunk whose calls must be proved", () => {
+  const provesHimself = `${scenarios}/caller-proves.xml`;
+
+  /** SIPp 3.6 reads the first challenge and gives up on any algorithm but MD5, so that each is asked for alone. */
+  function serviceAsking(algorithm: string): Promise<Stage> {
+    const { username } = trunkPassword;
+    const inbound = { username, passwordEnv: "STAGE_TRUNK_PASSWORD", realm: "here", algorithms: [algorithm] };
+    return Stage.start({ t1Ms: 40, trunk: { inbound } });
+  }
+
+  function proving(stage: Stage, own: { readonly password?: string; readonly first?: string } = {}): Promise<Sipp> {
+    const { password = trunkPassword.password, first = "Subject: none" } = own;
+    return Sipp.start({
+      scenario: provesHimself,
+      protocol: "tcp",
+      target: `127.0.0.1:${stage.port("tcp")}`,
+      service: botNumber,
+      variables: { first },
+      args: ["-au", trunkPassword.username, "-ap", password],
+    });
+  }
+
+  const finals = ({ messages }: Sipp): string[] =>
+    messages.flatMap(({ direction, what }) => (direction === "received" && /^[2-6]/.test(what) ? [what] : []));
+  const challenges = ({ messages }: Sipp): string[] =>
+    messages.flatMap(({ text }) => /^WWW-Authenticate: (.*)$/m.exec(text)?.[1] ?? []);
+
+  test.for(["MD5", "SHA-256"])("%s: asked, proved, through", async (algorithm, context) => {
+    await using stage = await serviceAsking(algorithm);
+    await using caller = await proving(stage);
+    await waitFor(() => finals(caller).length > 1 || caller.errors !== "", { what: "the answer to his proof" });
+    if (/must use MD5/.test(caller.errors)) context.skip(`this SIPp does not know ${algorithm}`);
+    const call = await answeredCall(stage);
+    await farewell(stage, call, caller);
+    expect(finals(caller)).toEqual(["401", "200"]);
+    expect(challenges(caller)[0]).toContain(`algorithm=${algorithm}`);
+    expect(invitesSent(caller)[1]).toMatch(/^Authorization: Digest /m);
+  });
+
+  test("a wrong password: asked again, and no bot ever hears of it", async () => {
+    await using stage = await serviceAsking("MD5");
+    await using caller = await proving(stage, { password: "wrong" });
+    expectSuccess(await caller.finished());
+    expect(finals(caller)).toEqual(["401", "401"]);
+    expect(challenges(caller).map((value) => value.includes("stale"))).toEqual([false, false]);
+    await stage.atRest();
+    expect(stage.bot.events).toEqual([]);
+  });
+
+  test("a nonce that was used before: stale, and the same password with the new one is through", async () => {
+    await using stage = await serviceAsking("MD5");
+    await using caller = await proving(stage);
+    await farewell(stage, await answeredCall(stage), caller);
+    const first = /^Authorization: .*$/m.exec(invitesSent(caller)[1] ?? "")?.[0].trim() ?? "";
+    await using again = await proving(stage, { first });
+    await farewell(stage, await answeredCall(stage), again);
+    expect(invitesSent(again)[0]).toContain(first);
+    expect(finals(again)).toEqual(["401", "200"]);
+    expect(challenges(again)[0]).toContain("stale=true");
+  });
 });

@@ -184,6 +184,10 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms 
       return { type: "timer.fired", timer };
     }
     case 20:
+      // Somebody can have taken the caller's place only once he was answered.
+      if (pick === 5 && flag && ["withBot", "dialling", "withOperator", "referring"].includes(state.phase)) {
+        return { type: "media.legFailed", leg: caller, reason: "x" };
+      }
       return { type: "media.legFailed", leg: callee, reason: "x" };
     case 21:
     case 22: {

@@ -107,21 +107,32 @@ describe("an operator who was heard and becomes silent", () => {
   });
 
   test.each([gone, silentStill])(
-    "is let go when he is not ($type): FAIL, media_failure, and the caller is back",
+    "is let go when he is not ($type): they have talked, SUCCESS, and the caller is back",
     (end) => {
-      const call = bridged().happens(silent).happens(end);
+      const call = bridged({ continueRecording: false }).after(90_000).happens(silent).happens(end);
       expect(call.state.phase).toBe("withBot");
       expect(call.asked("leg.bye")).toMatchObject([{ leg: operator(1), reason: "no sound any more" }]);
       expect(call.transfers).toMatchObject([
-        { status: { status: "FAIL", hangup: false }, details: { cause: "media_failure", endedBy: "service" } },
+        {
+          status: { status: "SUCCESS", hangup: false },
+          details: {
+            cause: "completed",
+            endedBy: "service",
+            sipCode: 200,
+            talkMs: 90_000,
+            attempts: [{ cause: "completed" }],
+          },
+        },
       ]);
+      // As after any talk that was not to be recorded.
+      expect(call.asked("recording.set").at(-1)).toEqual({ type: "recording.set", to: "pause" });
     },
   );
 
   test("continueCall false: the call ends", () => {
     const call = bridged({ continueCall: false }).happens(silent).happens(silentStill);
     expect(call.state.phase).toBe("ending");
-    expect(call.transfers).toMatchObject([{ status: { status: "FAIL", hangup: true } }]);
+    expect(call.transfers).toMatchObject([{ status: { status: "SUCCESS", hangup: true } }]);
   });
 
   test("a word about somebody else, or out of turn, changes nothing", () => {

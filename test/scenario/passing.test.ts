@@ -260,6 +260,18 @@ describe("somebody takes the operator's place by an INVITE with Replaces", () =>
     ]);
   });
 
+  test("who has taken it and is never heard: the caller has talked all the same", () => {
+    const call = talking({ continueCall: true }).happens({ type: "leg.replaced", leg: operator(1), offer: sdp });
+    const unheard = { type: "media.unheard", leg: operator(1), offer: sdp } as const;
+    call.happens(unheard);
+    expect(call.last).toMatchObject([{ type: "leg.reinvite", leg: operator(1) }]);
+    call.happens(unheard);
+    expect(call.state.phase).toBe("withBot");
+    expect(call.transfers).toMatchObject([
+      { status: { status: "SUCCESS" }, details: { endedBy: "service", attempts: [{ cause: "completed" }] } },
+    ]);
+  });
+
   test("declined: not allowed, not talking yet, passing on, too often", () => {
     expect(claims(talking({}, "refuse")).last).toEqual([declined]);
     expect(claims(talking({}, "accept", 1)).last).toEqual([proposal]);
@@ -286,6 +298,19 @@ describe("somebody takes the operator's place by an INVITE with Replaces", () =>
     call.hangsUp(operator(1));
     expect(call.transfers).toMatchObject([{ status: { status: "SUCCESS", hangup: true } }]);
     expect(call.last).toContainEqual(expect.objectContaining({ type: "leg.bye", leg: caller }));
+  });
+
+  test("who has taken the caller's place and gets no sound: the call ends, and the talk before was one", () => {
+    for (const [call, transfers] of [
+      [talking({ continueCall: true }), [{ status: { status: "SUCCESS", hangup: true } }]],
+      [new CallScript({ operatorRefer: "accept" }).callerIsWithBot(), []],
+    ] as const) {
+      claims(call, caller).happens({ type: "leg.replaced", leg: caller, offer: sdp });
+      call.happens({ type: "media.legFailed", leg: caller, reason: "refused" });
+      expect(call.state.phase).toBe("ending");
+      expect(call.last).toContainEqual(expect.objectContaining({ type: "leg.bye", leg: caller }));
+      expect(call.transfers).toMatchObject(transfers);
+    }
   });
 });
 

@@ -8,7 +8,7 @@ export type Sound =
   | { readonly type: "samples"; readonly samples: Int16Array; readonly repeat: boolean };
 
 export type MediaOrder =
-  | { readonly type: "open"; readonly id: number; readonly address: string }
+  | { readonly type: "open"; readonly id: number; readonly address: string; readonly timestamp: number | null }
   | { readonly type: "close"; readonly id: number }
   /** Starts sending, or changes where to and in which codec; one SSRC over the life of the socket. */
   | {

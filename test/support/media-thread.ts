@@ -36,7 +36,7 @@ class Line {
   readonly #socket: Socket;
   readonly #ssrc = randomInt(2 ** 32);
   #sequence = randomInt(2 ** 16);
-  #timestamp = randomInt(2 ** 32);
+  #timestamp: number;
   #target: { readonly address: string; readonly port: number; readonly codec: CodecName } | undefined;
   #sound: Sound = { type: "silence" };
   #sample = 0;
@@ -49,9 +49,10 @@ class Line {
   #packets: RtpPacket[] = [];
   #dropped = 0;
 
-  constructor(id: number, socket: Socket) {
+  constructor(id: number, socket: Socket, timestamp: number | null) {
     this.#id = id;
     this.#socket = socket;
+    this.#timestamp = timestamp ?? randomInt(2 ** 32);
     // An ICMP error must not end the thread: a peer that is gone is a finding of the test, not a fault of the phone.
     socket.on("error", () => {});
     socket.on("message", (bytes, remote) => this.#receive(bytes, `${remote.address}:${remote.port}`));
@@ -217,11 +218,11 @@ class Line {
 const lines = new Map<number, Line>();
 
 /** RTP ports are even (RFC 3550 §11), so that the odd one above stays free for RTCP. */
-function open(id: number, address: string, attempts = 50): void {
+function open(id: number, address: string, timestamp: number | null, attempts = 50): void {
   const socket = createSocket("udp4");
   const retry = (message: string): void => {
     socket.close();
-    if (attempts > 1) open(id, address, attempts - 1);
+    if (attempts > 1) open(id, address, timestamp, attempts - 1);
     else post({ type: "failed", id, message });
   };
   socket.once("error", (error) => retry(error.message));
@@ -233,13 +234,13 @@ function open(id: number, address: string, attempts = 50): void {
       return;
     }
     socket.removeAllListeners("error");
-    lines.set(id, new Line(id, socket));
+    lines.set(id, new Line(id, socket, timestamp));
     post({ type: "opened", id, port });
   });
 }
 
 parentPort?.on("message", (order: MediaOrder) => {
-  if (order.type === "open") open(order.id, order.address);
+  if (order.type === "open") open(order.id, order.address, order.timestamp);
   else if (order.type === "close") {
     lines.get(order.id)?.close();
     lines.delete(order.id);

@@ -83,8 +83,11 @@ export class PhoneMedia implements AsyncDisposable {
     this.#thread = thread;
   }
 
-  /** Opens an RTP socket on a free even port. It receives at once and sends when told where to. */
-  static async open(address: string): Promise<PhoneMedia> {
+  /**
+   * Opens an RTP socket on a free even port. It receives at once and sends when told where to, with `timestamp` in its first
+   * packet or a random one (RFC 3550 §5.1).
+   */
+  static async open(address: string, timestamp: number | null = null): Promise<PhoneMedia> {
     const thread = MediaThread.shared;
     let tell: (news: MediaNews) => void = () => {};
     const id = thread.join((news) => tell(news));
@@ -93,7 +96,7 @@ export class PhoneMedia implements AsyncDisposable {
         if (news.type === "opened") resolve(news.port);
         else if (news.type === "failed") reject(new Error(`no RTP socket: ${news.message}`));
       };
-      thread.order({ type: "open", id, address });
+      thread.order({ type: "open", id, address, timestamp });
     });
     const media = new PhoneMedia(address, port, id, thread);
     tell = (news) => media.#take(news);

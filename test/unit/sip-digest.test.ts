@@ -217,6 +217,19 @@ describe("the gate", () => {
     expect(at.stats()).toEqual({ nonces: 0, failures: 0 });
   });
 
+  test("a trunk may want one algorithm alone: only that is asked for, and no other is believed", () => {
+    const at = gate();
+    const strict = users.map((user) => ({ ...user, algorithms: ["SHA-256"] as const }));
+    const old = users.map((user) => ({ ...user, username: "old", algorithms: ["MD5"] as const }));
+    const asked = (some: typeof strict | typeof old): string[] =>
+      at.challenges("here", "192.0.2.1", false, some).map((value) => /algorithm=([\w-]+)/.exec(value)?.[1] ?? "");
+    expect([asked(strict), asked(old)]).toEqual([["SHA-256"], ["MD5"]]);
+    const [sha = "", md5 = ""] = at.challenges("here", "192.0.2.1", false, [...strict, ...old]);
+    const judge = (header: string): string =>
+      at.check({ headerLines: [header], method: "INVITE", source: "192.0.2.1", users: [...strict, ...old] }).type;
+    expect([judge(answer(sha)), judge(answer(md5))]).toEqual(["accepted", "challenge"]);
+  });
+
   test("another gate's nonce, a method that was not hashed, another realm", () => {
     const at = gate();
     const [foreign = ""] = gate().challenges("here", "192.0.2.1", false);

@@ -36,7 +36,12 @@ export function replaced(
   if (state.phase !== "withOperator" || state.attempt.leg !== leg) return [state, []];
   const { transfer, attempt, asked: _, ...rest } = state;
   return [
-    { ...rest, attempt, reinvited: false, transfer: { ...transfer, passes: transfer.passes + 1 } },
+    {
+      ...rest,
+      attempt: { ...attempt, replaced: true },
+      reinvited: false,
+      transfer: { ...transfer, passes: transfer.passes + 1 },
+    },
     [renewed, progress(transfer, attempt, "bridged", 200, atMs)],
   ];
 }

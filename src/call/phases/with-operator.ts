@@ -3,7 +3,7 @@ import type { CallEvent } from "../event.ts";
 import type { In, OpenTransfer } from "../state.ts";
 import type { Step } from "../step.ts";
 import { withDigits } from "./keys.ts";
-import { finishTransfer, progress } from "./transfer-end.ts";
+import { type Finish, finishTransfer, progress } from "./transfer-end.ts";
 
 export function withOperator(state: In<"withOperator">, event: CallEvent, atMs: number): Step {
   const { attempt } = state;
@@ -24,19 +24,11 @@ export function withOperator(state: In<"withOperator">, event: CallEvent, atMs: 
     }
     case "timer.fired": {
       if (event.timer !== "talk" || state.joinedAtMs === null) return [state, []];
-      const first = [{ type: "leg.bye", leg: attempt.leg, reason: "longest talk reached", headers: [] }] as const;
-      const answered = { sipCode: 200, sipReason: "OK", endedBy: "service", first } as const;
-      return finishTransfer(state, { ...answered, status: "SUCCESS", cause: "completed" }, atMs);
+      return letGo(state, "longest talk reached", talked, atMs);
     }
-    case "media.legFailed": {
+    case "media.legFailed":
       if (event.leg !== attempt.leg) return [state, []];
-      const first = [{ type: "leg.bye", leg: attempt.leg, reason: "media failed", headers: [] }] as const;
-      const answered = { sipCode: 200, sipReason: "OK", endedBy: "service", first } as const;
-      // Once the two have talked the transfer has succeeded, however the talk ended.
-      return state.joinedAtMs === null
-        ? finishTransfer(state, { ...answered, status: "FAIL", cause: "media_failure" }, atMs)
-        : finishTransfer(state, { ...answered, status: "SUCCESS", cause: "completed" }, atMs);
-    }
+      return letGo(state, "media failed", state.joinedAtMs === null ? noTalk : talked, atMs);
     case "media.unheard": {
       if (event.leg !== attempt.leg || state.joinedAtMs === null) return [state, []];
       if (state.reinvited) return neverHeard(state, atMs);
@@ -45,13 +37,13 @@ export function withOperator(state: In<"withOperator">, event: CallEvent, atMs: 
     case "media.silent": {
       const { leg, offer } = event;
       if (leg !== attempt.leg || state.joinedAtMs === null) return [state, []];
-      if (offer === null) return state.asked === true ? becameSilent(state, atMs) : [state, []];
+      if (offer === null) return state.asked === true ? letGo(state, "no sound any more", talked, atMs) : [state, []];
       return [{ ...state, asked: true }, [{ type: "leg.reinvite", leg, offer }]];
     }
     case "leg.reinviteFailed":
       if (event.leg !== attempt.leg) return [state, []];
       // Whoever answers at all is there: a phone that is muted may send nothing for as long as it likes.
-      if (state.asked === true) return event.gone ? becameSilent(state, atMs) : [state, []];
+      if (state.asked === true) return event.gone ? letGo(state, "no sound any more", talked, atMs) : [state, []];
       return state.reinvited ? neverHeard(state, atMs) : [state, []];
     case "leg.ended":
       if (event.leg !== attempt.leg) return [state, []];
@@ -80,16 +72,23 @@ export function talkTimer({ request, talk }: OpenTransfer, joinedAtMs: number, a
   return [{ type: "timer.start", timer: "talk", ms: Math.max(1, Math.round(maxTalkMs - talkedMs)) }];
 }
 
-/** They have talked, but not to an end: the bot is told so, that it may call somebody else (bot-contract §2). */
-function becameSilent(state: In<"withOperator">, atMs: number): Step {
-  const first = [{ type: "leg.bye", leg: state.attempt.leg, reason: "no sound any more", headers: [] }] as const;
-  const answered = { sipCode: 200, sipReason: "OK", endedBy: "service", first } as const;
-  return finishTransfer(state, { ...answered, status: "FAIL", cause: "media_failure" }, atMs);
+/** Once the two have talked the transfer has succeeded, however the talk ended (bot-contract §5). */
+const talked = { status: "SUCCESS", cause: "completed" } as const;
+/** Not one packet of his has come, whatever was tried, or the bridge never stood. */
+const noTalk = { status: "FAIL", cause: "media_failure" } as const;
+
+/** We end it: `endedBy` tells the bot that neither of the two hung up. */
+function letGo(
+  state: In<"withOperator">,
+  reason: string,
+  outcome: Pick<Finish, "status" | "cause">,
+  atMs: number,
+): Step {
+  const first = [{ type: "leg.bye", leg: state.attempt.leg, reason, headers: [] }] as const;
+  return finishTransfer(state, { ...outcome, sipCode: 200, sipReason: "OK", endedBy: "service", first }, atMs);
 }
 
-/** He answered and not one packet of his has come, whatever was tried: this was no talk. */
 function neverHeard(state: In<"withOperator">, atMs: number): Step {
-  const first = [{ type: "leg.bye", leg: state.attempt.leg, reason: "no sound", headers: [] }] as const;
-  const answered = { sipCode: 200, sipReason: "OK", endedBy: "service", first } as const;
-  return finishTransfer(state, { ...answered, status: "FAIL", cause: "media_failure" }, atMs);
+  // The caller has talked all the same with the one whose place he has taken.
+  return letGo(state, "no sound", state.attempt.replaced === true ? talked : noTalk, atMs);
 }

@@ -67,6 +67,8 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
   readonly #leaving = new Set<Operator>();
   /** The operator who holds the caller and is not heard meanwhile. */
   #heldBack: string | null = null;
+  /** Whether rtpengine takes the sound of a leg or, being told to block it, misses some; by its tag. */
+  readonly #listening = new Map<string, "takes" | "misses">([[callerTag, "takes"]]);
   /** Counts the caller's descriptions. */
   #callerVersion = 1;
 
@@ -205,9 +207,19 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
     return describePeer(place, formats, mirrored(direction));
   }
 
+  /** Nobody hears a blocked leg; one that is not blocked any more is heard from its next packet on. */
+  async #setBlocked(tag: string, on: boolean): Promise<void> {
+    if (on && this.#listening.get(tag) === "takes") this.#listening.set(tag, "misses");
+    if (!on) {
+      if (this.#listening.get(tag) === "misses") await this.#keys.decodeAnew(tag);
+      this.#listening.set(tag, "takes");
+    }
+    await this.#ng.block(tag, on);
+  }
+
   async #block(operator: Operator, on: boolean): Promise<void> {
     try {
-      await this.#ng.block(operator.tag, on);
+      await this.#setBlocked(operator.tag, on);
     } catch (error) {
       // From 12.4 on rtpengine knows no tag before its answer, and then forwards nothing of it either.
       if (!(error instanceof NgError && error.unknownTag && operator.remote === null)) throw error;
@@ -220,7 +232,7 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
     // An operator who does not talk to the caller any more is gone, or blocked for good.
     if (!on && tag !== callerTag && tag !== operator) return;
     if (!on) await this.#keys.forgetHeldKey(tag);
-    await this.#ng.block(tag, on);
+    await this.#setBlocked(tag, on);
     if (tag !== operator) return;
     if (on) this.recordings.leave();
     else this.recordings.join(tag);
@@ -374,6 +386,7 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
     } finally {
       this.recordings.forgetLeg(operator.tag);
       this.#keys.forget(operator.tag);
+      this.#listening.delete(operator.tag);
     }
   }
 

@@ -123,6 +123,19 @@ export class LegKeys {
     await this.settle();
   }
 
+  /**
+   * rtpengine puts the packets that it decodes in order, and waits for those that are missing, among them the ones that it
+   * did not take because they were blocked: in half of all streams until ten more have come, a fifth of a second. Decoders
+   * that are made anew wait for nothing, and with every change to what is detected they are.
+   */
+  async decodeAnew(tag: string): Promise<void> {
+    const known = this.#modes.get(tag);
+    for (const mode of ["detect", "leave", ...(known === undefined ? [] : [known.mode])] as const) {
+      const [verb, parameters] = keyModeCommands[mode];
+      await this.#options.ng.request(verb, { "from-tag": tag, ...parameters });
+    }
+  }
+
   /** Brings rtpengine to what is to be done with the key presses of each leg. */
   async settle(): Promise<void> {
     const wanted = this.#wanted();

@@ -210,7 +210,7 @@ export abstract class SwitchedCall<
   }
 
   offer(leg: LegId, keys: KeyPolicy): void {
-    this.#withOperator(leg, () => this.#offer(leg, keys));
+    this.#withLeg(leg, () => this.#offer(leg, keys));
   }
 
   early(leg: LegId, answer: Sdp): void {
@@ -222,28 +222,28 @@ export abstract class SwitchedCall<
 
   renew(leg: LegId, answer: Sdp, taken: boolean): void {
     if (leg !== this.#options.caller) {
-      this.#withOperator(leg, () => this.#renew(leg, answer, taken));
+      this.#withLeg(leg, () => this.#renew(leg, answer, taken));
       return;
     }
-    this.queue.run(
-      async () => void (await this.#updateCaller(answer)),
-      () => {},
-    );
+    const update = async (): Promise<void> => void (await this.#updateCaller(answer));
+    // What was agreed with the phone before holds for that phone only.
+    if (taken) this.#withLeg(leg, update);
+    else this.queue.run(update, () => {});
   }
 
   consult(leg: LegId, answer: Sdp): void {
-    this.#withOperator(leg, () => this.#consult(leg, answer));
+    this.#withLeg(leg, () => this.#consult(leg, answer));
   }
 
   join(leg: LegId, answer: Sdp): void {
     // At once: a prompt that is ordered while this waits for its turn is for what comes after.
     this.callerPlayer.stop();
-    this.#withOperator(leg, () => this.#join(leg, answer));
+    this.#withLeg(leg, () => this.#join(leg, answer));
   }
 
   aside(leg: LegId, on: boolean): void {
     if (!on) this.callerPlayer.stop();
-    this.#withOperator(leg, () => (on ? this.#setAside(this.operatorOf(leg)) : this.#talk(this.operatorOf(leg), null)));
+    this.#withLeg(leg, () => (on ? this.#setAside(this.operatorOf(leg)) : this.#talk(this.operatorOf(leg), null)));
   }
 
   drop(leg: LegId): void {
@@ -294,8 +294,8 @@ export abstract class SwitchedCall<
 
   // The queue.
 
-  /** A step for an operator's leg: when it fails or has no place, the leg has failed. */
-  #withOperator(leg: LegId, run: () => Promise<void>): void {
+  /** A step for a leg: when it fails or has no place, the leg has failed. */
+  #withLeg(leg: LegId, run: () => Promise<void>): void {
     const failed = (reason: string): void => this.post({ type: "media.legFailed", leg, reason });
     this.queue.run(
       run,
