@@ -229,6 +229,7 @@ describe("the service as a whole", () => {
       const rest = {
         draining: false,
         engine: { kind: expect.stringMatching(/^(?:embedded|drachtio)$/), state: "up" },
+        media: { rtpengine: "up" },
         trunks: {
           "trunk-a": { ...trunk, gateways: { "gateway-1": "up", "gateway-2": "up" } },
           "trunk-b": { ...trunk, gateways: { "gateway-3": "up" } },
@@ -268,6 +269,7 @@ describe("the service as a whole", () => {
         what: "the loss of rtpengine to show",
         timeoutMs: 20_000,
       });
+      expect(await readiness()).toMatchObject({ parts: { ...all, media: false }, media: { rtpengine: "down" } });
       await stage.rtpengine.start();
       await waitFor(async () => (await statusPage(stage, "/readyz")).status === 200, {
         what: "the return of rtpengine to show",
