@@ -137,6 +137,12 @@ export const transferDetailsSchema = z
           sipCode: z.int().nullable().describe("Null when no SIP response came."),
           cause: transferCause,
           ms: whole.describe("Length of the attempt until its end or answer, milliseconds."),
+          takenBy: z
+            .string()
+            .optional()
+            .describe(
+              "The number or user name of the phone that picked this call up, or took it over from this operator, by an INVITE with `Replaces`; left out when none did.",
+            ),
         }),
       )
       .readonly()

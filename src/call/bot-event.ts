@@ -36,6 +36,8 @@ export interface AttemptRecord {
   readonly sipCode: number | null;
   readonly cause: TransferCause;
   readonly ms: number;
+  /** Who has picked the call up, or has taken this operator's place, by an INVITE with Replaces. */
+  readonly takenBy?: string;
 }
 
 export interface TransferDetails {

@@ -4,6 +4,7 @@ import { endCall, finishEnding } from "./phases/ending.ts";
 import { loseBot, noInput, watchSilence } from "./patience.ts";
 import { answering, offered } from "./phases/arriving.ts";
 import { dialling } from "./phases/dialling.ts";
+import { awaitsAnswer } from "./phases/hunt.ts";
 import { referring } from "./phases/referring.ts";
 import { passOn } from "./phases/passing.ts";
 import { claimed, replaced } from "./phases/replacing.ts";
@@ -50,7 +51,7 @@ export function begin(setup: CallSetup): Step {
  */
 export function decide(state: CallState, event: CallEvent, atMs: number): Step {
   // A leg that answers when nobody wants it any more (200 crossing our CANCEL) is hung up in every phase. RFC 3261 §9.1, §15.
-  if (event.type === "leg.answered" && !awaits(state, event.leg)) {
+  if (event.type === "leg.answered" && !awaitsAnswer(state, event.leg)) {
     if (hasAnswered(state, event.leg)) return [state, []];
     return [state, [{ type: "leg.bye", leg: event.leg, reason: "answered too late", headers: [] }]];
   }
@@ -62,12 +63,6 @@ export function decide(state: CallState, event: CallEvent, atMs: number): Step {
     default:
       return watchSilence(state, event, settle(live(state, event, atMs), atMs));
   }
-}
-
-/** Whether this leg is an operator's who is being called. */
-function awaits(state: CallState, leg: LegId): boolean {
-  if (state.phase !== "dialling") return false;
-  return state.legs.some((one) => one.leg === leg && one.invitedAtMs !== null && one.answer === null);
 }
 
 /** Whether this operator is being asked to confirm, talks, or passes the caller on. */

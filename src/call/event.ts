@@ -59,7 +59,8 @@ export type CallEvent =
   | { readonly type: "leg.invited"; readonly leg: LegId }
   /** `early`: what the response says of sound before the answer. */
   | { readonly type: "leg.progress"; readonly leg: LegId; readonly status: number; readonly early: Sdp | null }
-  | { readonly type: "leg.answered"; readonly leg: LegId; readonly answer: Sdp }
+  /** `takenBy`: who has picked the call up while it rang somewhere else, and `answer` is his offer (RFC 3891). */
+  | { readonly type: "leg.answered"; readonly leg: LegId; readonly answer: Sdp; readonly takenBy?: string }
   | ({ readonly type: "leg.failed"; readonly leg: LegId } & SipFailure)
   /** BYE or CANCEL from the peer, or the dialog is gone; also the answer to our own BYE is not needed for it. */
   | {
@@ -83,7 +84,7 @@ export type CallEvent =
   /** Somebody would take the place of this leg's peer, in a dialog of his own (INVITE with Replaces, RFC 3891). */
   | { readonly type: "leg.claimed"; readonly leg: LegId; readonly exchange: ExchangeId; readonly offer: Sdp }
   /** He has: his ACK is there, and the one before him is being hung up on. */
-  | { readonly type: "leg.replaced"; readonly leg: LegId; readonly offer: Sdp }
+  | { readonly type: "leg.replaced"; readonly leg: LegId; readonly offer: Sdp; readonly takenBy?: string }
   // The bot.
   | { readonly type: "bot.command"; readonly command: Command }
   | {

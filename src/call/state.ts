@@ -118,6 +118,8 @@ export interface Attempt {
   readonly lastStatus: number | null;
   /** Somebody else has taken his place in the talk (RFC 3891). */
   readonly replaced?: true;
+  /** Who has picked his call up, or taken his place. */
+  readonly takenBy?: string;
   /** His answer, while he is asked to confirm. */
   readonly answer: { readonly sdp: Sdp; readonly atMs: number } | null;
 }

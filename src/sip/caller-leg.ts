@@ -14,7 +14,7 @@ import type { IncomingInvite, Reply, SipDialog } from "./link/types.ts";
 import { supportingReplaces } from "./operator-invite.ts";
 import type { ReplacedDialog } from "./replaces.ts";
 import { answerSession } from "./session-expires.ts";
-import { matches, Takeover } from "./takeover.ts";
+import { Claims, matches, type Taker } from "./takeover.ts";
 import { formatSipUri, parseSipUri } from "./uri.ts";
 
 type Ended = Omit<Extract<CallEvent, { type: "leg.ended" }>, "type" | "leg">;
@@ -43,10 +43,6 @@ type State =
       readonly inDialog: InDialog;
       readonly keys: KeyPresses;
       readonly refer: ReferWatch | null;
-      /** Another call of ours is about to take the caller's place. */
-      readonly taking: Takeover | null;
-      /** The caller has hung up, and only the other call is waited for. */
-      readonly gone: Ended | null;
     }
   /** Our BYE is out, or nothing is left to do. */
   | { readonly phase: "over" };
@@ -59,8 +55,10 @@ export class CallerLeg implements Leg {
   readonly #invite: IncomingInvite;
   readonly #facts: CallFacts;
   readonly #context: LegContext;
+  /** Another call of ours may take the caller's place. */
+  readonly #claims: Claims;
   #state: State = { phase: "offered" };
-  #claims = 0;
+  #dialogs = 0;
 
   constructor(id: LegId, facts: CallFacts, invite: IncomingInvite, context: LegContext) {
     this.id = id;
@@ -69,6 +67,15 @@ export class CallerLeg implements Leg {
     this.#facts = facts;
     this.#invite = invite;
     this.#context = context;
+    this.#claims = new Claims({
+      leg: id,
+      trunk: undefined,
+      context,
+      post: (event) => this.#post(event),
+      taken: (taker) => {
+        this.#taken(taker);
+      },
+    });
   }
 
   /** From now on a CANCEL ends the leg; called once the call exists, because it may have arrived already. */
@@ -179,72 +186,39 @@ export class CallerLeg implements Leg {
   }
 
   reanswer(exchange: ExchangeId, answer: Sdp): void {
-    const taking = this.#taking(exchange);
-    if (taking === undefined) this.#inDialog()?.reanswer(exchange, answer);
-    else taking.accept(answer);
+    if (!this.#claims.accept(exchange, answer)) this.#inDialog()?.reanswer(exchange, answer);
   }
 
   refuse(exchange: ExchangeId, status: number): void {
-    const taking = this.#taking(exchange);
-    if (taking === undefined) this.#inDialog()?.refuse(exchange, status);
-    else taking.refuse(status);
+    if (!this.#claims.refuse(exchange, status)) this.#inDialog()?.refuse(exchange, status);
   }
 
-  isIn(dialog: ReplacedDialog): boolean {
-    return this.#state.phase === "confirmed" && matches(this.#state.dialog, dialog);
+  /** RFC 3891 §3: the dialog of a call that rings here was not begun by us, and so is none that could be replaced. */
+  isIn(dialog: ReplacedDialog): "confirmed" | null {
+    return this.#state.phase === "confirmed" && matches(this.#state.dialog, dialog) ? "confirmed" : null;
   }
 
   claim(invite: IncomingInvite, offer: Sdp): void {
-    const state = this.#state;
-    if (state.phase !== "confirmed" || state.taking !== null) {
-      invite.respond(603);
-      return;
-    }
-    this.#claims += 1;
-    const taking = new Takeover({
-      invite,
-      leg: this.id,
-      number: this.#claims,
-      trunk: undefined,
-      context: this.#context,
-      done: (dialog) => {
-        this.#taken(dialog, offer);
-      },
-    });
-    this.#state = { ...state, taking };
-    taking.begin();
-    if (!this.#post({ type: "leg.claimed", leg: this.id, exchange: taking.exchange, offer })) {
-      taking.refuse(603);
-    }
+    if (this.#state.phase === "confirmed") this.#claims.begin(invite, offer);
+    else invite.respond(603);
   }
 
-  #taken(dialog: SipDialog | null, offer: Sdp): void {
+  #taken({ dialog, offer, local }: Taker): void {
     const state = this.#state;
-    if (state.phase !== "confirmed") {
-      return;
-    }
-    if (dialog === null) {
-      this.#state = { ...state, taking: null };
-      if (state.gone !== null) this.#ended(state.gone);
-      return;
-    }
+    if (state.phase !== "confirmed") return;
     state.refer?.close();
     state.keys.abandon();
     state.inDialog.close();
-    if (state.gone === null) {
+    if (state.dialog.connected) {
       const { link, times } = this.#context;
       const order = { reason: "replaced", headers: [], timeoutMs: times.requestMs, credentials: null };
       void hangUp(state.dialog, link, order);
     }
+    if (local) this.#context.offTrunk(this.id);
     this.#confirm(dialog, this.#listen(dialog));
     if (!this.#post({ type: "leg.replaced", leg: this.id, offer })) {
       this.#hangUp(dialog, { reason: "no such call", headers: [] });
     }
-  }
-
-  #taking(exchange: ExchangeId): Takeover | undefined {
-    const taking = this.#state.phase === "confirmed" ? this.#state.taking : null;
-    return taking?.exchange === exchange ? taking : undefined;
   }
 
   end(): void {
@@ -272,10 +246,11 @@ export class CallerLeg implements Leg {
   /** From now on this is the caller's dialog. */
   #listen(dialog: SipDialog): InDialog {
     const { clock, times } = this.#context;
+    this.#dialogs += 1;
     const inDialog = new InDialog({
       leg: this.id,
       dialog,
-      claims: this.#claims,
+      number: this.#dialogs,
       clock,
       exchangeMs: times.exchangeMs,
       post: (event) => this.#post(event),
@@ -292,13 +267,12 @@ export class CallerLeg implements Leg {
         const state = this.#state;
         // Somebody has taken his place.
         if (state.phase === "confirmed" && state.dialog !== dialog) return;
-        if (state.phase !== "confirmed" || state.taking === null) {
+        if (state.phase === "confirmed" && this.#claims.outlive(() => this.#ended(end))) {
+          state.refer?.close();
+          inDialog.close();
+        } else {
           this.#ended(end);
-          return;
         }
-        state.refer?.close();
-        inDialog.close();
-        this.#state = { ...state, gone: end };
       },
       offered: (request) => {
         inDialog.offered(request);
@@ -326,15 +300,7 @@ export class CallerLeg implements Leg {
   }
 
   #confirm(dialog: SipDialog, inDialog: InDialog): void {
-    this.#state = {
-      phase: "confirmed",
-      dialog,
-      inDialog,
-      keys: this.#keysTo(dialog),
-      refer: null,
-      taking: null,
-      gone: null,
-    };
+    this.#state = { phase: "confirmed", dialog, inDialog, keys: this.#keysTo(dialog), refer: null };
   }
 
   #keysTo(dialog: SipDialog): KeyPresses {
@@ -368,11 +334,11 @@ export class CallerLeg implements Leg {
   #leave(): void {
     const state = this.#state;
     this.#state = { phase: "over" };
+    this.#claims.close();
     if (state.phase === "answered") {
       state.ackDeadline.cancel();
       state.inDialog.close();
     } else if (state.phase === "confirmed") {
-      state.taking?.close();
       state.refer?.close();
       state.keys.close();
       state.inDialog.close();

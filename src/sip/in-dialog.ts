@@ -12,8 +12,8 @@ const requestsPerSecond = 20;
 export interface InDialogOptions {
   readonly leg: LegId;
   readonly dialog: SipDialog;
-  /** How many have claimed the leg before it got this dialog: an answer for the one before must not be taken for this one's. */
-  readonly claims: number;
+  /** Counts the leg's dialogs: an answer for the one before must not be taken for this one's. */
+  readonly number: number;
   readonly clock: Clock;
   /** How long the call may take to answer an offer. */
   readonly exchangeMs: number;
@@ -42,7 +42,7 @@ export class InDialog {
 
   /** re-INVITE or UPDATE with an offer. */
   offered(request: IncomingRequest): void {
-    const { leg, claims, clock, exchangeMs, post } = this.#options;
+    const { leg, number, clock, exchangeMs, post } = this.#options;
     if (this.#refused(request)) {
       return;
     }
@@ -56,7 +56,7 @@ export class InDialog {
       return;
     }
     this.#exchanges += 1;
-    const id = `${leg}/exchange-${claims}.${this.#exchanges}` as ExchangeId;
+    const id = `${leg}/exchange-${number}.${this.#exchanges}` as ExchangeId;
     const deadline = clock.after(exchangeMs, () => {
       this.refuse(id, 500);
     });

@@ -17,8 +17,8 @@ export interface DoorOptions {
   readonly inboundPassword: (trunk: SipTrunk) => string | undefined;
   /** The trunk that is registered with whoever has this address; `user` tells several accounts there apart. */
   readonly registeredAt: (address: string, user: string) => SipTrunk | undefined;
-  /** Legs on a trunk now. */
-  readonly legsOf: (trunk: SipTrunk) => number;
+  /** True while the trunk carries as many calls as it may. */
+  readonly isFull: (trunk: SipTrunk) => boolean;
   /** Counts a call of the trunk; false when it is one too many for this second. */
   readonly withinPace: (trunk: SipTrunk) => boolean;
   /** False when new calls of this bot are refused for now: the service stops, or nobody could talk to the caller. */
@@ -105,7 +105,7 @@ export class Door {
   }
 
   #judge(invite: IncomingInvite): Admitted | Claim | Refusal {
-    const { directory, takesCalls, legsOf, withinPace } = this.#options;
+    const { directory, takesCalls, isFull, withinPace } = this.#options;
     const asked = userOf(invite.uri);
     const trunk = this.#identify(invite, this.#admission(invite.sourceAddress, asked));
     if ("status" in trunk) {
@@ -137,7 +137,7 @@ export class Door {
     if (typeof content !== "string") {
       return content;
     }
-    if (!takesCalls(channel.botId) || legsOf(trunk) >= trunk.maxCalls) {
+    if (!takesCalls(channel.botId) || isFull(trunk)) {
       return { status: 503, headers: [{ name: "Retry-After", value: "10" }] };
     }
     if (!withinPace(trunk)) {

@@ -56,6 +56,8 @@ export interface LegContext {
     dialog: ReplacedDialog,
     asker: Pick<Leg, "call" | "trunk">,
   ) => Pick<CalledParty, "target" | "number"> | null | undefined;
+  /** The leg lives on within this process: the trunk carries nothing of it any more. */
+  readonly offTrunk: (leg: LegId) => void;
   /** The leg is over: it is forgotten and nothing is posted for it any more. */
   readonly release: (leg: LegId) => void;
 }

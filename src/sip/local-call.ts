@@ -17,6 +17,13 @@ import { type HeaderLine, type ReceivedHeaders, receivedHeaders } from "./messag
 // A call from one of our calls to another, which never leaves this process: both legs work as if there were a network
 // between them. Nothing arrives before whoever sent it has returned.
 
+const localProtocol = "local";
+
+/** Whether it comes from a leg of another call of ours, and not over a trunk. */
+export function isLocal({ protocol }: Pick<IncomingRequest, "protocol">): boolean {
+  return protocol === localProtocol;
+}
+
 function later(log: Log, run: () => void): void {
   queueMicrotask(() => void guard(log, run));
 }
@@ -29,7 +36,7 @@ class LocalRequest implements IncomingRequest {
   readonly method: string;
   readonly uri: string;
   readonly body: string;
-  readonly protocol = "local";
+  readonly protocol = localProtocol;
   readonly sourceAddress = "";
   readonly sourcePort = 0;
   readonly #headers: ReceivedHeaders;

@@ -5,13 +5,12 @@ import type { CallSetup } from "../call/setup.ts";
 import type { CustomHeader, TransferRequest } from "../call/transfer.ts";
 import type { Clock } from "../lib/clock.ts";
 import { CountingClock } from "../lib/counting-clock.ts";
-import { TokenBucket } from "../lib/token-bucket.ts";
 import type { Log } from "../telemetry/log.ts";
 import { CallerLeg } from "./caller-leg.ts";
 import { DigestGate } from "./digest-gate.ts";
 import type { SipTrunk, TrunkDirectory } from "./directory.ts";
 import type { TrunkCredentials } from "./hang-up.ts";
-import { type Claim, Door } from "./inbound.ts";
+import { Door } from "./inbound.ts";
 import type { CallFacts, Leg, LegContext } from "./leg.ts";
 import { destinationRefusal } from "./destination.ts";
 import type { IncomingInvite } from "./link/types.ts";
@@ -21,11 +20,12 @@ import { PendingLeg, pin, uriToPin } from "./pinning.ts";
 import type { HostResolver, PinOutcome } from "./pinning.ts";
 import type { RegistrationState } from "./registration.ts";
 import { MediaDialogs } from "./media-dialogs.ts";
-import { parseReplaces, type ReplacedDialog } from "./replaces.ts";
+import { type Claimable, Replacements } from "./replacements.ts";
 import { EngineLink } from "./srf.ts";
 import type { EnginePlace, ListenAddress } from "./srf.ts";
+import { TrunkLoad } from "./trunk-load.ts";
 import { TrunkWatch } from "./trunk-watch.ts";
-import { formatSipUri, type SipUri } from "./uri.ts";
+import type { SipUri } from "./uri.ts";
 
 export interface SipSideOptions {
   /** Control port and secret of the embedded engine or of drachtio-server. */
@@ -95,13 +95,6 @@ export interface SipSideStats {
   readonly unanswered: number;
 }
 
-/** A leg whose peer another one can take the place of. */
-type Claimable = CallerLeg | OperatorLeg;
-
-function isClaimable(leg: Leg): leg is Claimable {
-  return leg instanceof CallerLeg || leg instanceof OperatorLeg;
-}
-
 /** SIP towards callers and operators, on drachtio-srf. */
 export class SipSide implements Signalling {
   /** For media servers that are reached by SIP. */
@@ -113,12 +106,11 @@ export class SipSide implements Signalling {
   readonly #gate: DigestGate;
   readonly #context: LegContext;
   readonly #watch: TrunkWatch;
-  /** New calls per second, by direction and trunk; trunks without a limit have none. */
-  readonly #paces: Readonly<Record<"in" | "out", ReadonlyMap<TrunkId, TokenBucket>>>;
+  readonly #load: TrunkLoad;
+  readonly #replacements: Replacements;
   readonly #legs = new Map<LegId, Leg>();
   /** With the number of the call's legs here: what is known of it goes with the last one. */
   readonly #calls = new Map<CallId, { readonly facts: CallFacts; legs: number }>();
-  readonly #legsByTrunk = new Map<TrunkId, number>();
   #draining = false;
   #closing: Promise<void> | undefined;
   #atRest: (() => void) | undefined;
@@ -152,13 +144,7 @@ export class SipSide implements Signalling {
       dialogs: options.dialogs,
     });
     this.mediaDialogs = new MediaDialogs(this.#link, this.#clock, Math.min(4_000, transactionMs));
-    const paces = (): ReadonlyMap<TrunkId, TokenBucket> => {
-      const limited = directory.trunks().filter(({ callsPerSecond }) => callsPerSecond !== null);
-      return new Map(
-        limited.map(({ id, callsPerSecond }) => [id, new TokenBucket(callsPerSecond ?? 1, () => this.#clock.now())]),
-      );
-    };
-    this.#paces = { in: paces(), out: paces() };
+    this.#load = new TrunkLoad(directory.trunks(), () => this.#clock.now());
     const onGateway = (gateway: GatewayId, answered: boolean): void => options.onGateway?.(gateway, answered);
     this.#watch = new TrunkWatch({
       trunks: directory.trunks(),
@@ -176,12 +162,19 @@ export class SipSide implements Signalling {
       gate: this.#gate,
       inboundPassword: ({ id }) => password(id, "inbound"),
       registeredAt: (address, user) => this.#watch.registeredAt(address, user),
-      legsOf: ({ id }) => this.#legsByTrunk.get(id) ?? 0,
-      withinPace: ({ id }) => this.#paces.in.get(id)?.take() ?? true,
+      isFull: (trunk) => this.#load.isFull(trunk),
+      withinPace: (trunk) => this.#load.withinPace("in", trunk),
       draining: () => this.#draining,
       takesCalls: (botId) => !this.#draining && (options.takesCalls?.(botId) ?? true),
       mintCallId,
       onRefused: (status) => options.onRefused?.(status),
+      log,
+    });
+    this.#replacements = new Replacements({
+      legs: this.#legs,
+      factsOf: (call) => this.#calls.get(call)?.facts,
+      directory,
+      link: this.#link,
       log,
     });
     this.#context = {
@@ -207,7 +200,10 @@ export class SipSide implements Signalling {
         requestMs: transactionMs + spareMs,
         exchangeMs: options.exchangeMs ?? 10_000,
       },
-      consulted: (dialog, asker) => this.#consulted(dialog, asker),
+      consulted: (dialog, asker) => this.#replacements.consulted(dialog, asker),
+      offTrunk: (leg) => {
+        this.#load.leave(leg);
+      },
       release: (leg) => {
         this.#release(leg);
       },
@@ -238,9 +234,9 @@ export class SipSide implements Signalling {
     return this.#draining;
   }
 
-  /** Legs on each trunk that has any. */
+  /** Legs on each trunk that has any; not those between two of our own calls. */
   legsByTrunk(): ReadonlyMap<TrunkId, number> {
-    return this.#legsByTrunk;
+    return this.#load.legs;
   }
 
   /** Where the engine listens, as peers see it. */
@@ -305,7 +301,7 @@ export class SipSide implements Signalling {
       return;
     }
     const { operators } = this.#options;
-    const consulted = this.#consultedLeg(order, call);
+    const consulted = this.#replacements.consultedLeg(order, call);
     const refusal =
       (consulted === undefined ? destinationRefusal(order, facts.botId, this.#context) : null) ??
       (order.fallback === true ? null : (operators?.enter(facts.botId, order.again === true) ?? null));
@@ -338,8 +334,8 @@ export class SipSide implements Signalling {
   /** Why nobody can be called through the trunk at this moment. */
   #trunkRefusal(trunk: SipTrunk | undefined): string | null {
     if (trunk === undefined) return null;
-    if ((this.#legsByTrunk.get(trunk.id) ?? 0) >= trunk.maxCalls) return "the trunk is full";
-    return this.#paces.out.get(trunk.id)?.take() === false ? "too many calls per second on the trunk" : null;
+    if (this.#load.isFull(trunk)) return "the trunk is full";
+    return this.#load.withinPace("out", trunk) ? null : "too many calls per second on the trunk";
   }
 
   async #pinned(pending: PendingLeg, uri: SipUri, facts: CallFacts): Promise<void> {
@@ -377,7 +373,7 @@ export class SipSide implements Signalling {
       const leg = OperatorLeg.start(order, facts, this.#context, proxies, local ?? null);
       if (typeof leg !== "string") {
         if (this.#legs.has(order.leg)) this.#legs.set(order.leg, leg);
-        else this.#hold(leg, facts);
+        else this.#hold(leg, facts, consulted === undefined);
         this.#later(() => this.#context.post(facts.call, { type: "leg.invited", leg: order.leg }));
         return;
       }
@@ -487,7 +483,7 @@ export class SipSide implements Signalling {
       return;
     }
     if ("claims" in admitted) {
-      this.#claimed(invite, admitted);
+      this.#replacements.claimed(invite, admitted);
       return;
     }
     const { setup, facts } = admitted;
@@ -501,57 +497,6 @@ export class SipSide implements Signalling {
       return;
     }
     leg.begin();
-  }
-
-  /** RFC 3891 §3: who is let in takes the place of the operator in this dialog. */
-  #claimed(invite: IncomingInvite, { claims, trunk, offer }: Claim): void {
-    const leg = this.#legIn(claims);
-    // What belongs to another trunk does not exist for this one, so that nothing can be found out by asking.
-    if (leg === undefined || leg.trunk !== trunk.id) {
-      invite.respond(481);
-      return;
-    }
-    // Whose call it is nobody else decides; operators may be replaced where they may pass the caller on.
-    const { botId = "" } = this.#calls.get(leg.call)?.facts ?? {};
-    this.#options.log.info({ call: leg.call, leg: leg.id, source: invite.sourceAddress }, "a leg is to be taken over");
-    if (!(leg instanceof OperatorLeg) || !this.#context.directory.takesRefer(botId)) {
-      invite.respond(603);
-    } else if (claims.earlyOnly) {
-      invite.respond(486);
-    } else {
-      leg.claim(invite, offer);
-    }
-  }
-
-  #legIn(dialog: ReplacedDialog): Claimable | undefined {
-    return [...this.#legs.values()].find((leg): leg is Claimable => isClaimable(leg) && leg.isIn(dialog));
-  }
-
-  #consulted(dialog: ReplacedDialog, asker: Pick<Leg, "call" | "trunk">): ReturnType<LegContext["consulted"]> {
-    const leg = this.#legIn(dialog);
-    if (leg === undefined || leg.trunk !== asker.trunk) return undefined;
-    const facts = this.#calls.get(leg.call)?.facts;
-    const { directory, link } = this.#context;
-    if (facts === undefined || leg.call === asker.call || dialog.earlyOnly || !directory.takesRefer(facts.botId)) {
-      return null;
-    }
-    const { caller, calledNumber } = facts;
-    // Beyond a caller's leg is whom he called, beyond an operator's leg the caller.
-    const number = leg instanceof CallerLeg ? calledNumber : caller.withheld ? "anonymous" : caller.number;
-    // Nobody is called there: were the dialog gone by then, an INVITE to ourselves would be refused.
-    const own = link.listening()[0];
-    const host = own?.address ?? "invalid";
-    const uri = formatSipUri({ scheme: "sip", user: null, host, port: own?.port ?? null, params: new Map() });
-    return { target: { kind: "uri", uri }, number };
-  }
-
-  /** The leg of another call that this operator is behind. */
-  #consultedLeg({ headers, trunk }: InviteOrder, call: CallId): Claimable | undefined {
-    // No bot can write this header: it comes from a REFER that was let through.
-    const text = headers.find(({ name }) => name === "Replaces")?.value;
-    const dialog = text === undefined ? undefined : parseReplaces(text);
-    const leg = dialog && this.#legIn(dialog);
-    return leg === undefined || leg.trunk !== trunk || leg.call === call ? undefined : leg;
   }
 
   /** A leg that is gone already is no mistake: its end and this order have crossed. */
@@ -587,7 +532,7 @@ export class SipSide implements Signalling {
     });
   }
 
-  #hold(leg: Leg, facts: CallFacts): void {
+  #hold(leg: Leg, facts: CallFacts, onTrunk = true): void {
     this.#legs.set(leg.id, leg);
     const entry = this.#calls.get(leg.call);
     if (entry === undefined) {
@@ -595,7 +540,7 @@ export class SipSide implements Signalling {
     } else {
       entry.legs += 1;
     }
-    this.#legsByTrunk.set(leg.trunk, (this.#legsByTrunk.get(leg.trunk) ?? 0) + 1);
+    if (onTrunk) this.#load.enter(leg.id, leg.trunk);
   }
 
   #release(id: LegId): void {
@@ -612,12 +557,7 @@ export class SipSide implements Signalling {
         this.#calls.delete(leg.call);
       }
     }
-    const onTrunk = (this.#legsByTrunk.get(leg.trunk) ?? 1) - 1;
-    if (onTrunk === 0) {
-      this.#legsByTrunk.delete(leg.trunk);
-    } else {
-      this.#legsByTrunk.set(leg.trunk, onTrunk);
-    }
+    this.#load.leave(id);
     if (this.#legs.size === 0) {
       this.#atRest?.();
     }
@@ -659,7 +599,7 @@ export class SipSide implements Signalling {
     this.#link.close();
     this.#legs.clear();
     this.#calls.clear();
-    this.#legsByTrunk.clear();
+    this.#load.clear();
     this.#clock.clear();
   }
 }

@@ -1,3 +1,4 @@
+import type { CallEvent } from "../call/event.ts";
 import type { ExchangeId, LegId, Sdp } from "../call/ids.ts";
 import type { Cancellable } from "../lib/clock.ts";
 import { hangUp } from "./hang-up.ts";
@@ -7,7 +8,9 @@ import { supportingReplaces } from "./operator-invite.ts";
 import type { SipTrunk } from "./directory.ts";
 import type { IncomingInvite, SipDialog } from "./link/types.ts";
 import type { ReplacedDialog } from "./replaces.ts";
+import { isLocal } from "./local-call.ts";
 import { answerSession } from "./session-expires.ts";
+import { parseNameAddr, userOf } from "./uri.ts";
 
 interface TakeoverOptions {
   readonly invite: IncomingInvite;
@@ -69,11 +72,10 @@ export class Takeover {
     this.#end(null);
   }
 
-  /** The leg is over before he has its place. */
-  close(): void {
+  /** His place is not to be had any more. RFC 3891 §3: 603 for a dialog that has terminated, 486 for one that is no early one. */
+  close(status: 486 | 603 = 603): void {
     this.#unwanted = true;
-    // RFC 3891 §3: a dialog that has terminated is declined.
-    this.refuse(603);
+    this.refuse(status);
   }
 
   #accepted(dialog: SipDialog): void {
@@ -118,6 +120,102 @@ export class Takeover {
     const order = { reason: "too late", headers: [], timeoutMs: times.requestMs, credentials: null };
     void hangUp(dialog, link, order);
   }
+}
+
+export interface ClaimsOptions {
+  readonly leg: LegId;
+  readonly trunk: SipTrunk | undefined;
+  readonly context: LegContext;
+  /** False when no call takes the event. */
+  readonly post: (event: CallEvent) => boolean;
+  /** Somebody has the place of the leg's peer; `local`: he is a leg of another call of ours. */
+  readonly taken: (taker: Taker) => void;
+}
+
+export interface Taker {
+  readonly dialog: SipDialog;
+  readonly offer: Sdp;
+  /** Who he says he is; null where no phone is behind him. */
+  readonly by: string | null;
+  readonly local: boolean;
+}
+
+/** Who claims the place of a leg's peer, one at a time. */
+export class Claims {
+  readonly #options: ClaimsOptions;
+  #count = 0;
+  #taking: Takeover | undefined;
+  /** The end of the peer himself, which counts if nobody takes his place. */
+  #ending: (() => void) | undefined;
+
+  constructor(options: ClaimsOptions) {
+    this.#options = options;
+  }
+
+  get open(): boolean {
+    return this.#taking !== undefined;
+  }
+
+  begin(invite: IncomingInvite, offer: Sdp): void {
+    const { leg, trunk, context, post, taken } = this.#options;
+    if (this.#taking !== undefined) {
+      invite.respond(603);
+      return;
+    }
+    this.#count += 1;
+    const local = isLocal(invite);
+    const by = local ? null : takerOf(invite);
+    const takeover = new Takeover({
+      invite,
+      leg,
+      number: this.#count,
+      trunk,
+      context,
+      done: (dialog) => {
+        const ending = this.#ending;
+        this.#taking = undefined;
+        this.#ending = undefined;
+        if (dialog !== null) taken({ dialog, offer, by, local });
+        else ending?.();
+      },
+    });
+    this.#taking = takeover;
+    takeover.begin();
+    if (!post({ type: "leg.claimed", leg, exchange: takeover.exchange, offer })) takeover.refuse(603);
+  }
+
+  /** False when the answer is for something else. */
+  accept(exchange: ExchangeId, answer: Sdp): boolean {
+    if (this.#taking?.exchange !== exchange) return false;
+    this.#taking.accept(answer);
+    return true;
+  }
+
+  /** False when it is for something else. */
+  refuse(exchange: ExchangeId, status: number): boolean {
+    if (this.#taking?.exchange !== exchange) return false;
+    this.#taking.refuse(status);
+    return true;
+  }
+
+  /** The peer is gone: `end` runs when it is known that nobody takes his place. False when nobody is on his way. */
+  outlive(end: () => void): boolean {
+    if (this.#taking === undefined) return false;
+    this.#ending = end;
+    return true;
+  }
+
+  /** With 486 because the peer has answered himself, so that his call rings no more. */
+  close(status: 486 | 603 = 603): void {
+    const taking = this.#taking;
+    this.#taking = undefined;
+    this.#ending = undefined;
+    taking?.close(status);
+  }
+}
+
+function takerOf(invite: IncomingInvite): string {
+  return userOf(parseNameAddr(invite.header("from") ?? "")?.uri ?? "").slice(0, 128);
 }
 
 /** RFC 3891 §3: the to-tag is ours, because the INVITE that names the dialog comes to us. */

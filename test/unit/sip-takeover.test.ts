@@ -159,11 +159,11 @@ describe("on the way to somebody's place", () => {
 test("an answer to the one before, which comes late, is none to who has taken his place", () => {
   const asked: ExchangeId[] = [];
   const answers: number[] = [];
-  const next = (claims: number): InDialog =>
+  const next = (number: number): InDialog =>
     new InDialog({
       leg: "c/operator-1" as LegId,
       dialog: new World().dialog,
-      claims,
+      number,
       clock: { now: () => 0, wallMs: () => 0, after: () => ({ cancel: () => undefined }) },
       exchangeMs: 1,
       post: (event) => {

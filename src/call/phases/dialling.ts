@@ -120,10 +120,11 @@ function provisional(
 
 function answered(
   state: Dialling,
-  attempt: Attempt,
-  { answer }: Extract<CallEvent, { type: "leg.answered" }>,
+  ringing: Attempt,
+  { answer, takenBy }: Extract<CallEvent, { type: "leg.answered" }>,
   atMs: number,
 ): Step {
+  const attempt: Attempt = takenBy === undefined ? ringing : { ...ringing, takenBy };
   const { confirm, strategy } = state.transfer.request;
   const told = progress(state.transfer, attempt, "answered", 200, atMs);
   if (confirm === null) return join(state, attempt, { sdp: answer, atMs }, [told], atMs);

@@ -2,13 +2,19 @@ import type { Effect } from "../effect.ts";
 import type { LegTimer, SipFailure } from "../event.ts";
 import type { GatewayId, LegId } from "../ids.ts";
 import type { judge } from "../outcome.ts";
-import type { Attempt, CallCore, In, OpenTransfer, PassingOperator } from "../state.ts";
+import type { Attempt, CallCore, CallState, In, OpenTransfer, PassingOperator } from "../state.ts";
 import { after, type Step } from "../step.ts";
 import { type CalledParty, partiesOf, type Route, type TransferRequest } from "../transfer.ts";
 
 // Whom to call next, by which way: gateways of one party, and parties in a row or all at once. A plain `switch` is a hunt of one.
 
 type Way = Pick<Attempt, "party" | "opens" | "again" | "gateway" | "identity" | "target" | "redirected">;
+
+/** Whether this leg is an operator's who is being called. */
+export function awaitsAnswer(state: CallState, leg: LegId): boolean {
+  if (state.phase !== "dialling") return false;
+  return state.legs.some((one) => one.leg === leg && one.invitedAtMs !== null && one.answer === null);
+}
 
 export const progressTimer = (leg: LegId): LegTimer => `progress ${leg}`;
 export const confirmTimer = (leg: LegId): LegTimer => `confirm ${leg}`;

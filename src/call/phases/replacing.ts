@@ -1,7 +1,8 @@
 import type { CallEvent } from "../event.ts";
 import type { LegId } from "../ids.ts";
-import type { Live, OpenTransfer } from "../state.ts";
+import type { Attempt, Live, OpenTransfer } from "../state.ts";
 import type { Step } from "../step.ts";
+import { awaitsAnswer } from "./hunt.ts";
 import { mayPass } from "./passing.ts";
 import { progress } from "./transfer-end.ts";
 
@@ -22,26 +23,24 @@ function mayTake(state: Live, leg: LegId): boolean {
   if (leg === setup.caller) {
     return setup.policy.operatorRefer === "accept" && answeredAtMs !== null && state.phase !== "referring";
   }
+  // A phone that rings may be answered by a colleague: nobody is passed on, so that it does not count as such.
+  if (awaitsAnswer(state, leg)) return setup.policy.operatorRefer === "accept";
   if (state.phase !== "withOperator" || state.attempt.leg !== leg || state.joinedAtMs === null) return false;
   return mayPass(state.transfer, setup.policy);
 }
 
 export function replaced(
   state: Live,
-  { leg, offer }: Extract<CallEvent, { type: "leg.replaced" }>,
+  { leg, offer, takenBy }: Extract<CallEvent, { type: "leg.replaced" }>,
   atMs: number,
 ): Step {
   const renewed = { type: "media.renew", leg, answer: offer, taken: true } as const;
   if (leg === state.core.setup.caller) return [endsWithTheTalk(state), [renewed]];
   if (state.phase !== "withOperator" || state.attempt.leg !== leg) return [state, []];
   const { transfer, attempt, asked: _, ...rest } = state;
+  const taken: Attempt = { ...attempt, replaced: true, ...(takenBy === undefined ? {} : { takenBy }) };
   return [
-    {
-      ...rest,
-      attempt: { ...attempt, replaced: true },
-      reinvited: false,
-      transfer: { ...transfer, passes: transfer.passes + 1 },
-    },
+    { ...rest, attempt: taken, reinvited: false, transfer: { ...transfer, passes: transfer.passes + 1 } },
     [renewed, progress(transfer, attempt, "bridged", 200, atMs)],
   ];
 }

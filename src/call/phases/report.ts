@@ -115,11 +115,18 @@ export function attemptRecord(
   cause: TransferCause,
   sipCode: number | null,
 ): AttemptRecord | null {
-  const { invitedAtMs, redirected, target } = attempt;
+  const { invitedAtMs, redirected, target, takenBy } = attempt;
   if (invitedAtMs === null) return null;
   const called = redirected && target.kind === "uri" ? target.uri : partyAt(transfer, attempt.party).number;
   const { trunk } = transfer.request.route;
-  return { trunk, target: called, sipCode, cause, ms: Math.round(endedAtMs - invitedAtMs) };
+  return {
+    trunk,
+    target: called,
+    sipCode,
+    cause,
+    ms: Math.round(endedAtMs - invitedAtMs),
+    ...(takenBy === undefined ? {} : { takenBy }),
+  };
 }
 
 /** A `switch` that was accepted but had not begun: it, too, gets its one `transfer` event. */
