@@ -820,7 +820,7 @@ export const channelSchema = z
       .enum(["accept", "refuse"])
       .default("refuse")
       .describe(
-        "An operator may pass the caller on by REFER, to whom `destinations` lets the bot call; numbers go over the trunk of his own call. His place may be taken by an INVITE with Replaces that comes from the same trunk. Default refuse, which answers 603.",
+        "An operator may pass the caller on by REFER, to whom `destinations` lets the bot call; numbers go over the trunk of his own call. His place may be taken, and a call that rings at his phone picked up, by an INVITE with Replaces that comes from the same trunk. Default refuse, which answers 603.",
       ),
     maxOperatorRefers: z
       .int()

@@ -84,6 +84,8 @@ export interface OperatorGate {
 
 export interface SipSideStats {
   readonly legs: number;
+  /** Those that go over a trunk, and count there. */
+  readonly onTrunks: number;
   readonly calls: number;
   readonly timers: number;
   readonly dialogs: number;
@@ -268,7 +270,13 @@ export class SipSide implements Signalling {
   }
 
   stats(): SipSideStats {
-    return { legs: this.#legs.size, calls: this.#calls.size, timers: this.#clock.running, ...this.#link.stats() };
+    return {
+      legs: this.#legs.size,
+      onTrunks: this.#load.total,
+      calls: this.#calls.size,
+      timers: this.#clock.running,
+      ...this.#link.stats(),
+    };
   }
 
   ring(_call: CallId, leg: LegId): void {

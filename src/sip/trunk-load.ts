@@ -27,6 +27,11 @@ export class TrunkLoad {
     return this.#legs;
   }
 
+  /** Over all trunks. */
+  get total(): number {
+    return this.#trunkOf.size;
+  }
+
   /** The leg's call goes over the trunk. */
   enter(leg: LegId, trunk: TrunkId): void {
     if (this.#trunkOf.has(leg)) return;

@@ -367,6 +367,23 @@ export function mediaContract(start: StartStage, tones: TonesThere): void {
       await expectAtRest(stage);
     });
 
+    test("of an operator whose phone rings: he is joined with his offer for an answer", async () => {
+      const call = stage.call();
+      const [caller, taker] = await stage.phones();
+      await call.open(caller);
+      const operatorPort = await call.offer("operator-1");
+      const proposed = await call.propose(call.leg("operator-1"), sdpOf(taker, { codecs: ["PCMU"] }));
+      expect(proposed.type === "media.updated" ? portIn(proposed.answer) : 0).toBe(operatorPort);
+      taker.connect("127.0.0.1", operatorPort, "PCMU", 101);
+      taker.sendTone(pitches.operator2);
+      caller.sendTone(pitches.caller);
+      await call.join("operator-1", taker, { codecs: ["PCMU"] });
+      await caller.hears(pitches.operator2);
+      await taker.hears(pitches.caller);
+      await call.close();
+      await expectAtRest(stage);
+    });
+
     test("of the caller: the operator hears on through the same port", async () => {
       const { call, caller, operator, other: taker, port } = await talk(stage);
       await operator.hears(pitches.caller);

@@ -3,11 +3,11 @@ import { afterAll, afterEach, describe, expect, test } from "vitest";
 import { nowMs } from "../support/clock.ts";
 import { NgFront } from "../support/ng-front.ts";
 import { pitches } from "../support/pitch.ts";
-import type { Phone, PhoneCall, PhoneOptions } from "../support/rtp-phone.ts";
-import { header, parameter, type SipText } from "../support/sip-text.ts";
+import { type Phone, type PhoneCall, type PhoneOptions, replacesOf } from "../support/rtp-phone.ts";
+import { header, type SipText } from "../support/sip-text.ts";
 import { delay, waitFor } from "../support/wait.ts";
 import type { BotCall, RawBot } from "../integration/raw-bot.ts";
-import { operatorNumber, sharedStage, type Talk } from "../integration/stage.ts";
+import { operatorNumber, sharedStage, Stage, type Talk } from "../integration/stage.ts";
 
 const rtpengine = await NgFront.start();
 afterEach(() => {
@@ -26,6 +26,8 @@ const stage = sharedStage({
     const [place] = config.media["rtpengine"] as { port: number }[];
     rtpengine.standBefore(place!.port);
     place!.port = rtpengine.port;
+    const other = config.channels.find(({ botId }) => botId === "bot-b");
+    Object.assign(other!, { operatorRefer: "accept", destinations: { sipHosts: ["127.0.0.1:*"] } });
     config.channels.push({
       botId: "bot-strict",
       trunk: "trunk-a",
@@ -38,6 +40,9 @@ const stage = sharedStage({
 let listening: Promise<RawBot> | undefined;
 /** The bot whose channel lets no operator pass anybody on. */
 const strictBot = (): Promise<RawBot> => (listening ??= stage().listen("bot-strict"));
+
+let other: Promise<RawBot> | undefined;
+const otherBot = (): Promise<RawBot> => (other ??= stage().listen("bot-b"));
 
 interface Joined extends Talk {
   readonly operator: PhoneCall;
@@ -56,14 +61,6 @@ async function joined(
 }
 
 const uriOf = (phone: Phone): string => `sip:${phone.user}@${phone.address}:${phone.port}`;
-
-/** This call's dialog as a `Replaces` names it towards its other side. */
-function replacesOf(call: PhoneCall): string {
-  const own = parameter(header(call.invite, "From"), "tag");
-  const other = parameter(header(call.responses.at(-1)!, "To"), "tag");
-  const [toTag, fromTag] = call.direction === "outgoing" ? [other, own] : [own, other];
-  return `${call.callId};to-tag=${toTag};from-tag=${fromTag}`;
-}
 
 const refer = (operator: PhoneCall, to: string, dialog: string, more = ""): Promise<SipText> =>
   operator.request("REFER", { headers: [["Refer-To", `<${to}?Replaces=${encodeURIComponent(dialog)}${more}>`]] });
@@ -154,6 +151,9 @@ describe("the consultation call goes through us", () => {
     await leg.media.hears(pitches.operator2);
     await colleague.media.hears(pitches.caller);
     expect([...leg.reInvites, ...colleague.reInvites]).toEqual([]);
+    // Of the four legs that are left the two between the calls go over no trunk.
+    await waitFor(() => stage().app.stats().sip.legs === 4, { what: "the legs of the operator to be gone" });
+    expect(stage().app.stats().sip.onTrunks).toBe(2);
     await colleague.hangUp();
     expect((await second.transfer()).status).toMatchObject({ status: "SUCCESS", hangup: true });
     const { status, details } = await call.transfer();
@@ -184,6 +184,39 @@ describe("the consultation call goes through us", () => {
     const { status, details } = await first.call.transfer();
     expect(status).toMatchObject({ status: "SUCCESS", hangup: true });
     expect(details.attempts.at(-1)).toMatchObject({ target: "79995556677", cause: "completed" });
+  });
+
+  test("as a call to him by another trunk: joined when it is the same bot's, and not when it is another one's", async () => {
+    const { operator: phone } = stage();
+    const elsewhere = await otherBot();
+    const first = await joined();
+    const own = await stage().talk({ user: "79995556677", tone: pitches.operator3 });
+    await own.call.run({ type: "switch", sipUri: uriOf(phone), transferChannel: "bot-b", continueCall: true });
+    const ownOperator = await stage().incoming(phone, 1);
+    await ownOperator.media.hears(pitches.operator3);
+    const stranger = await stage().phone({ address: "127.0.0.9", user: "79990000000", tone: pitches.operator2 });
+    const foreign = await stranger.dial(stage().uri("200"));
+    const foreignCall = await elsewhere.callOf(foreign.callId);
+    await foreign.established;
+    await foreignCall.event("answered");
+    await foreignCall.run({ type: "switch", sipUri: uriOf(phone), continueCall: true });
+    const foreignOperator = await stage().incoming(phone, 2);
+    await foreignOperator.media.hears(pitches.operator2);
+
+    // For us no such call exists, so that his own exchange is asked, which does not know it either.
+    phone.answering = { type: "reject", status: 481 };
+    await refer(first.operator, uriOf(phone), replacesOf(foreignOperator));
+    await waitFor(() => fragmentsOf(first.operator).at(-1)?.includes("481") === true, { what: "the NOTIFY of 481" });
+    await first.leg.media.hears(pitches.operator);
+    expect(foreignOperator.phase).toBe("established");
+
+    await refer(first.operator, uriOf(phone), replacesOf(ownOperator));
+    expect((await first.operator.ended).how).toBe("BYE");
+    expect((await ownOperator.ended).how).toBe("BYE");
+    await first.leg.media.hears(pitches.operator3);
+    await own.leg.media.hears(pitches.caller);
+    await Promise.all([first.leg.hangUp(), own.leg.hangUp(), foreign.hangUp()]);
+    expect((await own.call.transfer()).details.trunk).toBe("trunk-b");
   });
 
   test("the caller hangs up at once: nobody is left in a call", async () => {
@@ -396,4 +429,29 @@ describe("an INVITE with Replaces takes the operator's place", () => {
     expect((await current.request("REFER", { headers: [["Refer-To", `<${uriOf(phone)}>`]] })).status).toBe(603);
     await round.leg.hangUp();
   });
+});
+
+test("two calls that were joined here leave their trunk's limit to others", async () => {
+  await using small = await Stage.start({
+    trunk: { maxCalls: 4 },
+    channel: { operatorRefer: "accept", destinations: { sipHosts: ["127.0.0.1:*"] } },
+  });
+  const talk = async (at: number): Promise<Joined> => {
+    const one = await small.talk({ user: `7999555667${at}` });
+    await one.call.run({ type: "switch", phoneNumber: operatorNumber, continueCall: true });
+    const operator = await small.incoming(small.operator, at);
+    await one.call.progress("bridged");
+    return { ...one, operator };
+  };
+  const [first, second] = [await talk(0), await talk(1)];
+  const caller = await small.phone();
+  expect((await (await caller.dial(small.uri())).ended).status).toBe(503);
+  await refer(first.operator, uriOf(small.operator), replacesOf(second.operator));
+  await Promise.all([first.operator.ended, second.operator.ended]);
+  await waitFor(() => small.app.stats().sip.onTrunks === 2, { what: "two legs on the trunk" });
+  // Both lines that they had to the operator are free.
+  const third = await talk(2);
+  await third.leg.hangUp();
+  await Promise.all([first.leg.hangUp(), second.leg.hangUp()]);
+  await small.atRest();
 });

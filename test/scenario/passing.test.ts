@@ -283,6 +283,23 @@ describe("somebody takes the operator's place by an INVITE with Replaces", () =>
     expect(passes(often).last).toEqual([{ type: "refer.answer", leg: operator(1), status: 603 }]);
   });
 
+  test("while his phone rings: the call is picked up, which is no passing on, and the ledger says by whom", () => {
+    const ringing = (operatorRefer: "accept" | "refuse" = "accept"): CallScript =>
+      new CallScript({ operatorRefer, mostPasses: 1 }).callerIsWithBot().botSwitches().invited().rings();
+    expect(claims(ringing("refuse")).last).toEqual([declined]);
+    expect(claims(ringing(), operator(2)).last).toEqual([{ ...declined, leg: operator(2) }]);
+    const call = claims(ringing());
+    expect(call.last).toEqual([proposal]);
+    call.happens({ type: "leg.answered", leg: operator(1), answer: sdp, takenBy: "7702" });
+    expect(orderOf(call.last, "media.join", "leg.bye", "leg.cancel")).toEqual(["media.join"]);
+    claims(call.joined());
+    expect(call.last).toEqual([proposal]);
+    call.happens({ type: "leg.replaced", leg: operator(1), offer: sdp, takenBy: "7703" }).hangsUp(operator(1));
+    expect(call.transfers).toMatchObject([
+      { status: { status: "SUCCESS" }, details: { attempts: [{ cause: "completed", takenBy: "7703" }] } },
+    ]);
+  });
+
   test("a caller's place is not to be had while he is asked to follow a REFER", () => {
     const call = new CallScript({ operatorRefer: "accept" }).callerIsWithBot();
     expect(claims(call, caller).last).toEqual([{ ...proposal, leg: caller }]);

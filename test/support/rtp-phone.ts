@@ -85,6 +85,14 @@ export interface DialOptions {
   readonly withoutAck?: boolean;
 }
 
+/** This call's dialog as a `Replaces` (RFC 3891) names it towards its other side. */
+export function replacesOf(call: PhoneCall): string {
+  const own = parameter(header(call.invite, "From"), "tag");
+  const other = parameter(header(call.responses.at(-1)!, "To"), "tag");
+  const [toTag, fromTag] = call.direction === "outgoing" ? [other, own] : [own, other];
+  return `${call.callId};to-tag=${toTag};from-tag=${fromTag}`;
+}
+
 export interface CallEnd {
   /** `self` when this phone ended it, `peer` when the other side did, `failure` when nobody answered. */
   readonly by: "self" | "peer" | "failure";

@@ -14,7 +14,7 @@ import { SipFault } from "../../src/sip/link/fault.ts";
 import { inviteLocally } from "../../src/sip/local-call.ts";
 import { readHeaders } from "../../src/sip/message.ts";
 import { parseReplaces, replacesIn } from "../../src/sip/replaces.ts";
-import { matches, Takeover } from "../../src/sip/takeover.ts";
+import { Claims, matches, Takeover } from "../../src/sip/takeover.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
 
 const sdp = "v=0" as Sdp;
@@ -46,9 +46,12 @@ class World {
     forget: () => undefined,
   };
 
-  constructor() {
-    const invite = {
-      ...readHeaders(""),
+  readonly context: LegContext;
+
+  inviteFrom(from: string): IncomingInvite {
+    return {
+      ...readHeaders(`INVITE sip:x SIP/2.0\r\nFrom: ${from}\r\n\r\n`),
+      protocol: "udp",
       body: sdp,
       respond: (status: number) => this.answers.push(status),
       onCancel: (run: (headers: ReturnType<typeof readHeaders>) => void) => {
@@ -58,6 +61,10 @@ class World {
         this.accepting = on;
       },
     } as unknown as IncomingInvite;
+  }
+
+  constructor() {
+    const invite = this.inviteFrom("<sip:x@192.0.2.1>;tag=x");
     const context = {
       link: { whenUp: async () => true },
       clock: {
@@ -69,6 +76,7 @@ class World {
       },
       times: { transactionMs: 1, cancelMs: 1, requestMs: 1, exchangeMs: 1 },
     } as unknown as LegContext;
+    this.context = context;
     const done = (dialog: SipDialog | null): void => void this.done.push(dialog);
     this.taking = new Takeover({ invite, leg: "c/operator-1" as LegId, number: 1, trunk: undefined, context, done });
     this.taking.begin();
@@ -153,6 +161,76 @@ describe("on the way to somebody's place", () => {
     late.inDialog?.acknowledged("");
     await expect.poll(() => late.sent).toEqual(["BYE"]);
     expect([late.done, late.timers]).toEqual([[], 0]);
+  });
+});
+
+describe("who claims a place", () => {
+  /** A leg, and an INVITE for its peer's place. */
+  function leg(): {
+    readonly world: World;
+    readonly claims: Claims;
+    readonly posted: string[];
+    readonly taken: unknown[];
+    claim(from?: string): void;
+  } {
+    const world = new World();
+    // The one that the world has made by itself is not wanted here.
+    world.taking.close();
+    world.answers.length = 0;
+    const [posted, taken]: [string[], unknown[]] = [[], []];
+    const claims = new Claims({
+      leg: "c/operator-1" as LegId,
+      trunk: undefined,
+      context: world.context,
+      post: (event) => posted.push(event.type) > 0,
+      taken: ({ by, local }) => void taken.push({ by, local }),
+    });
+    const claim = (from = "<sip:7702@192.0.2.1>;tag=x"): void => claims.begin(world.inviteFrom(from), sdp);
+    return { world, claims, posted, taken, claim };
+  }
+  const exchange = (n: number): ExchangeId => `c/operator-1/claim-${n}` as ExchangeId;
+
+  test("one at a time; who has it says who he is", () => {
+    const { world, claims, posted, taken, claim } = leg();
+    claim();
+    claim();
+    expect([posted, world.answers]).toEqual([["leg.claimed"], [603]]);
+    expect([claims.accept(exchange(7), sdp), claims.refuse(exchange(7), 488)]).toEqual([false, false]);
+    expect(claims.accept(exchange(1), sdp)).toBe(true);
+    world.accepting?.accepted(world.dialog);
+    world.inDialog?.acknowledged("");
+    expect([taken, claims.open, world.timers]).toEqual([[{ by: "7702", local: false }], false, 0]);
+  });
+
+  test("the peer's own end waits for him, and counts when he does not come", () => {
+    const ends: string[] = [];
+    const none = leg();
+    expect(none.claims.outlive(() => ends.push("none"))).toBe(false);
+    const refused = leg();
+    refused.claim();
+    expect(refused.claims.outlive(() => ends.push("refused"))).toBe(true);
+    refused.claims.refuse(exchange(1), 488);
+    const came = leg();
+    came.claim();
+    came.claims.outlive(() => ends.push("came"));
+    came.claims.accept(exchange(1), sdp);
+    came.world.accepting?.accepted(came.world.dialog);
+    came.world.inDialog?.acknowledged("");
+    expect([ends, came.taken.length, refused.world.answers]).toEqual([["refused"], 1, [488]]);
+  });
+
+  test("the phone that rang answers first: 486 before his answer, BYE after it, and nothing is taken", async () => {
+    const early = leg();
+    early.claim();
+    early.claims.close(486);
+    const late = leg();
+    late.claim();
+    late.claims.accept(exchange(1), sdp);
+    late.world.accepting?.accepted(late.world.dialog);
+    late.claims.close(486);
+    late.world.inDialog?.acknowledged("");
+    await expect.poll(() => late.world.sent).toEqual(["BYE"]);
+    expect([early.world.answers, early.taken, late.taken, late.world.timers]).toEqual([[486], [], [], 0]);
   });
 });
 
