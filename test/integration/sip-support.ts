@@ -246,7 +246,16 @@ function transactionOf(packet: Packet): string {
   return `${packet.method} ${/;branch=([^;]+)/.exec(packet.header("Via"))?.[1] ?? ""}`;
 }
 
-export const nothing = { legs: 0, calls: 0, timers: 0, dialogs: 0, invites: 0, requests: 0, unanswered: 0 };
+export const nothing = {
+  legs: 0,
+  onTrunks: 0,
+  calls: 0,
+  timers: 0,
+  dialogs: 0,
+  invites: 0,
+  requests: 0,
+  unanswered: 0,
+};
 
 /** One trunk `t` that 127.0.0.1 calls in on, with a gateway `g`, and a bot `b` on all its numbers. */
 export function oneTrunk(
