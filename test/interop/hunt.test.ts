@@ -172,8 +172,8 @@ describe("a key to press", () => {
     await operator.media.hears(pitches.bot);
     await leg.media.hears(pitches.ringback);
     const ringing = await leg.media.capture(askedAtMs, nowMs());
-    // A machine that is busy with other tests may lose a moment of it; a hole in the ringing is longer.
-    expect(ringing.longestGapMs).toBeLessThan(600);
+    // A machine that is busy with other tests may lose some packets of it.
+    expect(ringing.longestGapMs).toBeLessThan(200);
     expect(call.find("transferProgress", { where: (body) => body["phase"] === "bridged" })).toBeUndefined();
     const [atCaller, atOperator] = await Promise.all(
       [leg, operator].map(({ media }) => media.capture(nowMs() - 300, nowMs())),
