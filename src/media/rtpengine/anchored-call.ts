@@ -67,8 +67,8 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
   readonly #leaving = new Set<Operator>();
   /** The operator who holds the caller and is not heard meanwhile. */
   #heldBack: string | null = null;
-  /** Whether rtpengine takes the sound of a leg or, being told to block it, misses some; by its tag. */
-  readonly #listening = new Map<string, "takes" | "misses">([[callerTag, "takes"]]);
+  /** Legs, by tag, that their partner has heard and does not hear now: rtpengine misses some of their sound. */
+  readonly #missed = new Set<string>();
   /** Counts the caller's descriptions. */
   #callerVersion = 1;
 
@@ -207,19 +207,9 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
     return describePeer(place, formats, mirrored(direction));
   }
 
-  /** Nobody hears a blocked leg; one that is not blocked any more is heard from its next packet on. */
-  async #setBlocked(tag: string, on: boolean): Promise<void> {
-    if (on && this.#listening.get(tag) === "takes") this.#listening.set(tag, "misses");
-    if (!on) {
-      if (this.#listening.get(tag) === "misses") await this.#keys.decodeAnew(tag);
-      this.#listening.set(tag, "takes");
-    }
-    await this.#ng.block(tag, on);
-  }
-
   async #block(operator: Operator, on: boolean): Promise<void> {
     try {
-      await this.#setBlocked(operator.tag, on);
+      await this.#ng.block(operator.tag, on);
     } catch (error) {
       // From 12.4 on rtpengine knows no tag before its answer, and then forwards nothing of it either.
       if (!(error instanceof NgError && error.unknownTag && operator.remote === null)) throw error;
@@ -231,8 +221,9 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
     const operator = this.current?.tag;
     // An operator who does not talk to the caller any more is gone, or blocked for good.
     if (!on && tag !== callerTag && tag !== operator) return;
-    if (!on) await this.#keys.forgetHeldKey(tag);
-    await this.#setBlocked(tag, on);
+    if (on) this.#missed.add(tag);
+    else await this.#heardAgain(tag);
+    await this.#ng.block(tag, on);
     if (tag !== operator) return;
     if (on) this.recordings.leave();
     else this.recordings.join(tag);
@@ -386,7 +377,7 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
     } finally {
       this.recordings.forgetLeg(operator.tag);
       this.#keys.forget(operator.tag);
-      this.#listening.delete(operator.tag);
+      this.#missed.delete(operator.tag);
     }
   }
 
@@ -406,9 +397,14 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
     return this.current === null || holds(this.current.remote) ? this.#bot : this.current;
   }
 
+  /** Before a leg is let through to its partner. */
+  async #heardAgain(tag: string): Promise<void> {
+    await this.#keys.decodeAnew(tag, this.#missed.delete(tag));
+  }
+
   protected override async bridge(operator: Operator): Promise<void> {
     await this.#answerFrom(operator);
-    for (const tag of [callerTag, operator.tag]) await this.#keys.forgetHeldKey(tag);
+    for (const tag of [callerTag, operator.tag]) await this.#heardAgain(tag);
     this.#heldBack = null;
     await this.#block(operator, false);
     this.recordings.join(operator.tag);
@@ -418,6 +414,7 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
 
   protected override async bridgeHeld(operator: Operator, flows: boolean): Promise<void> {
     if (flows) await this.#answerFrom(operator);
+    this.#missed.add(callerTag);
     await this.#answerFrom(this.#bot);
     this.#heldBack = flows ? null : operator.tag;
     await this.hush.settle();
@@ -432,6 +429,7 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
   }
 
   protected override async part(operator: Operator): Promise<void> {
+    for (const tag of [callerTag, operator.tag]) this.#missed.add(tag);
     await this.#block(operator, true);
     await this.#answerFrom(this.#bot);
     await this.hush.settle();
@@ -445,7 +443,10 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
     if (operator === this.current) {
       this.#heldBack = null;
       await this.hush.settle();
-    } else await this.#block(operator, false);
+    } else {
+      await this.#heardAgain(tag);
+      await this.#block(operator, false);
+    }
     this.recordings.join(tag);
   }
 
@@ -456,7 +457,10 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
     if (operator === this.current) {
       this.#heldBack = tag;
       await this.hush.settle();
-    } else await this.#block(operator, true);
+    } else {
+      this.#missed.add(tag);
+      await this.#block(operator, true);
+    }
   }
 
   // Sound.

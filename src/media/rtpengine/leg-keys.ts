@@ -28,6 +28,14 @@ const keyModeCommands: Readonly<Record<KeyMode, readonly [verb: NgVerb, paramete
   leave: ["unblockDTMF", { "delay-buffer": 0, flags: ["directional"] }],
 };
 
+/** What differs from it by the detector alone. */
+const otherDetection: Readonly<Record<KeyMode, KeyMode>> = {
+  keep: "replace",
+  detect: "leave",
+  replace: "keep",
+  leave: "detect",
+};
+
 /** An operator's leg, as far as his keys are concerned. */
 export interface KeyedLeg extends OperatorLeg {
   readonly keys: KeyPolicy;
@@ -123,19 +131,6 @@ export class LegKeys {
     await this.settle();
   }
 
-  /**
-   * rtpengine puts the packets that it decodes in order, and waits for those that are missing, among them the ones that it
-   * did not take because they were blocked: in half of all streams until ten more have come, a fifth of a second. Decoders
-   * that are made anew wait for nothing, and with every change to what is detected they are.
-   */
-  async decodeAnew(tag: string): Promise<void> {
-    const known = this.#modes.get(tag);
-    for (const mode of ["detect", "leave", ...(known === undefined ? [] : [known.mode])] as const) {
-      const [verb, parameters] = keyModeCommands[mode];
-      await this.#options.ng.request(verb, { "from-tag": tag, ...parameters });
-    }
-  }
-
   /** Brings rtpengine to what is to be done with the key presses of each leg. */
   async settle(): Promise<void> {
     const wanted = this.#wanted();
@@ -177,17 +172,21 @@ export class LegKeys {
   }
 
   /**
-   * To be done before a leg is heard again by the one that it talks to. Where rtpengine makes tones of its telephone events,
-   * it suppresses the sound beside a key until it gets the key's end: of an end that it did not get there, because the leg
-   * was blocked or parked, it knows nothing for ten seconds of sound. Decoders that are made anew know of no key. Never rejects.
+   * To be done before a leg is heard again by the one that it talks to: has rtpengine `missed` some of its sound, it waits for
+   * that, in half of all streams until ten more packets have come, a fifth of a second. And where it makes tones of the leg's
+   * telephone events, it suppresses the sound beside a key until it gets the key's end: of an end that it did not get there,
+   * because the leg was blocked or parked, it knows nothing for ten seconds of sound. Decoders that are made anew wait for
+   * nothing and know of no key, and with every change to what is detected they are. Never rejects.
    */
-  async forgetHeldKey(tag: string): Promise<void> {
+  async decodeAnew(tag: string, missed: boolean): Promise<void> {
     const operator = this.#options.current();
-    if (operator === null || this.#modes.has(tag)) return;
-    const partner = tag === callerTag ? operator.tag : callerTag;
-    if (this.#eventType(tag) === null || this.#eventType(partner) !== null) return;
+    const mode = this.#modes.get(tag)?.mode ?? "leave";
+    const partner = tag === callerTag ? operator?.tag : callerTag;
+    const becomeTones =
+      mode === "leave" && partner !== undefined && this.#eventType(tag) !== null && this.#eventType(partner) === null;
+    if (!missed && !becomeTones) return;
     await this.#try(async () => {
-      await this.#treat(tag, "detect");
+      await this.#treat(tag, otherDetection[mode]);
       await this.settle();
     });
   }
