@@ -280,7 +280,9 @@ export function wholeCallTable(cells: readonly Cell<WholeCallBlock>[], heading: 
   const good = cells.flatMap((cell) => (cell.ok ? [cell.value] : []));
   const refused = cells.flatMap((cell) => (cell.ok ? [] : [`- a block does not count: ${cell.reason}`]));
   if (good.length === 0) return [heading, "No block counts.", ...refused].join("\n\n");
-  const middle = (pick: (block: WholeCallBlock) => number): number => median(good.map(pick));
+  const middle = (pick: (block: WholeCallBlock) => number): number =>
+    // Where the bare calls of a block do not count there is no number.
+    median(good.map(pick).filter((value) => !Number.isNaN(value)));
   const ratio = (pick: (block: WholeCallBlock) => number): Ratio | undefined =>
     pairedRatio(
       good.map(pick),

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 
 import { median, pairedRatio, quantile, seededRandom } from "../../bench/statistics.ts";
+import { wholeCallTable } from "../../bench/whole-call.ts";
 
 describe("the statistics of the benchmark", () => {
   it("finds the middle of odd and even numbers of values, in whatever order", () => {
@@ -47,4 +48,18 @@ describe("the statistics of the benchmark", () => {
     expect(quantile(values, 0.5)).toBeCloseTo(0.5, 1);
     expect(seededRandom(7)()).toBe(values[0]);
   });
+});
+
+it("makes a table of whole calls: medians, ratios to the bare call beside each block, and why a block does not count", () => {
+  const block = (service: number, bare: number | undefined) =>
+    ({ ok: true, value: { service, busiest: service / 2, rtpengine: 80, redis: 4, bare, busy: 0.5 } }) as const;
+  const table = wholeCallTable(
+    [block(60, 10), block(40, undefined), block(80, 20), { ok: false, reason: "2 of 45 calls failed" }],
+    "Measured then.",
+  );
+  expect(table).toContain("| Patchbay, all threads | 60.00 | 5.0 (4.0–6.0) |");
+  expect(table).toContain("| bare bridged call, engine and drachtio-srf | 15.00 | 1.0 (1.0–1.0) |");
+  expect(table).toContain("Half of a core for the busiest thread: 17 calls a second. Both cores were 50 % busy");
+  expect(table).toContain("- a block does not count: 2 of 45 calls failed");
+  expect(wholeCallTable([{ ok: false, reason: "no" }], "Measured then.")).toContain("No block counts.");
 });
