@@ -206,4 +206,6 @@ export interface FreeswitchServer {
 export interface FreeswitchOptions extends AnchorOptions {
   readonly servers: readonly [FreeswitchServer, ...FreeswitchServer[]];
   readonly sip: MediaSip;
+  /** A channel that its service has not spoken of for so long is ended by FreeSWITCH; two minutes when left out. */
+  readonly leaseMs?: number;
 }

@@ -5,6 +5,7 @@ import { describe, expect, test } from "vitest";
 import type { CallEvent } from "../../src/call/event.ts";
 import type { CallId, LegId } from "../../src/call/ids.ts";
 import { startFreeswitchAnchor } from "../../src/media/freeswitch/anchor.ts";
+import { type MediaClock, systemMediaClock } from "../../src/media/options.ts";
 import { askFreeswitch, freeswitchPlace, noFreeswitch } from "../support/freeswitch.ts";
 import { pitches } from "../support/pitch.ts";
 import { delay, waitFor } from "../support/wait.ts";
@@ -21,8 +22,7 @@ if (freeswitchPlace === undefined) {
   });
 
   describe("the recording contract on FreeSWITCH", () => {
-    // FreeSWITCH reads nothing from a channel while it is bridged or parked.
-    recordingContract(startFreeswitchStage, 250);
+    recordingContract(startFreeswitchStage, 60);
   });
 
   describe("FreeSWITCH in trouble", () => {
@@ -64,6 +64,25 @@ if (freeswitchPlace === undefined) {
       const call = stage.call();
       stage.anchor.open(call.id, call.caller, sdpOf(await stage.phone()), { botId: "b", caller: "1", called: "2" });
       expect(await call.event("media.openFailed")).toMatchObject({ incompatible: false });
+    });
+
+    test("a service that says nothing any more loses its channels; one that lives keeps them", async () => {
+      let stopped = false;
+      const { now, wallMs, after } = systemMediaClock;
+      // A service that hangs: what it has waited for does not happen.
+      const clock: MediaClock = { now, wallMs, after: (ms, run) => after(ms, () => stopped || run()) };
+      await using stage = await startFreeswitchStage({ leaseMs: 2_000, watchMs: 200, clock });
+      const call = stage.call();
+      await call.open(await stage.phone());
+      await call.offer("operator-1");
+      await delay(4_000);
+      expect(await stage.held()).toBe(2);
+      expect(call.all("media.lost")).toEqual([]);
+      stopped = true;
+      await waitFor(async () => (await stage.held()) === 0, { what: "FreeSWITCH to end them", timeoutMs: 8_000 });
+      await call.event("media.lost");
+      stopped = false;
+      await call.close();
     });
 
     test("calls of a process that has died are ended by the next one", async () => {

@@ -81,6 +81,29 @@ describe("segments that a media server has recorded", () => {
     expect(readdirSync(join(folder, "spool", "segments"))).toEqual([]);
   });
 
+  test("have silence where the caller was switched for what was dropped there, and no more than that", () => {
+    // 40 ms are missing, and 700: the one was dropped at two switches, the other is not there for another reason.
+    for (const [ms, ends] of [
+      [960, [0, 160]],
+      [300, [0, 480]],
+    ] as const) {
+      segment("a-1.wav", ms, 100);
+      const { samples } = render([
+        { type: "capture", file: "a-1.wav" },
+        { type: "join", at: 10_000, leg: "operator-1" },
+        { type: "run", at: 10_000 },
+        { type: "leave", at: 10_100, leg: "operator-1" },
+        { type: "join", at: 10_200, leg: "operator-2" },
+        { type: "end", at: 11_000 },
+      ]);
+      const silent = samples.flatMap(([left], frame) => (left === 0 ? [frame] : []));
+      const at = (frame: number): number =>
+        silent.filter((silence) => silence >= frame && silence < frame + 800).length;
+      expect(samples).toHaveLength(8_000);
+      expect([at(0), at(800), at(1_600)]).toEqual([ends[0], ends[1], ends[1]]);
+    }
+  });
+
   test("keep their places when one is missing or its time was empty", () => {
     segment("a-3.wav", 1_000, 300);
     const { samples } = render([

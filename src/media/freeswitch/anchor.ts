@@ -7,7 +7,7 @@ import type { SwitchedCallOptions } from "../switching/call-options.ts";
 import { type AnchorState, startAnchor, SwitchingAnchor } from "../switching/switching-anchor.ts";
 import { ServerPool } from "./servers.ts";
 import type { Server } from "./servers.ts";
-import { BridgedCall, callVariable, segmentFolder } from "./bridged-call.ts";
+import { BridgedCall, callVariable, segmentFolder, usualLeaseMs } from "./bridged-call.ts";
 
 /** FreeSWITCH, which may run as another user of the same group, writes there. */
 const segmentMode = 0o2770;
@@ -103,7 +103,8 @@ export class FreeswitchAnchor extends SwitchingAnchor<BridgedCall> {
   }
 
   protected override newCall(options: SwitchedCallOptions): BridgedCall {
-    return new BridgedCall({ ...options, chooseServer: (except) => this.#servers.choose(except) });
+    const { leaseMs = usualLeaseMs } = this.#options;
+    return new BridgedCall({ ...options, leaseMs, chooseServer: (except) => this.#servers.choose(except) });
   }
 }
 

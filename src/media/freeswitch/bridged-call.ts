@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import type { Prompt } from "../../call/effect.ts";
 import type { LegId, PlayId } from "../../call/ids.ts";
-import { MediaError } from "../media-error.ts";
+import { MediaError, messageOf } from "../media-error.ts";
 import type { ReadyPrompt } from "../prompts/library.ts";
 import { safeName } from "../recording/recorder.ts";
 import type { Received, Sides } from "../switching/bridge-watch.ts";
@@ -20,6 +20,8 @@ import type { Server } from "./servers.ts";
 export interface BridgedCallOptions extends SwitchedCallOptions {
   /** Undefined when none answers or all are full; `except` have failed for this call already. */
   readonly chooseServer: (except: ReadonlySet<Server>) => Server | undefined;
+  /** A channel that is not spoken of for so long is ended by FreeSWITCH; in whole seconds. */
+  readonly leaseMs: number;
 }
 
 /** Holds the call's id in every channel of it, so that a later process finds what a crash has left. */
@@ -43,7 +45,20 @@ const channelVariables = [
   "RECORD_PRE_BUFFER_FRAMES=1",
   "record_sample_rate=8000",
   "enable_file_write_buffering=false",
+  "rtp_jitter_buffer_during_bridge=true",
 ];
+
+/**
+ * In packets: the least and the most. Whenever a channel is bridged or parked, FreeSWITCH reads nothing from it for some
+ * packets' time, and then throws away what has come meanwhile; with a jitter buffer it reads that instead, all at once.
+ */
+const recordedBuffer = "1p:50p";
+
+/**
+ * So long after the last word of a service FreeSWITCH ends its channels: it has no other way to notice that a service has
+ * died, and what nobody ends would take ports and record for ever.
+ */
+export const usualLeaseMs = 120_000;
 
 /** An operator's channel is made before his phone is known: until then it sends to where nobody listens. */
 const nowhere = { family: "IP4", address: "127.0.0.1", port: 9, rtcpPort: null, ptimeMs: 20 } as const;
@@ -73,10 +88,12 @@ export class BridgedCall extends SwitchedCall<Server, Caller, Operator> {
   #bridged: Operator | null = null;
   #segments = 0;
   #segment = "";
+  #leasedAt: number;
 
   constructor(options: BridgedCallOptions) {
     super(options, segmentFolder);
     this.#options = options;
+    this.#leasedAt = options.clock.now();
     this.#name = `${safeName(options.call)}-${randomBytes(6).toString("hex")}`;
   }
 
@@ -94,7 +111,7 @@ export class BridgedCall extends SwitchedCall<Server, Caller, Operator> {
     const channel = await server.connection.channel(sdp);
     try {
       const variables = [...channelVariables, `${callVariable}=${call}`].join(";");
-      await channel.command("uuid_setvar_multi", variables);
+      await Promise.all([channel.command("uuid_setvar_multi", variables), channel.keepFor(this.#leaseSeconds)]);
       // What a parked channel is sent is decided when it is parked: anew, now that the variables are there.
       await channel.until("CHANNEL_PARK", () => channel.command("uuid_transfer", "park", "inline"));
       const audio = described(channel.sdp, "FreeSWITCH's answer");
@@ -103,6 +120,21 @@ export class BridgedCall extends SwitchedCall<Server, Caller, Operator> {
       await channel.hangUp();
       throw error;
     }
+  }
+
+  get #leaseSeconds(): number {
+    return Math.round(this.#options.leaseMs / 1_000);
+  }
+
+  /** In time for several attempts. */
+  async #keep(): Promise<void> {
+    const { clock, leaseMs } = this.#options;
+    if (clock.now() - this.#leasedAt < leaseMs / 4) return;
+    this.#leasedAt = clock.now();
+    const legs: readonly Leg[] = [this.caller(), ...this.operators.values()];
+    const outcomes = await Promise.allSettled(legs.map(({ channel }) => channel.keepFor(this.#leaseSeconds)));
+    // The next watch tries again.
+    if (outcomes.some(({ status }) => status === "rejected")) this.#leasedAt = -Infinity;
   }
 
   protected override choose(except: ReadonlySet<Server>): Server | undefined {
@@ -180,6 +212,7 @@ export class BridgedCall extends SwitchedCall<Server, Caller, Operator> {
     if (this.#bridged !== null) await this.#parkBoth();
     const { channel } = this.caller();
     this.#bridged = operator;
+    this.recordings.join(operator.tag);
     try {
       await channel.until("CHANNEL_BRIDGE", () => channel.command("uuid_bridge", operator.channel.uuid));
     } catch (error) {
@@ -205,6 +238,7 @@ export class BridgedCall extends SwitchedCall<Server, Caller, Operator> {
     const operator = this.#bridged;
     this.#bridged = null;
     if (operator === null) return;
+    this.recordings.leave();
     await this.hush.settle();
     const { channel } = this.caller();
     if (operator.channel.gone) return;
@@ -296,7 +330,12 @@ export class BridgedCall extends SwitchedCall<Server, Caller, Operator> {
   protected override async startCapture(): Promise<string> {
     this.#segments += 1;
     this.#segment = join(this.#options.spoolFolder, segmentFolder, `${this.#name}-${this.#segments}.wav`);
-    await this.caller().channel.command("uuid_record", "start", this.#segment);
+    const { channel } = this.caller();
+    // Where that fails, the recording has short holes.
+    await channel.command("uuid_jitterbuffer", recordedBuffer).catch((error: unknown) => {
+      this.#options.log.debug({ call: this.#options.call, error: messageOf(error) }, "no jitter buffer");
+    });
+    await channel.command("uuid_record", "start", this.#segment);
     return this.#segment;
   }
 
@@ -333,6 +372,7 @@ export class BridgedCall extends SwitchedCall<Server, Caller, Operator> {
   protected override async relatch(): Promise<void> {}
 
   protected override async lookAtCaller(): Promise<void> {
+    await this.#keep();
     const { channel, remote } = this.caller();
     const received = await this.#received(channel);
     this.recordings.look(received.rtpPackets);

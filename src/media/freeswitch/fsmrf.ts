@@ -227,10 +227,20 @@ export class Channel {
 
   /** Sends a command about this channel. Resolves with what it prints; rejects when that is an error. */
   async command(verb: string, ...args: readonly string[]): Promise<string> {
+    return this.#ask(verb, [this.uuid, ...args]);
+  }
+
+  /** FreeSWITCH ends the channel by itself when it has not been told this again for so long. */
+  async keepFor(seconds: number): Promise<void> {
+    // In that order: one connection's commands are carried out one after the other.
+    await Promise.all([this.#ask("sched_del", [this.uuid]), this.#ask("sched_hangup", [`+${seconds}`, this.uuid])]);
+  }
+
+  async #ask(verb: string, args: readonly string[]): Promise<string> {
     const { conn } = this.#endpoint;
     if (conn === null || this.#gone) throw new MediaError("media_lost", "the channel is gone");
     const asked = new Promise<EslEvent>((resolve) => {
-      conn.api(verb, [this.uuid, ...args].join(" "), resolve);
+      conn.api(verb, args.join(" "), resolve);
     });
     // fsmrf: a command whose answer is lost with its connection never settles.
     const body = (await within(this.#clock, this.#timeoutMs, verb, asked)).getBody()?.trim() ?? "";

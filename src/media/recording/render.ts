@@ -20,7 +20,7 @@ import { readCapture } from "./pcap.ts";
 import type { CapturedPacket } from "./pcap.ts";
 import { PromptTrack } from "./prompt-track.ts";
 import { parseRtp, recordingRate, RtpTrack } from "./rtp-track.ts";
-import { isSegment, joinSegments, segmentMs, segmentsOf } from "./segments.ts";
+import { isSegment, joinSegments, segmentMs, segmentsOf, switchesOf } from "./segments.ts";
 import { callerLeg, sidecarOf, timelineOf } from "./timeline.ts";
 import type { Span, Timeline } from "./timeline.ts";
 
@@ -266,7 +266,7 @@ export function renderRecording({ journal, unwritten, spoolFolder, folder, mark 
   const sidecar = join(folder, `${name}.json`);
   try {
     using writer = new WavWriter(`${file}.part`, 2, recordingRate, recordingMode);
-    if (bySegments) joinSegments(captures, timeline.recorded, writer);
+    if (bySegments) joinSegments(captures, timeline.recorded, switchesOf(lines), writer);
     else mix(new Mixer(timeline, lost, journalStem(journal)), captures, writer);
     writer.finish();
     const seconds = writer.frames / recordingRate;

@@ -7,6 +7,9 @@ import { recordingRate } from "./rtp-track.ts";
 import type { Span } from "./timeline.ts";
 
 const blockFrames = recordingRate;
+const framesOf = (ms: number): number => Math.round((ms * recordingRate) / 1_000);
+/** More than a media server drops of a recording at one switch. */
+const mostDropped = framesOf(60);
 
 /** What a media server has recorded by itself, in both channels, between two pauses. */
 export function isSegment(capture: string): boolean {
@@ -35,23 +38,49 @@ export function segmentMs(path: string): number {
   return (reader.format.frames * 1_000) / recordingRate;
 }
 
+/** When the caller was put together with somebody, or parted. */
+export function switchesOf(lines: readonly JournalLine[]): readonly number[] {
+  return lines.flatMap((line) => (line.type === "join" || line.type === "leave" ? [line.at] : []));
+}
+
 /**
  * Puts segments together; `paths[n]` was recorded during `recorded[n]`, and is given as much room as that is long, so that
- * every moment lies where the sidecar says.
+ * every moment lies where the sidecar says. What is missing of a segment's time was dropped at its `switches`.
  */
-export function joinSegments(paths: readonly string[], recorded: readonly Span[], writer: WavWriter): void {
+export function joinSegments(
+  paths: readonly string[],
+  recorded: readonly Span[],
+  switches: readonly number[],
+  writer: WavWriter,
+): void {
   for (const [index, { from, to }] of recorded.entries()) {
     const path = paths[index];
-    const frames = Math.round(((to - from) * recordingRate) / 1_000);
-    const written = path === undefined || !existsSync(path) ? 0 : copyFrames(path, frames, writer);
-    for (let left = frames - written; left > 0; left -= blockFrames) {
-      writer.write(new Int16Array(Math.min(left, blockFrames) * 2));
-    }
+    const frames = framesOf(to - from);
+    const within = switches.filter((at) => at > from && at < to).map((at) => framesOf(at - from));
+    const written = path === undefined || !existsSync(path) ? 0 : copySegment(path, frames, within, writer);
+    writeSilence(frames - written, writer);
   }
 }
 
-function copyFrames(path: string, most: number, writer: WavWriter): number {
+/** Frames of the segment and of the silence at its switches, at most `most`. */
+function copySegment(path: string, most: number, switches: readonly number[], writer: WavWriter): number {
   using reader = openSegment(path);
+  const missing = Math.max(0, most - reader.format.frames);
+  const room = switches.length === 0 ? 0 : Math.min(mostDropped, Math.floor(missing / switches.length));
+  let written = 0;
+  for (const at of switches) {
+    written += copyFrames(reader, at - written, writer);
+    written += writeSilence(Math.min(room, most - written), writer);
+  }
+  return written + copyFrames(reader, most - written, writer);
+}
+
+function writeSilence(frames: number, writer: WavWriter): number {
+  for (let left = frames; left > 0; left -= blockFrames) writer.write(new Int16Array(Math.min(left, blockFrames) * 2));
+  return Math.max(0, frames);
+}
+
+function copyFrames(reader: WavReader, most: number, writer: WavWriter): number {
   let written = 0;
   while (written < most) {
     const bytes = reader.readBytes(Math.min(blockFrames, most - written));
