@@ -333,6 +333,34 @@ export const dialogCases: readonly Case[] = [
     real: { answer: "none" },
   },
   {
+    id: "14.4",
+    title: "an INFO inside a call that still rings",
+    run: async (world) => {
+      const invited = deferred<SrfReply>();
+      await world.application((app) => {
+        app.invite((_req, res) => {
+          res.send(180);
+          invited.resolve(res);
+        });
+        // A drachtio-server may ask too, when it has answered.
+        app.use("info", (_req, res) => res.send(202));
+      });
+      const call = world.call();
+      call.send("INVITE", { body: sdp(4000) });
+      const { lastBranch } = call;
+      const ringing = await world.peer.response(180, "INVITE");
+      call.toTag = tagOf(ringing.header("To"));
+      call.send("INFO");
+      const answer = await world.peer.take("answer", final("INFO"));
+      (await invited.promise).send(486);
+      await world.peer.response(486, "INVITE");
+      call.send("ACK", { branch: lastBranch, seq: 1 });
+      return { answer: answer.status };
+    },
+    engine: { answer: 202 },
+    real: { answer: 500 },
+  },
+  {
     id: "15.1",
     title: "REFER of the application, and the NOTIFYs that follow",
     run: async (world) => {
@@ -693,6 +721,22 @@ export const dialogCases: readonly Case[] = [
     },
     engine: { answer: 400, "INVITEs delivered": 0 },
     real: { answer: 486, "INVITEs delivered": 1 },
+  },
+  {
+    id: "25.9",
+    title: "an INVITE of 10 kB by UDP",
+    run: async (world) => {
+      await world.application((app) => {
+        app.invite((_req, res) => res.send(486));
+      });
+      const call = world.call();
+      call.send("INVITE", { body: `${sdp(4000)}a=x-long:${"a".repeat(10_000)}\r\n` });
+      const answer = await world.peer.take("answer", final("INVITE"));
+      call.send("ACK", { branch: call.lastBranch, toTag: tagOf(answer.header("To")) });
+      return { answer: answer.status };
+    },
+    engine: { answer: 486 },
+    real: { answer: 400 },
   },
   {
     id: "25.3",
