@@ -14,7 +14,7 @@ import type { IncomingInvite, Reply, SipDialog } from "./link/types.ts";
 import { supportingReplaces } from "./operator-invite.ts";
 import type { ReplacedDialog } from "./replaces.ts";
 import { answerSession } from "./session-expires.ts";
-import { Claims, matches, type Taker } from "./takeover.ts";
+import { matches, type Taker, Takeovers } from "./takeover.ts";
 import { formatSipUri, parseSipUri } from "./uri.ts";
 
 type Ended = Omit<Extract<CallEvent, { type: "leg.ended" }>, "type" | "leg">;
@@ -56,7 +56,7 @@ export class CallerLeg implements Leg {
   readonly #facts: CallFacts;
   readonly #context: LegContext;
   /** Another call of ours may take the caller's place. */
-  readonly #claims: Claims;
+  readonly #takeovers: Takeovers;
   #state: State = { phase: "offered" };
   #dialogs = 0;
 
@@ -67,7 +67,7 @@ export class CallerLeg implements Leg {
     this.#facts = facts;
     this.#invite = invite;
     this.#context = context;
-    this.#claims = new Claims({
+    this.#takeovers = new Takeovers({
       leg: id,
       trunk: undefined,
       context,
@@ -186,11 +186,11 @@ export class CallerLeg implements Leg {
   }
 
   reanswer(exchange: ExchangeId, answer: Sdp): void {
-    if (!this.#claims.accept(exchange, answer)) this.#inDialog()?.reanswer(exchange, answer);
+    if (!this.#takeovers.accept(exchange, answer)) this.#inDialog()?.reanswer(exchange, answer);
   }
 
   refuse(exchange: ExchangeId, status: number): void {
-    if (!this.#claims.refuse(exchange, status)) this.#inDialog()?.refuse(exchange, status);
+    if (!this.#takeovers.refuse(exchange, status)) this.#inDialog()?.refuse(exchange, status);
   }
 
   /** RFC 3891 §3: the dialog of a call that rings here was not begun by us, and so is none that could be replaced. */
@@ -199,7 +199,7 @@ export class CallerLeg implements Leg {
   }
 
   claim(invite: IncomingInvite, offer: Sdp): void {
-    if (this.#state.phase === "confirmed") this.#claims.begin(invite, offer);
+    if (this.#state.phase === "confirmed") this.#takeovers.begin(invite, offer);
     else invite.respond(603);
   }
 
@@ -267,7 +267,7 @@ export class CallerLeg implements Leg {
         const state = this.#state;
         // Somebody has taken his place.
         if (state.phase === "confirmed" && state.dialog !== dialog) return;
-        if (state.phase === "confirmed" && this.#claims.outlive(() => this.#ended(end))) {
+        if (state.phase === "confirmed" && this.#takeovers.outlive(() => this.#ended(end))) {
           state.refer?.close();
           inDialog.close();
         } else {
@@ -334,7 +334,7 @@ export class CallerLeg implements Leg {
   #leave(): void {
     const state = this.#state;
     this.#state = { phase: "over" };
-    this.#claims.close();
+    this.#takeovers.close();
     if (state.phase === "answered") {
       state.ackDeadline.cancel();
       state.inDialog.close();

@@ -16,7 +16,7 @@ import { SipFault } from "./link/fault.ts";
 import type { IncomingInvite, IncomingRequest, Reply, SipDialog } from "./link/types.ts";
 import { readReferral, Referral } from "./referral.ts";
 import type { ReplacedDialog } from "./replaces.ts";
-import { Claims, matches, type Taker } from "./takeover.ts";
+import { matches, type Taker, Takeovers } from "./takeover.ts";
 
 type State =
   | { readonly phase: "inviting"; readonly dial: OperatorDial }
@@ -45,7 +45,7 @@ export class OperatorLeg implements Leg {
   readonly #peer: SipTrunk;
   readonly #context: LegContext;
   #credentials: TrunkCredentials | null;
-  readonly #claims: Claims;
+  readonly #takeovers: Takeovers;
   #state: State;
   #dialogs = 0;
   /** When somebody answered, on the clock. */
@@ -71,7 +71,7 @@ export class OperatorLeg implements Leg {
     // Credentials leave us only towards the trunk's own gateway, never to a URI somewhere else.
     const credentials = route.viaGateway ? context.credentials(peer) : null;
     this.#credentials = credentials;
-    this.#claims = new Claims({
+    this.#takeovers = new Takeovers({
       leg: order.leg,
       trunk: peer,
       context,
@@ -141,7 +141,7 @@ export class OperatorLeg implements Leg {
     const state = this.#state;
     switch (state.phase) {
       case "inviting":
-        this.#claims.close();
+        this.#takeovers.close();
         this.#state = { phase: "cancelled" };
         // RFC 3326 §3.1: with 200 a phone knows that the call was not missed.
         if (!state.dial.cancel([{ name: "Reason", value: formatReason("SIP", elsewhere ? 200 : 487, reason) }])) {
@@ -215,11 +215,11 @@ export class OperatorLeg implements Leg {
   }
 
   reanswer(exchange: ExchangeId, answer: Sdp): void {
-    if (!this.#claims.accept(exchange, answer)) this.#inDialog()?.reanswer(exchange, answer);
+    if (!this.#takeovers.accept(exchange, answer)) this.#inDialog()?.reanswer(exchange, answer);
   }
 
   refuse(exchange: ExchangeId, status: number): void {
-    if (!this.#claims.refuse(exchange, status)) this.#inDialog()?.refuse(exchange, status);
+    if (!this.#takeovers.refuse(exchange, status)) this.#inDialog()?.refuse(exchange, status);
   }
 
   #inDialog(): InDialog | undefined {
@@ -236,7 +236,7 @@ export class OperatorLeg implements Leg {
     const state = this.#state;
     // While he passes the caller on it is not he who is to be replaced.
     if (state.phase === "inviting" || (state.phase === "confirmed" && state.referral?.open !== true)) {
-      this.#claims.begin(invite, offer);
+      this.#takeovers.begin(invite, offer);
     } else {
       invite.respond(603);
     }
@@ -296,7 +296,7 @@ export class OperatorLeg implements Leg {
   #answered(dialog: SipDialog, reply: Reply): void {
     if (this.#state.phase !== "inviting") return;
     // Who answers first has the call.
-    this.#claims.close(486);
+    this.#takeovers.close(486);
     this.#confirm(dialog);
     this.#confirmedAtMs = this.#context.clock.now();
     this.#told(dialog, { type: "leg.answered", leg: this.id, answer: reply.body as Sdp });
@@ -338,7 +338,7 @@ export class OperatorLeg implements Leg {
         const { q850, sip, text: reason } = parseReason(headers.headerLines("reason"));
         const end = byPeer ? { status: sip, reason, q850 } : { status: null, reason: text, q850: null };
         // His BYE may overtake the ACK of the one who takes his place: the caller is not to be lost between them.
-        if (this.#claims.outlive(() => this.#ended(end))) {
+        if (this.#takeovers.outlive(() => this.#ended(end))) {
           state.referral?.close();
           inDialog.close();
         } else {
@@ -359,7 +359,7 @@ export class OperatorLeg implements Leg {
     const state = this.#state;
     const { directory, link, times } = this.#context;
     const { botId } = this.#facts;
-    const busy = state.phase !== "confirmed" || this.#claims.open || state.referral?.open === true;
+    const busy = state.phase !== "confirmed" || this.#takeovers.open || state.referral?.open === true;
     if (busy || !directory.takesRefer(botId)) {
       request.respond(603);
       return;
@@ -390,7 +390,7 @@ export class OperatorLeg implements Leg {
   #failed(failure: SipFailure): void {
     // Of a call that was picked up the CANCEL's end is no news.
     if (this.#state.phase !== "inviting" && this.#state.phase !== "cancelled") return;
-    if (this.#claims.outlive(() => this.#failed(failure))) return;
+    if (this.#takeovers.outlive(() => this.#failed(failure))) return;
     this.#over();
     this.#post({ type: "leg.failed", leg: this.id, ...failure });
   }
@@ -418,7 +418,7 @@ export class OperatorLeg implements Leg {
   #leave(): void {
     const state = this.#state;
     this.#state = { phase: "over" };
-    this.#claims.close();
+    this.#takeovers.close();
     if (state.phase === "confirmed") {
       state.referral?.close();
       state.keys.close();

@@ -2,7 +2,8 @@ import type { InviteOrder } from "../call/effect.ts";
 import type { CallId } from "../call/ids.ts";
 import { CallerLeg } from "./caller-leg.ts";
 import type { Claim } from "./inbound.ts";
-import type { CallFacts, Leg, LegContext } from "./leg.ts";
+import type { Leg, LegContext } from "./leg.ts";
+import type { LegTable } from "./leg-table.ts";
 import type { IncomingInvite } from "./link/types.ts";
 import { OperatorLeg } from "./outbound.ts";
 import { parseReplaces, type ReplacedDialog } from "./replaces.ts";
@@ -12,8 +13,7 @@ import { formatSipUri } from "./uri.ts";
 export type Claimable = CallerLeg | OperatorLeg;
 
 export interface ReplacementsOptions extends Pick<LegContext, "directory" | "link" | "log"> {
-  readonly legs: ReadonlyMap<unknown, Leg>;
-  readonly factsOf: (call: CallId) => CallFacts | undefined;
+  readonly legs: LegTable;
 }
 
 type Asker = Pick<Leg, "call" | "trunk">;
@@ -52,7 +52,7 @@ export class Replacements {
     const { directory, link } = this.#options;
     const leg = this.#consultedBy(dialog, asker);
     if (leg === undefined) return undefined;
-    const facts = this.#options.factsOf(leg.call);
+    const facts = this.#options.legs.factsOf(leg.call);
     if (facts === undefined || leg.call === asker.call || dialog.earlyOnly || !directory.takesRefer(facts.botId)) {
       return null;
     }
@@ -88,11 +88,11 @@ export class Replacements {
   }
 
   #botOf(call: CallId): string | undefined {
-    return this.#options.factsOf(call)?.botId;
+    return this.#options.legs.factsOf(call)?.botId;
   }
 
   #find(dialog: ReplacedDialog): { readonly leg: Claimable; readonly where: "early" | "confirmed" } | undefined {
-    for (const leg of this.#options.legs.values()) {
+    for (const leg of this.#options.legs.all()) {
       if (!(leg instanceof CallerLeg) && !(leg instanceof OperatorLeg)) continue;
       const where = leg.isIn(dialog);
       if (where !== null) return { leg, where };

@@ -1,4 +1,5 @@
 import type { InviteOrder } from "../call/effect.ts";
+import type { CallEvent } from "../call/event.ts";
 import type { CallId, ExchangeId, GatewayId, LegId, PlayId, Sdp, TrunkId } from "../call/ids.ts";
 import type { Post, Signalling } from "../call/ports.ts";
 import type { CallSetup } from "../call/setup.ts";
@@ -11,21 +12,19 @@ import { DigestGate } from "./digest-gate.ts";
 import type { SipTrunk, TrunkDirectory } from "./directory.ts";
 import type { TrunkCredentials } from "./hang-up.ts";
 import { Door } from "./inbound.ts";
-import type { CallFacts, Leg, LegContext } from "./leg.ts";
-import { destinationRefusal } from "./destination.ts";
+import type { Leg, LegContext } from "./leg.ts";
 import type { IncomingInvite } from "./link/types.ts";
-import { inviteLocally } from "./local-call.ts";
+import { OperatorCalls, type OperatorGate } from "./operator-calls.ts";
 import { OperatorLeg } from "./outbound.ts";
-import { PendingLeg, pin, uriToPin } from "./pinning.ts";
-import type { HostResolver, PinOutcome } from "./pinning.ts";
+import { type HostResolver, PendingLeg } from "./pinning.ts";
 import type { RegistrationState } from "./registration.ts";
+import { LegTable } from "./leg-table.ts";
 import { MediaDialogs } from "./media-dialogs.ts";
-import { type Claimable, Replacements } from "./replacements.ts";
+import { Replacements } from "./replacements.ts";
 import { EngineLink } from "./srf.ts";
 import type { EnginePlace, ListenAddress } from "./srf.ts";
 import { TrunkLoad } from "./trunk-load.ts";
 import { TrunkWatch } from "./trunk-watch.ts";
-import type { SipUri } from "./uri.ts";
 
 export interface SipSideOptions {
   /** Control port and secret of the embedded engine or of drachtio-server. */
@@ -71,17 +70,6 @@ export interface SipSideOptions {
   readonly onState?: (ready: boolean) => void;
 }
 
-/** How many operators a bot may have called. */
-export interface OperatorGate {
-  /**
-   * Counts one more operator, or says why there may be none, in words without a number. `again`: he is called by another
-   * way than a moment ago.
-   */
-  enter(botId: string, again: boolean): string | null;
-  /** One that was counted is over; milliseconds of talk. */
-  leave(botId: string, talkedMs: number): void;
-}
-
 export interface SipSideStats {
   readonly legs: number;
   /** Those that go over a trunk, and count there. */
@@ -110,9 +98,8 @@ export class SipSide implements Signalling {
   readonly #watch: TrunkWatch;
   readonly #load: TrunkLoad;
   readonly #replacements: Replacements;
-  readonly #legs = new Map<LegId, Leg>();
-  /** With the number of the call's legs here: what is known of it goes with the last one. */
-  readonly #calls = new Map<CallId, { readonly facts: CallFacts; legs: number }>();
+  readonly #operators: OperatorCalls;
+  readonly #legs = new LegTable();
   #draining = false;
   #closing: Promise<void> | undefined;
   #atRest: (() => void) | undefined;
@@ -174,7 +161,6 @@ export class SipSide implements Signalling {
     });
     this.#replacements = new Replacements({
       legs: this.#legs,
-      factsOf: (call) => this.#calls.get(call)?.facts,
       directory,
       link: this.#link,
       log,
@@ -210,6 +196,17 @@ export class SipSide implements Signalling {
         this.#release(leg);
       },
     };
+    this.#operators = new OperatorCalls({
+      context: this.#context,
+      legs: this.#legs,
+      load: this.#load,
+      replacements: this.#replacements,
+      resolve: options.resolve,
+      gate: options.operators,
+      postSoon: (call, event) => {
+        this.#postSoon(call, event);
+      },
+    });
   }
 
   /** Connects to the engine. Rejects with a SipFault when it cannot be reached or refuses the secret. */
@@ -273,7 +270,7 @@ export class SipSide implements Signalling {
     return {
       legs: this.#legs.size,
       onTrunks: this.#load.total,
-      calls: this.#calls.size,
+      calls: this.#legs.calls,
       timers: this.#clock.running,
       ...this.#link.stats(),
     };
@@ -298,100 +295,7 @@ export class SipSide implements Signalling {
   }
 
   invite(call: CallId, order: InviteOrder): void {
-    const facts = this.#calls.get(call)?.facts;
-    const trunk = this.#context.directory.trunk(order.trunk);
-    if (facts === undefined) {
-      this.#inviteFailed(call, order.leg, null, "the call has no caller any more");
-      return;
-    }
-    if (this.#legs.has(order.leg)) {
-      this.#options.log.error({ call, leg: order.leg }, "a leg was invited twice");
-      return;
-    }
-    const { operators } = this.#options;
-    const consulted = this.#replacements.consultedLeg(order, call);
-    const refusal =
-      (consulted === undefined ? destinationRefusal(order, facts.botId, this.#context) : null) ??
-      (order.fallback === true ? null : (operators?.enter(facts.botId, order.again === true) ?? null));
-    if (refusal !== null) {
-      this.#options.log.warn({ call, botId: facts.botId, refusal }, "an operator is not called");
-      this.#inviteFailed(call, order.leg, null, refusal, true);
-      return;
-    }
-    if (consulted !== undefined) {
-      // Nothing goes over the trunk.
-      this.#start(order, facts, [], consulted);
-      return;
-    }
-    const full = this.#trunkRefusal(trunk);
-    if (full !== null) {
-      this.#left(order, facts, 0);
-      this.#inviteFailed(call, order.leg, 503, full);
-      return;
-    }
-    const uri = this.#options.resolve === undefined ? undefined : uriToPin(order, this.#context);
-    if (uri === undefined) {
-      this.#start(order, facts, []);
-      return;
-    }
-    const pending = new PendingLeg(order, facts, this.#context);
-    this.#hold(pending, facts);
-    void this.#pinned(pending, uri, facts);
-  }
-
-  /** Why nobody can be called through the trunk at this moment. */
-  #trunkRefusal(trunk: SipTrunk | undefined): string | null {
-    if (trunk === undefined) return null;
-    if (this.#load.isFull(trunk)) return "the trunk is full";
-    return this.#load.withinPace("out", trunk) ? null : "too many calls per second on the trunk";
-  }
-
-  async #pinned(pending: PendingLeg, uri: SipUri, facts: CallFacts): Promise<void> {
-    const { resolve, log } = this.#options;
-    const { order, call } = pending;
-    let outcome: PinOutcome = { ok: false, refused: false, reason: "the host name cannot be resolved" };
-    try {
-      if (resolve !== undefined) outcome = await pin(uri, facts.botId, resolve, this.#context);
-    } catch (error) {
-      log.error({ err: error, call }, "a host name could not be judged");
-    }
-    if (pending.over) {
-      return;
-    }
-    if (outcome.ok) {
-      this.#start(order, facts, outcome.proxies);
-      return;
-    }
-    if (outcome.refused) {
-      log.warn({ call, botId: facts.botId, refusal: outcome.reason }, "an operator is not called");
-    }
-    this.#release(order.leg);
-    this.#inviteFailed(call, order.leg, null, outcome.reason, outcome.refused);
-  }
-
-  /** Sends the INVITE; a leg that was pending gives its place to the one that is started. */
-  #start(order: InviteOrder, facts: CallFacts, proxies: readonly string[], consulted?: Claimable): void {
-    let failure = "the INVITE could not be built";
-    try {
-      const { log } = this.#options;
-      const local: Parameters<typeof OperatorLeg.start>[4] = consulted && {
-        invite: (options, events) =>
-          inviteLocally(options, events, (invite) => consulted.claim(invite, options.sdp as Sdp), log),
-      };
-      const leg = OperatorLeg.start(order, facts, this.#context, proxies, local ?? null);
-      if (typeof leg !== "string") {
-        if (this.#legs.has(order.leg)) this.#legs.set(order.leg, leg);
-        else this.#hold(leg, facts, consulted === undefined);
-        this.#later(() => this.#context.post(facts.call, { type: "leg.invited", leg: order.leg }));
-        return;
-      }
-      failure = leg;
-    } catch (error) {
-      this.#options.log.error({ err: error, call: facts.call }, "an INVITE could not be built");
-    }
-    if (this.#legs.has(order.leg)) this.#release(order.leg);
-    else this.#left(order, facts, 0);
-    this.#inviteFailed(facts.call, order.leg, null, failure);
+    this.#operators.invite(call, order);
   }
 
   cancel(_call: CallId, leg: LegId, reason: string, elsewhere = false): void {
@@ -410,32 +314,20 @@ export class SipSide implements Signalling {
     const found = this.#legs.get(leg);
     if (found === undefined) {
       const failure = { status: null, reason: "the caller is gone", q850: null, redirect: null };
-      this.#later(() => this.#options.post(call, { type: "refer.done", leg, ...failure }));
+      this.#postSoon(call, { type: "refer.done", leg, ...failure });
       return;
     }
-    const botId = this.#calls.get(call)?.facts.botId ?? "";
-    const refusal = this.#referRefusal(request, found.trunk, botId);
+    const botId = this.#legs.factsOf(call)?.botId ?? "";
+    const refusal = this.#operators.referRefusal(request, found.trunk, botId);
     if (refusal !== null) {
       this.#options.log.warn({ call, botId, refusal }, "an operator is not called");
       const failure = { status: null, reason: refusal, q850: null, redirect: null, refused: true } as const;
-      this.#later(() => this.#options.post(call, { type: "refer.done", leg, ...failure }));
+      this.#postSoon(call, { type: "refer.done", leg, ...failure });
       return;
     }
     this.#with(leg, () => {
       found.refer(request);
     });
-  }
-
-  /** Whom the caller's side is asked to call is judged like whom we call ourselves, by the rules of its own trunk. */
-  #referRefusal({ target }: TransferRequest, trunk: TrunkId, botId: string): string | null {
-    const [gateway] = this.#context.directory.trunk(trunk)?.gateways ?? [];
-    const refusal =
-      gateway === undefined ? null : destinationRefusal({ target, trunk, gateway: gateway.id }, botId, this.#context);
-    if (refusal !== null) return refusal;
-    const full = this.#options.operators?.enter(botId, false) ?? null;
-    // Who follows a REFER talks without us: he counts for the calls of this second only.
-    if (full === null) this.#options.operators?.leave(botId, 0);
-    return full;
   }
 
   reinvite(_call: CallId, leg: LegId, offer: Sdp): void {
@@ -448,7 +340,7 @@ export class SipSide implements Signalling {
     const found = this.#legs.get(leg);
     if (found === undefined) {
       const failed = { type: "media.played", play, result: "failed", reason: "no_such_leg" } as const;
-      this.#later(() => this.#options.post(call, failed));
+      this.#postSoon(call, failed);
       return;
     }
     this.#with(leg, () => {
@@ -496,7 +388,8 @@ export class SipSide implements Signalling {
     }
     const { setup, facts } = admitted;
     const leg = new CallerLeg(setup.caller, facts, invite, this.#context);
-    this.#hold(leg, facts);
+    this.#legs.add(leg, facts);
+    this.#load.enter(leg.id, leg.trunk);
     try {
       this.#options.onCall(setup);
     } catch (error) {
@@ -520,35 +413,9 @@ export class SipSide implements Signalling {
     }
   }
 
-  #left({ fallback }: InviteOrder, { botId }: CallFacts, talkedMs: number): void {
-    if (fallback !== true) this.#options.operators?.leave(botId, talkedMs);
-  }
-
-  #inviteFailed(call: CallId, leg: LegId, status: number | null, reason: string, refused = false): void {
-    const failure = { status, reason, q850: null, redirect: null, ...(refused ? { refused: true as const } : {}) };
-    this.#later(() => this.#options.post(call, { type: "leg.failed", leg, ...failure }));
-  }
-
   /** Nothing is posted from within the call that ordered it, so that a call never meets itself. */
-  #later(run: () => unknown): void {
-    queueMicrotask(() => {
-      try {
-        run();
-      } catch (error) {
-        this.#options.log.error({ err: error }, "an event could not be posted");
-      }
-    });
-  }
-
-  #hold(leg: Leg, facts: CallFacts, onTrunk = true): void {
-    this.#legs.set(leg.id, leg);
-    const entry = this.#calls.get(leg.call);
-    if (entry === undefined) {
-      this.#calls.set(leg.call, { facts, legs: 1 });
-    } else {
-      entry.legs += 1;
-    }
-    if (onTrunk) this.#load.enter(leg.id, leg.trunk);
+  #postSoon(call: CallId, event: CallEvent): void {
+    queueMicrotask(() => void this.#context.post(call, event));
   }
 
   #release(id: LegId): void {
@@ -556,15 +423,11 @@ export class SipSide implements Signalling {
     if (leg === undefined) {
       return;
     }
-    this.#legs.delete(id);
-    const entry = this.#calls.get(leg.call);
-    if (entry !== undefined) {
-      if (leg instanceof OperatorLeg || leg instanceof PendingLeg) this.#left(leg.order, entry.facts, leg.talkedMs());
-      entry.legs -= 1;
-      if (entry.legs === 0) {
-        this.#calls.delete(leg.call);
-      }
+    const facts = this.#legs.factsOf(leg.call);
+    if (facts !== undefined && (leg instanceof OperatorLeg || leg instanceof PendingLeg)) {
+      this.#operators.left(leg.order, facts, leg.talkedMs());
     }
+    this.#legs.remove(leg);
     this.#load.leave(id);
     if (this.#legs.size === 0) {
       this.#atRest?.();
@@ -584,7 +447,7 @@ export class SipSide implements Signalling {
   async #close(timeoutMs: number): Promise<void> {
     this.#draining = true;
     const signedOff = this.#link.ready() ? this.#watch.end() : undefined;
-    for (const leg of this.#legs.values()) {
+    for (const leg of this.#legs.all()) {
       this.#with(leg.id, () => {
         leg.end();
       });
@@ -606,7 +469,6 @@ export class SipSide implements Signalling {
     }
     this.#link.close();
     this.#legs.clear();
-    this.#calls.clear();
     this.#load.clear();
     this.#clock.clear();
   }

@@ -122,7 +122,7 @@ export class Takeover {
   }
 }
 
-export interface ClaimsOptions {
+interface TakeoversOptions {
   readonly leg: LegId;
   readonly trunk: SipTrunk | undefined;
   readonly context: LegContext;
@@ -141,14 +141,14 @@ export interface Taker {
 }
 
 /** Who claims the place of a leg's peer, one at a time. */
-export class Claims {
-  readonly #options: ClaimsOptions;
+export class Takeovers {
+  readonly #options: TakeoversOptions;
   #count = 0;
   #taking: Takeover | undefined;
   /** The end of the peer himself, which counts if nobody takes his place. */
   #ending: (() => void) | undefined;
 
-  constructor(options: ClaimsOptions) {
+  constructor(options: TakeoversOptions) {
     this.#options = options;
   }
 

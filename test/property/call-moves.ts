@@ -169,7 +169,12 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms 
     case 11:
     case 12:
     case 13:
-      return { type: "leg.answered", leg: pick < 3 ? legWhere(state, true, callee) : callee, answer: sdp };
+      return {
+        type: "leg.answered",
+        leg: pick < 3 ? legWhere(state, true, callee) : callee,
+        answer: sdp,
+        ...(flag2 ? { takenBy: "7702" } : {}),
+      };
     case 14:
     case 15:
       return { type: "media.joined", leg: callee };

@@ -14,7 +14,7 @@ import { SipFault } from "../../src/sip/link/fault.ts";
 import { inviteLocally } from "../../src/sip/local-call.ts";
 import { readHeaders } from "../../src/sip/message.ts";
 import { parseReplaces, replacesIn } from "../../src/sip/replaces.ts";
-import { Claims, matches, Takeover } from "../../src/sip/takeover.ts";
+import { matches, Takeover, Takeovers } from "../../src/sip/takeover.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
 
 const sdp = "v=0" as Sdp;
@@ -168,7 +168,7 @@ describe("who claims a place", () => {
   /** A leg, and an INVITE for its peer's place. */
   function leg(): {
     readonly world: World;
-    readonly claims: Claims;
+    readonly claims: Takeovers;
     readonly posted: string[];
     readonly taken: unknown[];
     claim(from?: string): void;
@@ -178,7 +178,7 @@ describe("who claims a place", () => {
     world.taking.close();
     world.answers.length = 0;
     const [posted, taken]: [string[], unknown[]] = [[], []];
-    const claims = new Claims({
+    const claims = new Takeovers({
       leg: "c/operator-1" as LegId,
       trunk: undefined,
       context: world.context,
