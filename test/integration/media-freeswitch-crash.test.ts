@@ -137,15 +137,24 @@ if (freeswitchProgram === undefined) {
       await operator.acknowledged;
       await operator.media.hears(pitches.caller);
       const { leg: parked, call: parkedCall } = await stage.talk();
+      stage.operator.answering = { type: "ring" };
+      const ringing = await stage.talk();
+      await ringing.call.run({ type: "switch", phoneNumber: operatorNumber, continueCall: true });
+      const rang = await stage.incoming(stage.operator, 1);
+      await ringing.call.progress("ringing");
       await delay(1_500);
       await freeswitch.kill();
-      await hungUp(talk.leg, operator, parked);
+      await hungUp(talk.leg, operator, parked, ringing.leg);
+      expect(await rang.ended).toMatchObject({ by: "peer", how: "CANCEL" });
+      const failed = await ringing.call.transfer();
+      expect([failed.status.status, failed.details.cause]).toEqual(["FAIL", "media_failure"]);
       expect((await talk.call.transfer()).status).toMatchObject({ status: "SUCCESS" });
-      for (const call of [talk.call, parkedCall]) {
+      for (const call of [talk.call, parkedCall, ringing.call]) {
         const { sidecar } = await stage.recording(call);
         expect(sidecar.seconds).toBeGreaterThan(1.4);
         expect((await call.event("hangup")).body).toMatchObject({ by: "service" });
       }
+      stage.operator.answering = { type: "answer" };
       await freeswitch.start();
       await waitFor(async () => (await fetch(`http://127.0.0.1:${stage.app.adminPort}/readyz`)).ok, {
         what: "the service to be ready again",

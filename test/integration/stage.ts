@@ -37,6 +37,8 @@ const defaultT1Ms = 10;
 /** Where PATCHBAY_TEST_ANCHOR says freeswitch, the service's calls are anchored in the one of PATCHBAY_TEST_FREESWITCH. */
 const onFreeswitch = process.env["PATCHBAY_TEST_ANCHOR"] === "freeswitch" ? freeswitchPlace : undefined;
 
+export const anchoredInFreeswitch = onFreeswitch !== undefined;
+
 /** A configuration as it stands in a file, with what the tests change. */
 export interface ConfigFile {
   readonly sip: Record<string, unknown>;
