@@ -386,7 +386,7 @@ describe("Redis goes away", () => {
     const call = fixture.open("f", "bot-1");
     fixture.say(call, callEvent);
     await waitFor(() => fixture.link.stats().queued === 0, { what: "the first event" });
-    frozen.freeze();
+    await frozen.freeze();
     for (let index = 0; index < 100; index += 1) fixture.say(call, digitEvent("1"));
     await waitFor(() => !fixture.link.ready(), { what: "the stall to be noticed" });
     frozen.unfreeze();

@@ -110,7 +110,7 @@ describe("with three Sentinels", () => {
     fixture.say(call, callEvent);
     await waitFor(() => fixture.link.stats().queued === 0, { what: "the first event", timeoutMs: 10_000 });
     await watched.replicated();
-    watched.first.freeze();
+    await watched.first.freeze();
     fixture.say(call, digitEvent("1"));
     await watched.failedOver();
     await waitFor(() => fixture.link.ready() && fixture.link.stats().queued === 0, {

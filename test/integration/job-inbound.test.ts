@@ -254,7 +254,7 @@ describe("the service as a whole", () => {
 
       await call.run({ type: "audio", audioUrl: stage.prompts.long });
       await leg.media.hears(pitches.bot);
-      stage.redis.freeze();
+      await stage.redis.freeze();
       const publishing = call.run({ type: "stop" }, { type: "hangup" });
       // While Redis answers nothing the caller goes on hearing what he heard.
       await leg.media.hears(pitches.bot);

@@ -33,7 +33,7 @@ describe("rtpengine in trouble", () => {
     const call = stage.call();
     const caller = await stage.phone();
     await call.open(caller);
-    stage.server.freeze();
+    await stage.server.freeze();
     stage.anchor.offer(call.id, call.leg("operator-1"));
     await delay(700);
     stage.server.unfreeze();

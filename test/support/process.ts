@@ -1,8 +1,8 @@
 // A real server as a child process: started, proved to be ready, stopped by its own process id, its output kept.
 import { spawn, type ChildProcess } from "node:child_process";
-import { accessSync, constants } from "node:fs";
+import { accessSync, constants, readdirSync, readFileSync } from "node:fs";
 import { delimiter, isAbsolute, join } from "node:path";
-import { delay } from "./wait.ts";
+import { delay, waitFor } from "./wait.ts";
 
 export interface ProcessOptions {
   /** How it is called in messages. */
@@ -148,6 +148,20 @@ export class RunningProcess implements AsyncDisposable {
     if (this.#exit === undefined) this.#child.kill(signal);
   }
 
+  /** Stops it without ending it, as on a stalled host; resolves when none of its threads runs any more. */
+  async freeze(): Promise<void> {
+    this.signal("SIGSTOP");
+    // The signal alone says nothing: on a loaded machine a thread goes on for milliseconds.
+    await waitFor(() => this.#exit !== undefined || threadStates(this.pid).every((state) => state === "T"), {
+      what: `${this.name} to stand still`,
+      intervalMs: 1,
+    });
+  }
+
+  unfreeze(): void {
+    this.signal("SIGCONT");
+  }
+
   /** Asks it to end, and after the grace time makes it end. */
   async stop({ graceMs = 3_000 }: { readonly graceMs?: number } = {}): Promise<Exit> {
     this.signal("SIGTERM");
@@ -168,4 +182,13 @@ export class RunningProcess implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop();
   }
+}
+
+/** One letter for each thread (proc_pid_stat(5)). */
+function threadStates(pid: number): readonly string[] {
+  const threads = `/proc/${pid}/task`;
+  // The name, in brackets, may itself hold spaces and brackets.
+  return readdirSync(threads).map(
+    (id) => /^.*\) (.)/s.exec(readFileSync(join(threads, id, "stat"), "utf8"))?.[1] ?? "",
+  );
 }

@@ -107,11 +107,11 @@ export class RedisServer implements AsyncDisposable {
   }
 
   /** Stops the process without ending it: connections hang, as on a stalled host. */
-  freeze(): void {
-    this.#process?.signal("SIGSTOP");
+  async freeze(): Promise<void> {
+    await this.#process?.freeze();
   }
   unfreeze(): void {
-    this.#process?.signal("SIGCONT");
+    this.#process?.unfreeze();
   }
 
   async stop(): Promise<void> {

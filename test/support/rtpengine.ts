@@ -141,11 +141,11 @@ export class RtpengineServer implements AsyncDisposable {
     await this.#process?.kill();
   }
 
-  freeze(): void {
-    this.#process?.signal("SIGSTOP");
+  async freeze(): Promise<void> {
+    await this.#process?.freeze();
   }
   unfreeze(): void {
-    this.#process?.signal("SIGCONT");
+    this.#process?.unfreeze();
   }
 
   async stop(): Promise<void> {
