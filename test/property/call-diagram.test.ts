@@ -12,9 +12,10 @@ interface Reached {
   readonly atMs: number;
 }
 
-/** After so many events what was not seen is taken to be impossible; and no fewer are tried. */
-const mostEvents = 3_000_000;
-const leastEvents = 200_000;
+/** After so many rounds what was not seen is taken to be impossible; and no fewer are tried. */
+const mostRounds = 150;
+const leastRounds = 10;
+const eventsPerRound = 20_000;
 const eventsPerWalk = 6;
 const mostKindsPerPhase = 1_000;
 
@@ -61,13 +62,11 @@ function observedArrows(written: ReadonlySet<string>): Set<string> {
     reached.set(state.phase, calls);
     calls.note({ state, atMs });
   };
-  let events = 0;
   const walk = ({ state: from, atMs: start }: Reached, moves: readonly Move[]): void => {
     let state = from;
     let atMs = start;
     for (const step of moves) {
       atMs += 1;
-      events += 1;
       const event = eventOf(state, step, atMs);
       const [next] = decide(state, event, atMs);
       if (next.phase !== state.phase) {
@@ -81,9 +80,9 @@ function observedArrows(written: ReadonlySet<string>): Set<string> {
     }
     note(state, atMs);
   };
-  for (let seed = 1; events < mostEvents && (events < leastEvents || missed.size > 0); seed += 1) {
-    for (const channel of fc.sample(policy, { numRuns: 20, seed })) note(begin(setup(channel))[0], 0);
-    const moves = fc.sample(move, { numRuns: 20_000, seed });
+  for (let round = 0; round < mostRounds && (round < leastRounds || missed.size > 0); round += 1) {
+    for (const channel of fc.sample(policy, { numRuns: 20, seed: round })) note(begin(setup(channel))[0], 0);
+    const moves = fc.sample(move, { numRuns: eventsPerRound, seed: round });
     while (moves.length > 0) {
       for (const calls of reached.values()) {
         const from = calls.next();
