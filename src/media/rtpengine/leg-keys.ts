@@ -8,6 +8,7 @@ import type { CallQueue } from "../switching/call-queue.ts";
 import { callerTag } from "../switching/hush.ts";
 import { holds } from "../switching/sdp.ts";
 import { EventKeys, leastPauseMs } from "./event-keys.ts";
+import type { NgVerb } from "./ng.ts";
 import type { NgCall } from "./ng-call.ts";
 
 /** A packet of the sound has come by then, and rtpengine has made a decoder for it. */
@@ -16,18 +17,15 @@ const eventReadyMs = 80;
 const keyTailMs = 150;
 /**
  * What is done with the key presses of a leg. `keep`: its telephone events are told us, and its partner does not get them.
- * `detect`: tones in its sound are keys. `replace`: events of ours can be put in the place of its sound.
+ * `detect`: tones in its sound are keys. `replace`: both, so that events of ours can be put in the place of its sound.
  */
 type KeyMode = "keep" | "detect" | "replace" | "leave";
-const directional = { flags: ["directional"] };
-// With a delay buffer, even of no length, `block DTMF` takes all of this over, or its absence. A delay of events, even by a
-// millisecond, has rtpengine make one stream of a leg's sound, its events and ours. Without it none of ours is sent while
-// rtpengine has counted more packets of events than of sound among those it remembers, and the leg's own are lost or cost ours.
-const keyModeParameters: Readonly<Record<KeyMode, object>> = {
-  keep: { ...directional, "delay-buffer": 0 },
-  detect: { flags: ["directional", "detect DTMF"], "delay-buffer": 0 },
-  replace: { ...directional, "delay-buffer": 1, "DTMF-delay": 1 },
-  leave: { ...directional, "delay-buffer": 0 },
+// With a delay buffer, even of no length, rtpengine takes the flag for the detector over, or its absence.
+const keyModeCommands: Readonly<Record<KeyMode, readonly [verb: NgVerb, parameters: object]>> = {
+  keep: ["blockDTMF", { "delay-buffer": 0, flags: ["directional"] }],
+  detect: ["unblockDTMF", { "delay-buffer": 0, flags: ["directional", "detect DTMF"] }],
+  replace: ["blockDTMF", { "delay-buffer": 0, flags: ["directional", "detect DTMF"] }],
+  leave: ["unblockDTMF", { "delay-buffer": 0, flags: ["directional"] }],
 };
 
 /** What differs from it by the detector alone. */
@@ -64,7 +62,7 @@ export class LegKeys {
   readonly #options: LegKeysOptions;
   readonly #events: EventKeys;
   /** What rtpengine was told to do with the key presses of a leg, by its tag. */
-  readonly #modes = new Map<string, KeyMode>();
+  readonly #modes = new Map<string, { readonly mode: KeyMode; readonly sinceMs: number }>();
   /** When a leg was last told to have pressed a key, by its tag. */
   readonly #lastKeyMs = new Map<string, number>();
 
@@ -105,7 +103,14 @@ export class LegKeys {
   pressed(tag: string, digit: string, durationMs: number): { readonly kept: boolean } | undefined {
     if (this.#events.isEcho(tag, digit, durationMs)) return undefined;
     this.#lastKeyMs.set(tag, this.#options.clock.now());
-    return { kept: this.#modes.get(tag) === "keep" };
+    return { kept: this.#isKept(tag, durationMs) };
+  }
+
+  #isKept(tag: string, durationMs: number): boolean {
+    const treated = this.#modes.get(tag);
+    if (treated?.mode !== "replace") return treated?.mode === "keep";
+    // Tones of a phone without events are replaced by events; and of a key that was begun before its partner got a part.
+    return this.#eventType(tag) !== null && this.#options.clock.now() - durationMs >= treated.sinceMs;
   }
 
   /** What a leg sends telephone events as; null when it knows none. */
@@ -129,7 +134,7 @@ export class LegKeys {
   /** Brings rtpengine to what is to be done with the key presses of each leg. */
   async settle(): Promise<void> {
     const wanted = this.#wanted();
-    for (const [tag, mode] of wanted) if (this.#modes.get(tag) !== mode) await this.#treat(tag, mode);
+    for (const [tag, mode] of wanted) if (this.#modes.get(tag)?.mode !== mode) await this.#treat(tag, mode);
     const tags = new Set([callerTag, ...[...this.#options.operators()].map(({ tag }) => tag)]);
     for (const tag of this.#modes.keys()) {
       if (wanted.has(tag)) continue;
@@ -139,11 +144,10 @@ export class LegKeys {
   }
 
   async #treat(tag: string, mode: KeyMode): Promise<void> {
-    const { ng } = this.#options;
-    await ng.request("blockDTMF", { "from-tag": tag, ...keyModeParameters[mode] });
-    if (mode !== "keep") await ng.request("unblockDTMF", { "from-tag": tag, ...directional });
+    const [verb, parameters] = keyModeCommands[mode];
+    await this.#options.ng.request(verb, { "from-tag": tag, ...parameters });
     if (mode === "leave") this.#modes.delete(tag);
-    else this.#modes.set(tag, mode);
+    else this.#modes.set(tag, { mode, sinceMs: this.#options.clock.now() });
   }
 
   #wanted(): ReadonlyMap<string, KeyMode> {
