@@ -8,7 +8,6 @@ import type { CallQueue } from "../switching/call-queue.ts";
 import { callerTag } from "../switching/hush.ts";
 import { holds } from "../switching/sdp.ts";
 import { EventKeys, leastPauseMs } from "./event-keys.ts";
-import type { NgVerb } from "./ng.ts";
 import type { NgCall } from "./ng-call.ts";
 
 /** A packet of the sound has come by then, and rtpengine has made a decoder for it. */
@@ -17,18 +16,21 @@ const eventReadyMs = 80;
 const keyTailMs = 150;
 /**
  * What is done with the key presses of a leg. `keep`: its telephone events are told us, and its partner does not get them.
- * `detect`: tones in its sound are keys. `replace`: both, so that events of ours can be put in the place of its sound.
+ * `detect`: tones in its sound are keys. `replace`: events of ours can be put in the place of its sound.
  */
 type KeyMode = "keep" | "detect" | "replace" | "leave";
-// With a delay buffer, even of no length, rtpengine takes the flag for the detector over, or its absence.
-const keyModeCommands: Readonly<Record<KeyMode, readonly [verb: NgVerb, parameters: object]>> = {
-  keep: ["blockDTMF", { "delay-buffer": 0, flags: ["directional"] }],
-  detect: ["unblockDTMF", { "delay-buffer": 0, flags: ["directional", "detect DTMF"] }],
-  replace: ["blockDTMF", { "delay-buffer": 0, flags: ["directional", "detect DTMF"] }],
-  leave: ["unblockDTMF", { "delay-buffer": 0, flags: ["directional"] }],
+const directional = { flags: ["directional"] };
+// With a delay buffer, even of no length, `block DTMF` takes all of this over, or its absence. A delay of events, even by a
+// millisecond, has rtpengine make one stream of a leg's sound, its events and ours. Without it none of ours is sent while
+// rtpengine has counted more packets of events than of sound among those it remembers, and the leg's own are lost or cost ours.
+const keyModeParameters: Readonly<Record<KeyMode, object>> = {
+  keep: { ...directional, "delay-buffer": 0 },
+  detect: { flags: ["directional", "detect DTMF"], "delay-buffer": 0 },
+  replace: { ...directional, "delay-buffer": 1, "DTMF-delay": 1 },
+  leave: { ...directional, "delay-buffer": 0 },
 };
 
-/** What differs from it by the detector alone. */
+/** For this one rtpengine makes other decoders. */
 const otherDetection: Readonly<Record<KeyMode, KeyMode>> = {
   keep: "replace",
   detect: "leave",
@@ -62,7 +64,7 @@ export class LegKeys {
   readonly #options: LegKeysOptions;
   readonly #events: EventKeys;
   /** What rtpengine was told to do with the key presses of a leg, by its tag. */
-  readonly #modes = new Map<string, { readonly mode: KeyMode; readonly sinceMs: number }>();
+  readonly #modes = new Map<string, KeyMode>();
   /** When a leg was last told to have pressed a key, by its tag. */
   readonly #lastKeyMs = new Map<string, number>();
 
@@ -103,14 +105,7 @@ export class LegKeys {
   pressed(tag: string, digit: string, durationMs: number): { readonly kept: boolean } | undefined {
     if (this.#events.isEcho(tag, digit, durationMs)) return undefined;
     this.#lastKeyMs.set(tag, this.#options.clock.now());
-    return { kept: this.#isKept(tag, durationMs) };
-  }
-
-  #isKept(tag: string, durationMs: number): boolean {
-    const treated = this.#modes.get(tag);
-    if (treated?.mode !== "replace") return treated?.mode === "keep";
-    // Tones of a phone without events are replaced by events; and of a key that was begun before its partner got a part.
-    return this.#eventType(tag) !== null && this.#options.clock.now() - durationMs >= treated.sinceMs;
+    return { kept: this.#modes.get(tag) === "keep" };
   }
 
   /** What a leg sends telephone events as; null when it knows none. */
@@ -134,7 +129,7 @@ export class LegKeys {
   /** Brings rtpengine to what is to be done with the key presses of each leg. */
   async settle(): Promise<void> {
     const wanted = this.#wanted();
-    for (const [tag, mode] of wanted) if (this.#modes.get(tag)?.mode !== mode) await this.#treat(tag, mode);
+    for (const [tag, mode] of wanted) if (this.#modes.get(tag) !== mode) await this.#treat(tag, mode);
     const tags = new Set([callerTag, ...[...this.#options.operators()].map(({ tag }) => tag)]);
     for (const tag of this.#modes.keys()) {
       if (wanted.has(tag)) continue;
@@ -144,10 +139,11 @@ export class LegKeys {
   }
 
   async #treat(tag: string, mode: KeyMode): Promise<void> {
-    const [verb, parameters] = keyModeCommands[mode];
-    await this.#options.ng.request(verb, { "from-tag": tag, ...parameters });
+    const { ng } = this.#options;
+    await ng.request("blockDTMF", { "from-tag": tag, ...keyModeParameters[mode] });
+    if (mode !== "keep") await ng.request("unblockDTMF", { "from-tag": tag, ...directional });
     if (mode === "leave") this.#modes.delete(tag);
-    else this.#modes.set(tag, { mode, sinceMs: this.#options.clock.now() });
+    else this.#modes.set(tag, mode);
   }
 
   #wanted(): ReadonlyMap<string, KeyMode> {
@@ -176,11 +172,11 @@ export class LegKeys {
    * that, in half of all streams until ten more packets have come, a fifth of a second. And where it makes tones of the leg's
    * telephone events, it suppresses the sound beside a key until it gets the key's end: of an end that it did not get there,
    * because the leg was blocked or parked, it knows nothing for ten seconds of sound. Decoders that are made anew wait for
-   * nothing and know of no key, and with every change to what is detected they are. Never rejects.
+   * nothing and know of no key, and with every change of this kind they are. Never rejects.
    */
   async decodeAnew(tag: string, missed: boolean): Promise<void> {
     const operator = this.#options.current();
-    const mode = this.#modes.get(tag)?.mode ?? "leave";
+    const mode = this.#modes.get(tag) ?? "leave";
     const partner = tag === callerTag ? operator?.tag : callerTag;
     const becomeTones =
       mode === "leave" && partner !== undefined && this.#eventType(tag) !== null && this.#eventType(partner) === null;
