@@ -67,10 +67,12 @@ export class LegKeys {
   readonly #modes = new Map<string, KeyMode>();
   /** When a leg was last told to have pressed a key, by its tag. */
   readonly #lastKeyMs = new Map<string, number>();
+  /** When rtpengine was last made ready for events of ours. */
+  #readyAtMs = 0;
 
   constructor(options: LegKeysOptions) {
     this.#options = options;
-    const { clock, log, queue, ng, onPlayed } = options;
+    const { clock, log, queue, onPlayed } = options;
     this.#events = new EventKeys({
       clock,
       log,
@@ -78,8 +80,7 @@ export class LegKeys {
       enqueueAlways: (step) => queue.pushAlways(step),
       begin: (tag) => this.#readyForEvents(tag),
       partnerOf: (tag) => this.#partnerOf(tag),
-      press: async (partner, code) =>
-        void (await ng.request("playDTMF", { "from-tag": partner, code, duration: keyMs, pause: leastPauseMs })),
+      press: (partner, code) => this.#press(partner, code),
       end: () => this.settle(),
       onPlayed,
     });
@@ -215,16 +216,39 @@ export class LegKeys {
     const eventType =
       tag === callerTag ? caller()?.formats.eventType : operator?.formats.eventType && operator.remote?.eventType;
     if (partner === undefined || operator === null || typeof eventType !== "number") return false;
-    const pause = async (ms: number): Promise<void> =>
-      new Promise((resolve) => {
-        clock.after(Math.max(0, ms), resolve);
-      });
-    // While the end of his own key is repeated, rtpengine would take it for what is to be sent (RFC 4733 §2.5.1.4).
-    await pause((this.#lastKeyMs.get(partner) ?? Number.NEGATIVE_INFINITY) + keyTailMs - clock.now());
+    await this.#keyOver(partner);
     const [before] = await ng.received(operator.tag, partner);
     await this.settle();
-    await pause(eventReadyMs);
+    this.#readyAtMs = clock.now();
+    await this.#pause(eventReadyMs);
     const [after] = await ng.received(operator.tag, partner);
     return (after?.rtpPackets ?? 0) > (before?.rtpPackets ?? 0);
+  }
+
+  async #press(partner: string, code: string): Promise<void> {
+    const { clock, ng } = this.#options;
+    // With each of the partner's own keys rtpengine falls behind in time: by some it would take ours for over at once.
+    if (this.#lastKeyAtMs(partner) >= this.#readyAtMs) {
+      await this.#keyOver(partner);
+      await this.decodeAnew(partner, true);
+      this.#readyAtMs = clock.now();
+      await this.#pause(eventReadyMs);
+    }
+    await ng.request("playDTMF", { "from-tag": partner, code, duration: keyMs, pause: leastPauseMs });
+  }
+
+  #lastKeyAtMs(tag: string): number {
+    return this.#lastKeyMs.get(tag) ?? Number.NEGATIVE_INFINITY;
+  }
+
+  /** While the end of a leg's own key is repeated, rtpengine would take it for what is to be sent (RFC 4733 §2.5.1.4). */
+  async #keyOver(tag: string): Promise<void> {
+    await this.#pause(this.#lastKeyAtMs(tag) + keyTailMs - this.#options.clock.now());
+  }
+
+  async #pause(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      this.#options.clock.after(Math.max(0, ms), resolve);
+    });
   }
 }
