@@ -507,6 +507,8 @@ export const warningCodes = {
   no_operator: "Digits for the operator were dropped, because the caller is not talking to one.",
   no_tts: "A `text` was not spoken because no text-to-speech is configured.",
   fallback: "The bot was silent for too long: from now on the channel's fallback has the call.",
+  media_moved:
+    "The media server was lost: the call goes on at another one, without what was said and played meanwhile.",
   more_warnings: "There were more warnings than one command may have.",
 } as const;
 

@@ -5,6 +5,7 @@ import { loseBot, noInput, watchSilence } from "./patience.ts";
 import { answering, offered } from "./phases/arriving.ts";
 import { dialling } from "./phases/dialling.ts";
 import { awaitsAnswer } from "./phases/hunt.ts";
+import { hasAnswered, hasFollowed, loseMedia, moved, notFollowed, remade } from "./phases/moving.ts";
 import { referring } from "./phases/referring.ts";
 import { passOn } from "./phases/passing.ts";
 import { claimed, replaced } from "./phases/replacing.ts";
@@ -30,6 +31,7 @@ export function begin(setup: CallSetup): Step {
         playing: null,
         recording: "off",
         worker: null,
+        moving: [],
         bot: "awaited",
       },
     },
@@ -65,14 +67,6 @@ export function decide(state: CallState, event: CallEvent, atMs: number): Step {
   }
 }
 
-/** Whether this operator is being asked to confirm, talks, or passes the caller on. */
-function hasAnswered(state: CallState, leg: LegId): boolean {
-  if (state.phase === "withOperator") return state.attempt.leg === leg;
-  if (state.phase !== "dialling") return false;
-  if (state.passing?.here === true && state.passing.attempt.leg === leg) return true;
-  return state.legs.some((one) => one.leg === leg && one.answer !== null);
-}
-
 /** What a call answers the same way in all phases in which the caller is there; the rest is the phase's business. */
 function live(state: Live, event: CallEvent, atMs: number): Step {
   const { setup } = state.core;
@@ -83,11 +77,9 @@ function live(state: Live, event: CallEvent, atMs: number): Step {
     case "shutdown":
       return endCall(state, { by: "service", sipCode: unanswered(state) ? 503 : null, reason: "service stops" }, atMs);
     case "media.lost":
-      return endCall(
-        state,
-        { by: "service", sipCode: null, reason: `media lost: ${event.reason}`, cause: "media_failure" },
-        atMs,
-      );
+      return loseMedia(state, event.reason, atMs);
+    case "media.moved":
+      return moved(state, event, atMs);
     case "media.closed":
       return endCall(state, { by: "service", sipCode: null, reason: "media closed", cause: "media_failure" }, atMs);
     case "media.legFailed":
@@ -125,15 +117,24 @@ function live(state: Live, event: CallEvent, atMs: number): Step {
     case "leg.offered":
       return [state, [{ type: "media.update", leg: event.leg, exchange: event.exchange, offer: event.offer }]];
     case "media.updated":
+      if (state.phase === "ringing") return remade(state, event);
       return [state, [{ type: "leg.reanswer", leg: event.leg, exchange: event.exchange, answer: event.answer }]];
     case "media.updateFailed":
+      if (state.phase === "ringing") return loseMedia(state, "no answer can be made at another media server", atMs);
       // RFC 3261 §14.2: an offer we cannot take is refused and the talk goes on as it was.
       return [state, [{ type: "leg.refuse", leg: event.leg, exchange: event.exchange, status: 488 }]];
     case "leg.reanswered":
-      return [state, [{ type: "media.renew", leg: event.leg, answer: event.answer }]];
+      return [hasFollowed(state, event.leg), [{ type: "media.renew", leg: event.leg, answer: event.answer }]];
+    case "leg.reinviteFailed":
+      if (!state.core.moving.includes(event.leg)) break;
+      return notFollowed(state, event.leg, atMs, (rest, failure) => ofPhase(rest, failure, atMs));
     default:
       break;
   }
+  return ofPhase(state, event, atMs);
+}
+
+function ofPhase(state: Live, event: CallEvent, atMs: number): Step {
   switch (state.phase) {
     case "offered":
       return offered(state, event, atMs);

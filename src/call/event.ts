@@ -40,6 +40,11 @@ export type CallEvent =
   | { readonly type: "media.legFailed"; readonly leg: LegId; readonly reason: string }
   | { readonly type: "media.updated"; readonly leg: LegId; readonly exchange: ExchangeId; readonly answer: Sdp }
   | { readonly type: "media.updateFailed"; readonly leg: LegId; readonly exchange: ExchangeId }
+  /**
+   * The media server had lost the call, and another one has it now. `offer` describes the new end of this leg, which is the
+   * caller's or that of an operator who has answered, for a re-INVITE.
+   */
+  | { readonly type: "media.moved"; readonly leg: LegId; readonly offer: Sdp }
   /** The anchor has lost the whole call. */
   | { readonly type: "media.lost"; readonly reason: string }
   /** The anchor is released and the recording, if any, is finished: the last word of the media side. */

@@ -49,6 +49,8 @@ export interface CallCore {
   readonly recording: "off" | "on" | "paused";
   /** The worker of the bot that has taken the call. */
   readonly worker: string | null;
+  /** Legs that were told where their sound is since the call has moved to another media server, and have not answered. */
+  readonly moving: readonly LegId[];
   /** `awaited`: it has not answered what it was told last. `lost`: the call is run by the channel's fallback. */
   readonly bot: "awaited" | "heard" | "lost";
 }
@@ -136,9 +138,14 @@ export type CallState =
   /** INVITE matched; the anchor is being opened with the caller's offer. */
   | { readonly phase: "offered"; readonly core: CallCore }
   /** The caller hears ringing until the bot's first command (policy `on-command`). */
-  | { readonly phase: "ringing"; readonly core: CallCore; readonly answer: Sdp }
-  /** 200 sent, ACK not seen. */
-  | { readonly phase: "answering"; readonly core: CallCore }
+  | {
+      readonly phase: "ringing";
+      readonly core: CallCore;
+      /** Null while the anchor, which has moved, makes another one. */
+      readonly answer: Sdp | null;
+    }
+  /** 200 sent, ACK not seen. `moved`: what the caller is offered as soon as it comes. */
+  | { readonly phase: "answering"; readonly core: CallCore; readonly moved?: Sdp }
   | { readonly phase: "withBot"; readonly core: CallCore }
   | {
       readonly phase: "dialling";

@@ -11,6 +11,7 @@ import type { CallFacts, Leg, LegContext } from "./leg.ts";
 import { parseReason } from "./reason.ts";
 import { ReferWatch } from "./refer.ts";
 import type { IncomingInvite, Reply, SipDialog } from "./link/types.ts";
+import { Reoffer } from "./reoffer.ts";
 import { supportingReplaces } from "./operator-invite.ts";
 import type { ReplacedDialog } from "./replaces.ts";
 import { answerSession } from "./session-expires.ts";
@@ -42,6 +43,7 @@ type State =
       readonly dialog: SipDialog;
       readonly inDialog: InDialog;
       readonly keys: KeyPresses;
+      readonly reoffer: Reoffer;
       readonly refer: ReferWatch | null;
     }
   /** Our BYE is out, or nothing is left to do. */
@@ -167,8 +169,10 @@ export class CallerLeg implements Leg {
     this.#state = { ...state, refer };
   }
 
-  reinvite(): void {
-    // The caller's phone is asked nothing.
+  reinvite(offer: Sdp): void {
+    if (this.#state.phase === "confirmed") {
+      this.#state.reoffer.offer(offer);
+    }
   }
 
   press(play: PlayId, digits: string): void {
@@ -208,6 +212,7 @@ export class CallerLeg implements Leg {
     if (state.phase !== "confirmed") return;
     state.refer?.close();
     state.keys.abandon();
+    state.reoffer.close();
     state.inDialog.close();
     if (state.dialog.connected) {
       const { link, times } = this.#context;
@@ -300,12 +305,27 @@ export class CallerLeg implements Leg {
   }
 
   #confirm(dialog: SipDialog, inDialog: InDialog): void {
-    this.#state = { phase: "confirmed", dialog, inDialog, keys: this.#keysTo(dialog), refer: null };
+    const [keys, reoffer] = [this.#keysTo(dialog), this.#offersTo(dialog)];
+    this.#state = { phase: "confirmed", dialog, inDialog, keys, reoffer, refer: null };
   }
 
   #keysTo(dialog: SipDialog): KeyPresses {
     const { clock, times } = this.#context;
     return new KeyPresses({ dialog, clock, timeoutMs: times.requestMs, post: (event) => void this.#post(event) });
+  }
+
+  #offersTo(dialog: SipDialog): Reoffer {
+    const { clock, times } = this.#context;
+    return new Reoffer({
+      leg: this.id,
+      dialog,
+      ownsCallId: false,
+      clock,
+      timeoutMs: times.requestMs,
+      // Ours are for the gateways, as with a BYE.
+      credentials: null,
+      post: (event) => this.#post(event),
+    });
   }
 
   #hangUp(dialog: SipDialog, { reason, headers }: Goodbye): void {
@@ -341,6 +361,7 @@ export class CallerLeg implements Leg {
     } else if (state.phase === "confirmed") {
       state.refer?.close();
       state.keys.close();
+      state.reoffer.close();
       state.inDialog.close();
     }
   }

@@ -77,7 +77,7 @@ export interface Leg {
   answerRefer(status: 202 | 603): void;
   notifyRefer(status: number, reason: string | null, last: boolean): void;
   reanswer(exchange: ExchangeId, answer: Sdp): void;
-  /** Offers our end anew to an operator who has answered. */
+  /** Offers our end anew in a dialog that stands. */
   reinvite(offer: Sdp): void;
   /** Keys by INFO, in place of those under way; an empty text only ends these. */
   press(play: PlayId, digits: string): void;

@@ -15,6 +15,7 @@ import { formatReason, parseReason } from "./reason.ts";
 import { SipFault } from "./link/fault.ts";
 import type { IncomingInvite, IncomingRequest, Reply, SipDialog } from "./link/types.ts";
 import { readReferral, Referral } from "./referral.ts";
+import { Reoffer } from "./reoffer.ts";
 import type { ReplacedDialog } from "./replaces.ts";
 import { matches, type Taker, Takeovers } from "./takeover.ts";
 
@@ -27,6 +28,7 @@ type State =
       readonly dialog: SipDialog;
       readonly inDialog: InDialog;
       readonly keys: KeyPresses;
+      readonly reoffer: Reoffer;
       /** His last REFER; there is one at a time. */
       readonly referral: Referral | null;
     }
@@ -172,28 +174,9 @@ export class OperatorLeg implements Leg {
   }
 
   reinvite(offer: Sdp): void {
-    const state = this.#state;
-    if (state.phase !== "confirmed") {
-      return;
+    if (this.#state.phase === "confirmed") {
+      this.#state.reoffer.offer(offer);
     }
-    const headers = [{ name: "Content-Type", value: "application/sdp" }];
-    const { requestMs: timeoutMs } = this.#context.times;
-    void state.dialog.send("INVITE", { headers, body: offer, timeoutMs }).then((result) => {
-      // Nobody is there any more, or somebody else.
-      if (this.#state.phase !== "confirmed" || this.#state.dialog !== state.dialog) {
-        return;
-      }
-      if (!(result instanceof SipFault) && result.status < 300 && result.body !== "") {
-        this.#post({ type: "leg.reanswered", leg: this.id, answer: result.body as Sdp });
-        return;
-      }
-      // RFC 3261 §12.2.1.2: with 481 or 408, or without an answer, the dialog is over.
-      const gone =
-        result instanceof SipFault
-          ? result.code === "timeout" || result.code === "dialog_gone"
-          : result.status === 408 || result.status === 481;
-      this.#post({ type: "leg.reinviteFailed", leg: this.id, gone });
-    });
   }
 
   press(play: PlayId, digits: string): void {
@@ -253,7 +236,7 @@ export class OperatorLeg implements Leg {
       case "inviting": {
         // RFC 3891 §3: the phones that ring are silenced, once somebody else has the call.
         const reason = formatReason("SIP", 200, "Call completed elsewhere");
-        this.#confirm(dialog);
+        this.#confirm(dialog, false);
         state.dial.cancel([{ name: "Reason", value: reason }]);
         this.#confirmedAtMs = this.#context.clock.now();
         this.#told(dialog, { type: "leg.answered", leg: this.id, answer: offer, ...takenBy });
@@ -262,10 +245,11 @@ export class OperatorLeg implements Leg {
       case "confirmed":
         state.referral?.close();
         state.keys.abandon();
+        state.reoffer.close();
         state.inDialog.close();
         // The dialog that was replaced is ended, once the other one stands.
         if (state.dialog.connected) void this.#bye(state.dialog, { reason: "replaced", headers: [], credentials });
-        this.#confirm(dialog);
+        this.#confirm(dialog, false);
         this.#told(dialog, { type: "leg.replaced", leg: this.id, offer, ...takenBy });
         break;
       case "cancelled":
@@ -297,13 +281,13 @@ export class OperatorLeg implements Leg {
     if (this.#state.phase !== "inviting") return;
     // Who answers first has the call.
     this.#takeovers.close(486);
-    this.#confirm(dialog);
+    this.#confirm(dialog, true);
     this.#confirmedAtMs = this.#context.clock.now();
     this.#told(dialog, { type: "leg.answered", leg: this.id, answer: reply.body as Sdp });
   }
 
-  /** From now on this is the operator's dialog. */
-  #confirm(dialog: SipDialog): void {
+  /** From now on this is the operator's dialog. `called`: we have called him, and not he us. */
+  #confirm(dialog: SipDialog, called: boolean): void {
     const { clock, times } = this.#context;
     this.#dialogs += 1;
     const inDialog = new InDialog({
@@ -324,7 +308,16 @@ export class OperatorLeg implements Leg {
       timeoutMs: times.requestMs,
       post: (event) => void this.#post(event),
     });
-    this.#state = { phase: "confirmed", dialog, inDialog, keys, referral: null };
+    const reoffer = new Reoffer({
+      leg: this.id,
+      dialog,
+      ownsCallId: called,
+      clock,
+      timeoutMs: times.requestMs,
+      credentials: this.#credentials,
+      post: (event) => this.#post(event),
+    });
+    this.#state = { phase: "confirmed", dialog, inDialog, keys, reoffer, referral: null };
     dialog.listen({
       acknowledged: (body) => {
         inDialog.acknowledged(body);
@@ -422,6 +415,7 @@ export class OperatorLeg implements Leg {
     if (state.phase === "confirmed") {
       state.referral?.close();
       state.keys.close();
+      state.reoffer.close();
       state.inDialog.close();
     }
   }

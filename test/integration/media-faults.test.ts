@@ -4,7 +4,8 @@ import { NgFront } from "../support/ng-front.ts";
 import { pitches } from "../support/pitch.ts";
 import { startRedis } from "../support/redis.ts";
 import { delay, waitFor } from "../support/wait.ts";
-import { expectAtRest, startStage } from "./media-support.ts";
+import { finished, heard } from "./recording-contract.ts";
+import { expectAtRest, portIn, sdpOf, startStage } from "./media-support.ts";
 
 describe("telephone events", () => {
   test("an operator without them gets the caller's keys as sound, and the bot as events", async () => {
@@ -106,5 +107,47 @@ describe("rtpengine in trouble", () => {
     expect(await call.event("recording.changed")).toMatchObject({ state: "failed", reason: "not_configured" });
     await call.close();
     expect(await other.server.calls()).toEqual([]);
+  });
+});
+
+describe("a call whose rtpengine is gone for good", () => {
+  test("moves to another one, with its recording, though that one has a spool of its own", async () => {
+    await using other = await startStage();
+    const second = { host: "127.0.0.1", port: other.server.ngPort, spoolFolder: other.server.recordingFolder };
+    await using stage = await startStage(({ instances }) => ({
+      instances: [...instances, second],
+      lostAfterMs: 2_000,
+    }));
+    const call = stage.call();
+    const [caller, operator] = await stage.phones();
+    await call.open(caller);
+    expect(await stage.server.calls()).toHaveLength(1);
+    caller.sendTone(pitches.caller);
+    operator.connect("127.0.0.1", await call.offer("operator-1"), "PCMU");
+    await call.join("operator-1", operator);
+    operator.sendTone(pitches.operator);
+    stage.anchor.recording(call.id, "start");
+    await call.event("recording.changed");
+    await Promise.all([caller.hears(pitches.operator), operator.hears(pitches.caller)]);
+    await delay(1_000);
+    await stage.server.crash();
+    const told = await Promise.all([0, 1].map((index) => call.event("media.moved", index, 15_000)));
+    expect(told.map(({ leg }) => leg)).toEqual([call.caller, call.leg("operator-1")]);
+    const [toCaller, toOperator] = told.map(({ offer }) => portIn(offer));
+    caller.connect("127.0.0.1", toCaller ?? 0, "PCMU", 101);
+    operator.connect("127.0.0.1", toOperator ?? 0, "PCMU");
+    stage.anchor.renew(call.id, call.caller, sdpOf(caller, { version: 2 }), false);
+    stage.anchor.renew(call.id, call.leg("operator-1"), sdpOf(operator, { version: 2 }), false);
+    await Promise.all([caller.hears(pitches.operator), operator.hears(pitches.caller)]);
+    await delay(1_000);
+    await call.close();
+    const { sidecar, file } = await finished(call);
+    expect(sidecar.gaps).toMatchObject([{ reason: "lost" }]);
+    expect((await heard(file, sidecar.segments)).pitches).toEqual(
+      Array.from({ length: 2 }, () => [pitches.caller, pitches.operator]),
+    );
+    expect(await other.server.calls()).toEqual([]);
+    expect([stage.spool(), other.spool()]).toEqual([[], []]);
+    expect(call.all("media.lost")).toEqual([]);
   });
 });

@@ -11,7 +11,7 @@ import { allPitches, amplitudes, pitches, rms } from "../support/pitch.ts";
 import type { Capture } from "../support/rtp-capture.ts";
 import { delay, waitFor } from "../support/wait.ts";
 import { finished, heard, recordingContract } from "./recording-contract.ts";
-import { expectAtRest, sdpOf, startKillableService, startStage } from "./media-support.ts";
+import { expectAtRest, portIn, sdpOf, startKillableService, startStage } from "./media-support.ts";
 import type { RtpengineStage } from "./media-support.ts";
 
 describe("the recording contract on rtpengine", () => {
@@ -321,14 +321,34 @@ describe("after a crash", () => {
     await waitFor(() => stage.anchor.ready(), { what: "the anchor to be ready again", timeoutMs: 10_000 });
   });
 
-  test("rtpengine restarts without its calls: the loss is noticed by asking", async () => {
+  test("rtpengine restarts without its calls: that is noticed by asking, and the recording goes on", async () => {
     const call = stage.call();
     const caller = await stage.phone();
     await call.open(caller);
+    caller.sendTone(pitches.caller);
+    stage.anchor.recording(call.id, "start");
+    await call.event("recording.changed");
+    await delay(1_000);
     await stage.server.crash();
     await stage.server.start();
-    expect((await call.event("media.lost", 0, 10_000)).reason).toContain("does not know");
+    const { offer } = await call.event("media.moved", 0, 10_000);
+    caller.connect("127.0.0.1", portIn(offer), "PCMU", 101);
+    stage.anchor.renew(call.id, call.caller, sdpOf(caller, { version: 2 }), false);
+    await delay(1_000);
+    expect(call.all("media.lost")).toEqual([]);
     await call.close();
+    const { sidecar, file } = await finished(call);
+    expect(sidecar.gaps).toMatchObject([{ reason: "lost" }]);
+    expect(sidecar.segments).toHaveLength(2);
+    const [first, second] = sidecar.segments;
+    const parts = [
+      { from: (first?.to ?? 0) - 0.6, to: (first?.to ?? 0) - 0.3 },
+      { from: (second?.to ?? 0) - 0.6, to: (second?.to ?? 0) - 0.3 },
+    ];
+    expect((await heard(file, parts, 0)).pitches).toEqual([
+      [pitches.caller, null],
+      [pitches.caller, null],
+    ]);
     expect(existsSync(stage.server.recordingFolder)).toBe(true);
   });
 });

@@ -21,7 +21,7 @@ export const fallbackTransfer = "t-fallback" as TransferId;
 
 const statuses = [180, 183, 200, 302, 401, 403, 404, 408, 480, 486, 487, 488, 500, 503, 600, 603] as const;
 export const move: fc.Arbitrary<Move> = fc.record({
-  kind: fc.nat({ max: 41 }),
+  kind: fc.nat({ max: 43 }),
   pick: fc.nat({ max: 5 }),
   status: fc.constantFrom(...statuses),
   flag: fc.boolean(),
@@ -73,6 +73,12 @@ function legsOf(state: CallState): readonly LegId[] {
 function legWhere(state: CallState, invited: boolean, other: LegId): LegId {
   if (state.phase !== "dialling") return other;
   return state.legs.find(({ invitedAtMs }) => (invitedAtMs !== null) === invited)?.leg ?? other;
+}
+
+/** An operator who has answered and is not joined, another leg where there is none. */
+function legWithDialog(state: CallState, other: LegId): LegId {
+  if (state.phase !== "dialling") return other;
+  return state.legs.find(({ answer }) => answer !== null)?.leg ?? state.passing?.attempt.leg ?? other;
 }
 
 /** What comes next when all goes well, so that long stories happen; null when it is somebody's turn to act. */
@@ -265,6 +271,16 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms 
       const wanted: TimerName = flag ? "answer" : `progress ${current}`;
       const own: Partial<Record<string, TimerName>> = { withOperator: "talk", referring: "refer" };
       return { type: "timer.fired", timer: own[state.phase] ?? wanted };
+    }
+    case 42:
+      return { type: "media.moved", leg: flag ? caller : legWithDialog(state, callee), offer: sdp };
+    case 43: {
+      const exchange = `${caller}/moved` as ExchangeId;
+      if (state.phase === "ringing" && !flag) return { type: "media.updateFailed", leg: caller, exchange };
+      if (state.phase === "ringing") return { type: "media.updated", leg: caller, exchange, answer: sdp };
+      const moving = state.phase === "ended" ? undefined : state.core.moving.at(flag2 ? 0 : -1);
+      if (pick === 0) return { type: "leg.reanswered", leg: moving ?? leg, answer: sdp };
+      return { type: "leg.reinviteFailed", leg: moving ?? leg, gone: flag };
     }
     case 33:
       return flag

@@ -35,7 +35,10 @@ class Witness {
   #refers = 0;
   /** Whoever would take somebody's place, without an answer. */
   #claims = 0;
+  #confirmed = false;
   #callerGone = false;
+  /** Who does not know where the media server has moved to, or will not go there. */
+  #astray: LegId | null = null;
   #closes = 0;
   #hangups = 0;
   #fallbacks = 0;
@@ -48,6 +51,10 @@ class Witness {
     if (event.type === "bot.invalidSwitch") this.#switches.set(event.commandId, [event.transferId]);
     if (event.type === "timer.fired") this.timers.delete(event.timer);
     if (event.type === "recording.changed" && event.state === "failed") this.#recording = "off";
+    if (event.type === "leg.confirmed" && state.phase === "answering") this.#confirmed = true;
+    const moving = state.phase === "ending" || state.phase === "ended" ? [] : state.core.moving;
+    const here = event.type === "leg.reinviteFailed" && (event.leg === caller || hasAnswered(state, event.leg));
+    this.#astray = here && moving.includes(event.leg) ? event.leg : null;
     if (event.type === "leg.failed" || event.type === "leg.ended") {
       // A leg that has answered cannot fail any more, it can only end.
       if (event.type === "leg.ended" || !hasAnswered(state, event.leg)) this.#openLegs.delete(event.leg);
@@ -102,6 +109,11 @@ class Witness {
           state.phase !== "ended" && state.core.setup.policy.operatorRefer === "accept",
           "nobody's place is taken where operators may not pass callers on",
         );
+        break;
+      case "leg.reinvite":
+        if (effect.leg === caller)
+          holds(this.#confirmed && !this.#callerGone, "only a caller who is there is offered to");
+        else holds(hasAnswered(state, effect.leg), "only an operator who has answered is offered to");
         break;
       case "leg.refuse":
         if (effect.status === 603) this.#claims -= 1;
@@ -180,6 +192,11 @@ class Witness {
 
   /** What holds after every single event. */
   atRest(state: CallState, effects: readonly Effect[]): void {
+    const astray = this.#astray;
+    holds(
+      astray === null || effects.some((effect) => effect.type === "leg.bye" && effect.leg === astray),
+      "nobody stays who does not follow the media server",
+    );
     const waitsForOperator = state.phase === "dialling" || state.phase === "referring";
     this.#ownsItsLegsAndTimers(state);
     // A caller who hears nothing and is with nobody is waited for by this timer, or by nobody.

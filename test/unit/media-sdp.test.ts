@@ -84,7 +84,14 @@ describe("reading a description", () => {
 });
 
 describe("writing a description", () => {
-  const end = { originId: 7, version: 3, family: "IP4", address: "203.0.113.5", port: 40_000 } as const;
+  const end = {
+    originId: 7,
+    originAddress: "IP4 203.0.113.5",
+    version: 3,
+    family: "IP4",
+    address: "203.0.113.5",
+    port: 40_000,
+  } as const;
   const formats = { codecs: [{ law: "PCMA", payloadType: 8 }], eventType: 96 } as const;
 
   test("an answer has as many streams as the offer; what is not taken has port 0", () => {

@@ -2,6 +2,7 @@ import type { CallEvent } from "../event.ts";
 import type { In } from "../state.ts";
 import { publish, type Step } from "../step.ts";
 import { endCall } from "./ending.ts";
+import { tellMoved } from "./moving.ts";
 
 /** INVITE → anchor open → 200, or ringing until the bot's first command. */
 export function offered(state: In<"offered">, event: CallEvent, atMs: number): Step {
@@ -31,9 +32,12 @@ export function answering(state: In<"answering">, event: CallEvent): Step {
   const { core } = state;
   if (event.type !== "leg.confirmed" || event.leg !== core.setup.caller) return [state, []];
   const recorded = core.setup.policy.recording.enabled;
+  const { moved } = state;
+  const [confirmed, follow] = moved === undefined ? [core, []] : tellMoved(core, event.leg, moved);
   return [
-    { phase: "withBot", core: { ...core, recording: recorded ? "on" : "off" } },
+    { phase: "withBot", core: { ...confirmed, recording: recorded ? "on" : "off" } },
     [
+      ...follow,
       { type: "media.phase", phase: "bot" },
       ...(recorded ? ([{ type: "recording.set", to: "start" }] as const) : []),
       publish({ event: "answered" }),

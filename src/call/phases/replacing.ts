@@ -3,6 +3,7 @@ import type { LegId } from "../ids.ts";
 import type { Attempt, Live, OpenTransfer } from "../state.ts";
 import type { Step } from "../step.ts";
 import { awaitsAnswer } from "./hunt.ts";
+import { hasFollowed } from "./moving.ts";
 import { mayPass } from "./passing.ts";
 import { progress } from "./transfer-end.ts";
 
@@ -35,9 +36,11 @@ export function replaced(
   atMs: number,
 ): Step {
   const renewed = { type: "media.renew", leg, answer: offer, taken: true } as const;
-  if (leg === state.core.setup.caller) return [endsWithTheTalk(state), [renewed]];
-  if (state.phase !== "withOperator" || state.attempt.leg !== leg) return [state, []];
-  const { transfer, attempt, asked: _, ...rest } = state;
+  // What the one before him was asked in his own dialog is answered by nobody any more.
+  const here = hasFollowed(state, leg);
+  if (leg === here.core.setup.caller) return [endsWithTheTalk(here), [renewed]];
+  if (here.phase !== "withOperator" || here.attempt.leg !== leg) return [state, []];
+  const { transfer, attempt, asked: _, ...rest } = here;
   const taken: Attempt = { ...attempt, replaced: true, ...(takenBy === undefined ? {} : { takenBy }) };
   return [
     { ...rest, attempt: taken, reinvited: false, transfer: { ...transfer, passes: transfer.passes + 1 } },

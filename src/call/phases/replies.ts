@@ -190,6 +190,7 @@ function perform(state: Live, head: Queued, atMs: number): Step | null {
             : ({ by: "bot", sipCode: 603, reason: "Decline" } as const);
         return endCall({ ...state, core }, order, atMs);
       }
+      if (state.answer === null) return null;
       return [
         { phase: "answering", core: { ...state.core, answeredAtMs: atMs } },
         [{ type: "leg.accept", leg: core.setup.caller, answer: state.answer }],

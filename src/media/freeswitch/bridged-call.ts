@@ -67,7 +67,7 @@ interface Leg {
   readonly tag: string;
   readonly channel: Channel;
   readonly sound: ChannelSound;
-  readonly end: LocalEnd;
+  end: LocalEnd;
 }
 
 interface Caller extends CallerLeg, Leg {

@@ -135,7 +135,7 @@ export class RecordingControl {
     const path = await this.#options.startCapture();
     // Without a recording folder rtpengine 10.5 says that all is well and records nothing: the file is the only proof.
     if (path === undefined) throw new MediaError("no_spool", "the media server names no capture file");
-    await recording.captured(basename(path)).catch((error: unknown) => {
+    await recording.captured(basename(path), this.#options.spoolFolder).catch((error: unknown) => {
       throw new MediaError("no_spool", "the media server's capture is not in the spool folder", { cause: error });
     });
     recording.run(this.#now);
@@ -176,6 +176,20 @@ export class RecordingControl {
       this.#options.post(changed("resumed", recording.place));
     } catch (error) {
       // What was recorded before the pause is rendered at the end all the same.
+      this.#failed(codeOf(error, "internal"), error);
+    }
+  }
+
+  /** Another media server has the call: what it captures is a further part of the same recording. */
+  async move(): Promise<void> {
+    const recording = this.#recording;
+    if (recording === null || !this.#running) return;
+    this.#running = false;
+    try {
+      await this.#capture(recording);
+    } catch (error) {
+      // What was recorded before is rendered at the end all the same.
+      recording.hold(this.#now);
       this.#failed(codeOf(error, "internal"), error);
     }
   }

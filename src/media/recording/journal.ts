@@ -33,6 +33,7 @@ export type JournalLine =
   /** From here on the caller hears the leg, or no longer. */
   | { readonly type: "join" | "leave"; readonly at: number; readonly leg: string }
   | { readonly type: "run" | "hold"; readonly at: number }
+  /** The name of a file in this spool, or the whole path of one in that of another media server. */
   | { readonly type: "capture"; readonly file: string }
   | { readonly type: "phase"; readonly at: number; readonly phase: TalkPhase }
   /** The caller hears the prompt `file` of the journal's own folder, `times` times, until its end or a `cut`. */

@@ -50,6 +50,8 @@ export function safeName(text: string): string {
 const pcapFolder = "pcaps";
 
 interface CaptureUnderWay {
+  /** The folder of the captures of the media server that writes it. */
+  readonly folder: string;
   /** The name that the media server knows. */
   readonly file: string;
   /** How often it was put aside. */
@@ -107,26 +109,29 @@ export class CallRecording {
   /**
    * The media server captures to that file of its spool. rtpengine's is put aside at once, which it does not notice: when it
    * crashes and comes back with its calls, it would begin the same file anew, and all until then would be lost. Rejects when
-   * the file is not there.
+   * the file is not there. `spoolFolder`: that of the media server, which the call may have moved to since.
    */
-  async captured(file: string): Promise<void> {
-    await access(this.#path(file));
-    this.#journal.write({ type: "capture", file });
-    this.#capture = { file, asides: 0, size: 0, packets: null };
+  async captured(file: string, spoolFolder: string = this.spoolFolder): Promise<void> {
+    const folder = join(spoolFolder, this.#captureFolder);
+    await access(join(folder, file));
+    this.#capture = { folder, file, asides: 0, size: 0, packets: null };
+    this.#noteCapture(this.#capture, file);
     if (this.#captureFolder === pcapFolder) await this.#putAside(this.#capture);
   }
 
-  #path(file: string): string {
-    return join(this.spoolFolder, this.#captureFolder, file);
+  #noteCapture({ folder }: CaptureUnderWay, name: string): void {
+    const own = folder === join(this.spoolFolder, this.#captureFolder);
+    this.#journal.write({ type: "capture", file: own ? name : resolve(folder, name) });
   }
 
   async #putAside(capture: CaptureUnderWay): Promise<void> {
+    const { folder, file } = capture;
     const asides = capture.asides + 1;
-    const aside = asideName(capture.file, asides);
+    const aside = asideName(file, asides);
     // Noted first: a crash in between leaves a name without a file, which does no harm.
-    this.#journal.write({ type: "capture", file: aside });
-    await rename(this.#path(capture.file), this.#path(aside));
-    this.#capture = { file: capture.file, asides, size: 0, packets: null };
+    this.#noteCapture(capture, aside);
+    await rename(join(folder, file), join(folder, aside));
+    this.#capture = { folder, file, asides, size: 0, packets: null };
   }
 
   /**
@@ -137,14 +142,14 @@ export class CallRecording {
     const capture = this.#capture;
     if (capture === null) return null;
     try {
-      const { bavail, bsize } = await statfs(this.spoolFolder);
+      const { bavail, bsize } = await statfs(capture.folder);
       if (bavail * bsize < this.#leastFreeBytes) return "disk_full";
       // rtpengine has been away, and goes on in a new file.
-      if (capture.asides > 0 && (await stat(this.#path(capture.file)).catch(() => null)) !== null) {
+      if (capture.asides > 0 && (await stat(join(capture.folder, capture.file)).catch(() => null)) !== null) {
         await this.#putAside(capture);
         return null;
       }
-      const { size } = await stat(this.#path(asideName(capture.file, capture.asides)));
+      const { size } = await stat(join(capture.folder, asideName(capture.file, capture.asides)));
       if (this.#capture !== capture || packets === null) return null;
       const before = capture.packets ?? packets;
       if (capture.packets === null || size !== capture.size || packets < before) {

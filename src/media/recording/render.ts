@@ -9,7 +9,7 @@ import {
   statSync,
   writeSync,
 } from "node:fs";
-import { basename, join } from "node:path";
+import { basename, dirname, isAbsolute, join } from "node:path";
 import { WavReader, WavWriter } from "../audio/wav.ts";
 import { MediaError } from "../media-error.ts";
 import type { RenderedRecording, RenderOrder } from "../worker/job.ts";
@@ -190,7 +190,12 @@ function mix(mixer: Mixer, captures: readonly string[], writer: WavWriter): void
 }
 
 function capturePath(spoolFolder: string, file: string): string {
-  return join(spoolFolder, isSegment(file) ? "segments" : "pcaps", basename(file));
+  return join(spoolOf(spoolFolder, file), isSegment(file) ? "segments" : "pcaps", basename(file));
+}
+
+/** The spool of a capture, which may be another than that of its log: the call has moved. */
+function spoolOf(spoolFolder: string, file: string): string {
+  return isAbsolute(file) ? dirname(dirname(file)) : spoolFolder;
 }
 
 /** The captures that are there, by the time they were begun. */
@@ -228,9 +233,10 @@ export function removeFromSpool(journal: string, spoolFolder: string, captures: 
       continue;
     }
     const name = basename(capture, ".pcap");
-    rmSync(join(spoolFolder, "metadata", `rtpengine-meta-${name}.txt`), { force: true });
-    rmSync(join(spoolFolder, "tmp", `rtpengine-meta-${name}.tmp`), { force: true });
-    rmSync(join(spoolFolder, "pcaps", `${name}.pcap`), { force: true });
+    const spool = spoolOf(spoolFolder, capture);
+    rmSync(join(spool, "metadata", `rtpengine-meta-${name}.txt`), { force: true });
+    rmSync(join(spool, "tmp", `rtpengine-meta-${name}.tmp`), { force: true });
+    rmSync(capturePath(spoolFolder, capture), { force: true });
   }
   rmSync(journalStem(journal), { recursive: true, force: true });
   rmSync(journal, { force: true });

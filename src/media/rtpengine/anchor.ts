@@ -123,6 +123,7 @@ export class RtpengineAnchor extends SwitchingAnchor<AnchoredCall> {
       ...options,
       ng: this.#ng,
       chooseInstance: (except) => this.#instances.choose(except),
+      answered: (instance) => this.#instances.answered(instance),
       parkingAddress: this.#options.parkingAddress,
     });
     this.#byNgCall.set(anchored.ngCall, anchored);

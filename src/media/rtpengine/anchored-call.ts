@@ -10,7 +10,16 @@ import type { CallerLeg } from "../switching/call-legs.ts";
 import type { SwitchedCallOptions } from "../switching/call-options.ts";
 import { callerTag } from "../switching/hush.ts";
 import type { SoundKind } from "../switching/player.ts";
-import { chooseFormats, describePeer, holds, isNowhere, mayHear, mirrored, newEnd } from "../switching/sdp.ts";
+import {
+  chooseFormats,
+  describePeer,
+  holds,
+  isNowhere,
+  mayHear,
+  mirrored,
+  movedEnd,
+  newEnd,
+} from "../switching/sdp.ts";
 import type { AudioCodec, AudioDescription, AudioFormats, ChosenFormats, Direction } from "../switching/sdp.ts";
 import { SwitchedCall } from "../switching/switched-call.ts";
 import type { Instance } from "./instances.ts";
@@ -23,6 +32,8 @@ export interface AnchoredCallOptions extends SwitchedCallOptions {
   readonly ng: NgClient;
   /** Undefined when no instance answers; `except` have failed for this call already. */
   readonly chooseInstance: (except: ReadonlySet<Instance>) => Instance | undefined;
+  /** It has answered a command, whatever it said. */
+  readonly answered: (instance: Instance) => void;
   readonly parkingAddress: string;
 }
 
@@ -81,7 +92,10 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
       call,
       instance: () => this.server,
       lost: () => this.lost,
-      onUnknown: () => this.lose("rtpengine does not know the call any more"),
+      onUnknown: () => {
+        if (this.server !== undefined) options.answered(this.server);
+        this.lose("rtpengine does not know the call any more");
+      },
     });
     this.#keys = new LegKeys({
       call,
@@ -148,6 +162,7 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
     this.queue.run(
       async () => {
         await this.#ng.received((this.current ?? this.#bot).tag);
+        if (this.awaitsCaller) return;
         // It may have begun a new capture.
         this.recordings.look(null);
         await this.#keys.restore();
@@ -258,8 +273,58 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
   }
 
   protected override async abandonCaller(): Promise<void> {
-    await this.#ng.request("delete", { "from-tag": callerTag, "delete-delay": 0 }, true).catch(() => {});
+    await this.#ng.request("delete", { "delete-delay": 0 }, true).catch(() => {});
     this.#bot.offered = 0;
+  }
+
+  // The move.
+
+  protected override readonly movable = true;
+
+  override lose(reason: string): void {
+    // While a call opens, the next rtpengine is tried anyway.
+    if (this.callerLeg !== undefined && this.callerLeg.end !== null) super.lose(reason);
+  }
+
+  protected override async rebuild(): Promise<void> {
+    const caller = this.caller();
+    const before = this.endOfCaller();
+    this.#keys.stop();
+    for (const far of [this.#bot, ...this.operators.values()]) far.offered = 0;
+    for (const tag of [callerTag, ...[...this.operators.values()].map((operator) => operator.tag)]) {
+      this.hush.forget(tag);
+      this.#keys.forget(tag);
+    }
+    for (const { tag } of this.#leaving) this.recordings.forgetLeg(tag);
+    this.#leaving.clear();
+    this.#heldBack = null;
+    // It may name any port.
+    caller.end = null;
+    let end = before;
+    try {
+      end = movedEnd(before, await this.#answerFrom(this.#bot));
+    } finally {
+      caller.end = end;
+    }
+    this.recordings.setLeg(callerLeg, end.port, lawsOf(caller.formats.codecs));
+    for (const operator of this.operators.values()) await this.#rebuildOperator(operator);
+    if (this.current === null) await this.#answerFrom(this.#bot);
+    else await this.connect(this.current);
+    // He is not heard before he knows where to send.
+    this.bridgeWatch.reset();
+    await this.recordings.move();
+    await this.#keys.trySettle();
+  }
+
+  async #rebuildOperator(operator: Operator): Promise<void> {
+    operator.end = movedEnd(operator.end, await this.#offerTo(operator));
+    const { codecs } = operator.remote ?? operator.formats;
+    this.recordings.setLeg(operator.tag, operator.end.port, lawsOf(codecs));
+    if (operator === this.current) return;
+    await this.#answerFrom(this.#bot);
+    await this.#block(operator, true);
+    await this.backdrop.withdraw(operator.tag);
+    if (operator.parked) await this.parkOperator(operator);
   }
 
   protected override async describeCaller(remote: AudioDescription, formats: ChosenFormats): Promise<void> {
@@ -576,6 +641,10 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
   protected override async release(reachable: boolean): Promise<void> {
     const { log, call } = this.#options;
     this.#leaving.clear();
+    for (const instance of this.former) {
+      const everything = { "call-id": this.ngCall, "delete-delay": 0 };
+      void this.#options.ng.request(instance, "delete", everything, true).catch(() => {});
+    }
     if (!reachable) return;
     // All of it: with the caller's name alone an operator who has a parking place of his own would stay behind.
     await this.#ng.request("delete", { "delete-delay": 0 }, true).catch((error: unknown) => {

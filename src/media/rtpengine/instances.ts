@@ -75,18 +75,30 @@ export class InstancePool {
     return best;
   }
 
+  /** It has just answered a command, whatever it said. */
+  answered(instance: Instance): void {
+    const watched = this.#instances.find((one) => one === instance);
+    if (watched !== undefined && !this.#closed) this.#alive(watched);
+  }
+
+  #alive(instance: Watched): void {
+    const { clock, log, onBack } = this.#options;
+    const { host, port } = instance;
+    if (!instance.healthy) log.info({ host, port }, "rtpengine answers");
+    const wasAway = !instance.healthy && instance.calls > 0;
+    instance.healthy = true;
+    instance.lost = false;
+    instance.lastAnswerAt = clock.now();
+    if (wasAway) onBack(instance);
+  }
+
   async #check(instance: Watched): Promise<void> {
-    const { ng, clock, log, pingMs, lostAfterMs, onBack, onLost } = this.#options;
+    const { ng, clock, log, pingMs, lostAfterMs, onLost } = this.#options;
     const { host, port } = instance;
     try {
       await ng.request(instance, "ping", {});
       if (this.#closed) return;
-      if (!instance.healthy) log.info({ host, port }, "rtpengine answers");
-      const wasAway = !instance.healthy && instance.calls > 0;
-      instance.healthy = true;
-      instance.lost = false;
-      instance.lastAnswerAt = clock.now();
-      if (wasAway) onBack(instance);
+      this.#alive(instance);
     } catch (error) {
       if (this.#closed) return;
       if (instance.healthy) log.error({ host, port, error: messageOf(error) }, "rtpengine does not answer");

@@ -4,6 +4,7 @@ import type { AudioDescription, AudioFormats, ChosenFormats, LocalEnd } from "./
 /** One media server, as far as a call must know it. */
 export interface MediaServer {
   readonly host: string;
+  readonly port: number;
   /** Calls of ours in it. */
   calls: number;
 }
@@ -19,7 +20,7 @@ export interface OperatorLeg {
   /** The leg's name in the media server. */
   readonly tag: string;
   readonly leg: LegId;
-  readonly end: LocalEnd;
+  end: LocalEnd;
   readonly formats: AudioFormats;
   /** His latest description; null until he has sent one. */
   remote: AudioDescription | null;

@@ -7,11 +7,14 @@ export class CallQueue {
   readonly #call: string;
   readonly #log: MediaLog;
   readonly #queue: SerialQueue;
+  readonly #mend: () => Promise<boolean> | null;
   #closed = false;
 
-  constructor(call: string, most: number, log: MediaLog) {
+  /** `mend` runs before a step where something is to be mended, else it gives null. True when that has succeeded. */
+  constructor(call: string, most: number, log: MediaLog, mend: () => Promise<boolean> | null) {
     this.#call = call;
     this.#log = log;
+    this.#mend = mend;
     this.#queue = new SerialQueue(most, (error) => this.#failed(error));
   }
 
@@ -38,13 +41,24 @@ export class CallQueue {
   run(step: () => Promise<void>, onFull: () => void, onError: (error: unknown) => void = () => {}): void {
     const accepted = this.push(async () => {
       try {
-        await step();
+        await this.again(step);
       } catch (error) {
         this.#failed(error);
         onError(error);
       }
     });
     if (!accepted) onFull();
+  }
+
+  /** Within a step: what has failed is done once more where what it failed of can be mended. */
+  async again<T>(run: () => Promise<T>): Promise<T> {
+    try {
+      return await run();
+    } catch (error) {
+      const mending = this.#closed ? null : this.#mend();
+      if (mending === null || !(await mending)) throw error;
+      return run();
+    }
   }
 
   /** Nothing is taken any more; `last` runs after the step that is under way. */
@@ -54,6 +68,8 @@ export class CallQueue {
   }
 
   async #unlessClosed(step: () => Promise<void>): Promise<void> {
+    const mending = this.#closed ? null : this.#mend();
+    if (mending !== null) await mending;
     if (!this.#closed) await step();
   }
 

@@ -179,8 +179,9 @@ export function mirrored(direction: Direction): Direction {
 
 /** Our end towards one peer; it stays the same for as long as the leg lives. */
 export interface LocalEnd {
-  /** `o=` line: the id never changes, the version grows with every description (RFC 3264 §8). */
+  /** `o=` line: the version grows with every description, the rest never changes, not even when the end moves (RFC 3264 §8). */
   readonly originId: number;
+  readonly originAddress: string;
   version: number;
   readonly family: "IP4" | "IP6";
   readonly address: string;
@@ -203,7 +204,13 @@ export function chooseFormats(audio: AudioDescription, inUse: G711Law | null): C
 
 /** Our end as the media server has just named it. */
 export function newEnd({ family, address, port }: AudioDescription): LocalEnd {
-  return { originId: randomInt(2 ** 47), version: 1, family, address, port };
+  const originAddress = `${family} ${address}`;
+  return { originId: randomInt(2 ** 47), originAddress, version: 1, family, address, port };
+}
+
+/** The same end at another place: what is described next is a new offer in the same session. */
+export function movedEnd(end: LocalEnd, { family, address, port }: AudioDescription): LocalEnd {
+  return { ...end, family, address, port };
 }
 
 /** Whether a side with this direction takes sound from us. */
@@ -245,7 +252,7 @@ export function describeEnd(
   const streams = like?.streams ?? [{ media: "audio", protocol: "RTP/AVP", formats: [] }];
   const lines = [
     "v=0",
-    `o=- ${end.originId} ${end.version} IN ${end.family} ${end.address}`,
+    `o=- ${end.originId} ${end.version} IN ${end.originAddress}`,
     "s=-",
     `c=IN ${end.family} ${end.address}`,
     "t=0 0",

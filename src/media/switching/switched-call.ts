@@ -15,6 +15,7 @@ import { callerTag, Hush } from "./hush.ts";
 import { Player, type SoundKind } from "./player.ts";
 import {
   type AudioDescription,
+  type AudioFormats,
   type ChosenFormats,
   chooseFormats,
   describeAnswer,
@@ -26,6 +27,9 @@ import {
   mirrored,
   readAudio,
 } from "./sdp.ts";
+
+/** A call that has been lost so often may be what its media servers cannot stand. */
+const mostMoves = 3;
 
 /**
  * What is the same for a call in every media server: the methods of the port without the call's name, who is behind the
@@ -52,14 +56,25 @@ export abstract class SwitchedCall<
   protected current: O | null = null;
   /** The media server that holds the call, or is asked to. */
   protected heldBy: S | undefined;
+  /** It does not hold the call any more. */
   protected lost = false;
+  /** Where the call was before it moved: who comes back with its calls may hold it still. */
+  protected readonly former = new Set<S>();
+  /** Why it is to move, until it has, or is given up. */
+  #lostFor: string | null = null;
+  #moves = 0;
+  /** Operators whose dialog stands. */
+  readonly #answered = new Set<LegId>();
+  /** Legs whose end has moved and who do not know it, and those who were told and have not said that they do. */
+  readonly #untold = new Set<LegId>();
+  readonly #told = new Set<LegId>();
   #operatorCount = 0;
   #watch: { cancel(): void } | undefined;
 
   constructor(options: SwitchedCallOptions, captureFolder: "pcaps" | "segments") {
     this.#options = options;
     const { call, order, recorder, clock, log, sounds, usualSounds, prepare, talkTimeoutMs } = options;
-    this.queue = new CallQueue(call, options.mostQueued, log);
+    this.queue = new CallQueue(call, options.mostQueued, log, () => this.#move());
     const enqueue = (step: () => Promise<void>): boolean => this.queue.push(step);
     this.callerPlayer = this.#newPlayer(callerTag);
     this.backdrop = new Backdrop({
@@ -127,6 +142,13 @@ export abstract class SwitchedCall<
   protected abstract anchorCaller(server: S, remote: AudioDescription, formats: ChosenFormats): Promise<void>;
   /** That has failed: nothing of the call may stay there. Never rejects. */
   protected async abandonCaller(): Promise<void> {}
+  /** Where it is false, a call that is lost ends. */
+  protected readonly movable: boolean = false;
+  /**
+   * The call has moved to `heldBy`, which knows nothing of it: it is made there as it was, with ends that its parties have
+   * still to be told of.
+   */
+  protected async rebuild(): Promise<void> {}
   /** The caller has another description. What was agreed before still holds when it rejects (RFC 3264 §8). */
   protected abstract describeCaller(remote: AudioDescription, formats: ChosenFormats): Promise<void>;
   protected abstract newOperator(leg: LegId, tag: string, keys: KeyPolicy): Promise<O>;
@@ -226,8 +248,8 @@ export abstract class SwitchedCall<
       return;
     }
     const update = async (): Promise<void> => void (await this.#updateCaller(answer));
-    // What was agreed with the phone before holds for that phone only.
-    if (taken) this.#withLeg(leg, update);
+    // What was agreed with the phone before holds for that phone only, and for where the call was then.
+    if (taken || this.awaitsCaller) this.#withLeg(leg, update);
     else this.queue.run(update, () => {});
   }
 
@@ -283,13 +305,92 @@ export abstract class SwitchedCall<
     this.queue.close(() => this.#close());
   }
 
-  /** The media server does not have the call any more. Reported once. */
+  /** The media server does not have the call any more. Another one is looked for before the next step. */
   lose(reason: string): void {
     if (this.lost || this.queue.closed) return;
     this.lost = true;
     this.#watch?.cancel();
+    if (!this.movable) {
+      this.#giveUp(reason);
+      return;
+    }
+    this.#lostFor = reason;
+    this.queue.pushAlways(async () => {});
+  }
+
+  // The move.
+
+  #giveUp(reason: string): void {
     this.#options.log.error({ call: this.#options.call, reason }, "the media of a call is lost");
     this.post({ type: "media.lost", reason });
+  }
+
+  #move(): Promise<boolean> | null {
+    return this.#lostFor === null ? null : this.#moveAway(this.#lostFor);
+  }
+
+  async #moveAway(reason: string): Promise<boolean> {
+    const { call, log } = this.#options;
+    this.#moves += 1;
+    this.#lostFor = null;
+    const failed = new Set<S>();
+    while (this.#moves <= mostMoves && !this.queue.closed) {
+      const server = this.choose(failed);
+      if (server === undefined) break;
+      const { host, port } = server;
+      this.#enter(server);
+      try {
+        await this.rebuild();
+        log.warn({ call, reason, host, port }, "a call has moved to another media server");
+        this.#startWatch();
+        this.#tellAll();
+        return true;
+      } catch (error) {
+        failed.add(server);
+        log.warn({ call, host, error: messageOf(error) }, "a call could not be moved");
+        await this.abandonCaller();
+        this.lost = true;
+        this.#lostFor = null;
+      }
+    }
+    this.#giveUp(reason);
+    return false;
+  }
+
+  #enter(server: S): void {
+    if (this.heldBy !== undefined) {
+      this.heldBy.calls -= 1;
+      this.former.add(this.heldBy);
+    }
+    this.former.delete(server);
+    this.heldBy = server;
+    server.calls += 1;
+    this.lost = false;
+    for (const leg of [this.#options.caller, ...this.operators.keys()]) this.#untold.add(leg);
+  }
+
+  /** Whoever has a dialog is told; an operator who still rings when he has answered. */
+  #tellAll(): void {
+    const leg = this.#options.caller;
+    const { formats, remote } = this.caller();
+    this.#tell(leg, this.endOfCaller(), formats, remote);
+    for (const operator of this.operators.values()) this.#tellOperator(operator);
+  }
+
+  #tellOperator({ leg, end, formats, remote }: O): void {
+    if (this.#answered.has(leg)) this.#tell(leg, end, formats, remote);
+  }
+
+  #tell(leg: LegId, end: LocalEnd, formats: AudioFormats, remote: AudioDescription | null): void {
+    if (!this.#untold.delete(leg)) return;
+    this.#told.add(leg);
+    end.version += 1;
+    this.post({ type: "media.moved", leg, offer: describeEnd(end, formats, "sendrecv", remote) });
+  }
+
+  /** What the caller is to hear begins when he knows where the call has moved to. */
+  protected get awaitsCaller(): boolean {
+    return this.#told.has(this.#options.caller);
   }
 
   // The queue.
@@ -354,7 +455,7 @@ export abstract class SwitchedCall<
       clock,
       prepare,
       enqueue: (step) => this.queue.push(step),
-      start: (ready, times, kind) => this.startSound(tag, ready, times, kind),
+      start: (ready, times, kind) => this.queue.again(() => this.startSound(tag, ready, times, kind)),
       stop: () => this.stopSound(tag),
       onSound: (ready, times) => {
         this.soundChanged(tag, ready, times);
@@ -457,13 +558,17 @@ export abstract class SwitchedCall<
     const remote = this.#answerOf(operator, answer);
     await this.backdrop.withdraw(operator.tag);
     if (remote !== null) await this.describeOperator(operator, remote);
+    this.#answered.add(leg);
     await this.parkOperator(operator);
+    this.#tellOperator(operator);
   }
 
   async #join(leg: LegId, answer: Sdp): Promise<void> {
     const operator = this.operatorOf(leg);
+    this.#answered.add(leg);
     await this.#talk(operator, this.#answerOf(operator, answer));
     this.post({ type: "media.joined", leg });
+    this.#tellOperator(operator);
   }
 
   async #talk(operator: O, remote: AudioDescription | null): Promise<void> {
@@ -525,6 +630,7 @@ export abstract class SwitchedCall<
   protected forgetOperator({ leg }: O): void {
     this.operators.delete(leg);
     this.#operatorPlayers.delete(leg);
+    for (const legs of [this.#answered, this.#untold, this.#told]) legs.delete(leg);
   }
 
   async #updateCaller(offer: Sdp | null): Promise<Sdp> {
@@ -535,7 +641,8 @@ export abstract class SwitchedCall<
     const remote = described(offer, "the caller's offer");
     const formats = this.#formatsForCaller(remote);
     await this.describeCaller(remote, formats);
-    if (remote.direction === "sendrecv") await this.callerPlayer.restart(false);
+    const followed = this.#told.delete(this.#options.caller);
+    if (remote.direction === "sendrecv") await this.callerPlayer.restart(followed);
     return describeEnd(end, formats, mirrored(remote.direction), remote);
   }
 
@@ -552,7 +659,7 @@ export abstract class SwitchedCall<
     end.version += 1;
     if (offer === null) return describeEnd(end, formats, "sendrecv", operator.remote);
     const remote = described(offer, "the operator's offer");
-    await this.follow(operator, remote);
+    await this.#followed(operator, remote);
     return describeAnswer(end, formats, remote);
   }
 
@@ -575,10 +682,16 @@ export abstract class SwitchedCall<
     if (operator === undefined) return;
     // Whoever has taken his place has not been heard yet.
     if (taken && this.current === operator) this.bridgeWatch.reset();
-    await this.follow(operator, described(answer, "the operator's answer"));
+    await this.#followed(operator, described(answer, "the operator's answer"));
+  }
+
+  async #followed(operator: O, remote: AudioDescription): Promise<void> {
+    await this.follow(operator, remote);
+    if (this.#told.delete(operator.leg)) await this.playerOf(operator.leg)?.restart(true);
   }
 
   #startWatch(): void {
+    this.#watch?.cancel();
     if (this.queue.closed) return;
     const { clock, watchMs } = this.#options;
     this.#watch = clock.after(watchMs, () => {
