@@ -30,6 +30,16 @@ export async function finished(call: TestCall): Promise<Finished> {
   };
 }
 
+/** What is in the file before its only gap and behind it. */
+export function aroundGap({ gaps, seconds }: Sidecar): readonly { readonly from: number; readonly to: number }[] {
+  const [gap] = gaps;
+  if (gap === undefined) throw new Error("the recording has no gap");
+  return [
+    { from: 0, to: gap.at },
+    { from: gap.at + gap.seconds, to: seconds },
+  ];
+}
+
 /** The pitch heard in each channel of each stretch, a little inside its edges. */
 export async function heard(
   file: string,
