@@ -297,6 +297,7 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
     }
     for (const { tag } of this.#leaving) this.recordings.forgetLeg(tag);
     this.#leaving.clear();
+    this.#missed.clear();
     this.#heldBack = null;
     // It may name any port.
     caller.end = null;
