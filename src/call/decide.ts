@@ -1,5 +1,4 @@
 import type { CallEvent } from "./event.ts";
-import type { LegId } from "./ids.ts";
 import { endCall, finishEnding } from "./phases/ending.ts";
 import { loseBot, noInput, watchSilence } from "./patience.ts";
 import { answering, offered } from "./phases/arriving.ts";

@@ -12,7 +12,6 @@ import { OperatorDial } from "./operator-dial.ts";
 import { operatorRoute } from "./operator-invite.ts";
 import type { OperatorRoute } from "./operator-invite.ts";
 import { formatReason, parseReason } from "./reason.ts";
-import { SipFault } from "./link/fault.ts";
 import type { IncomingInvite, IncomingRequest, Reply, SipDialog } from "./link/types.ts";
 import { readReferral, Referral } from "./referral.ts";
 import { Reoffer } from "./reoffer.ts";
