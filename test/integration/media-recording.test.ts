@@ -18,11 +18,15 @@ describe("the recording contract on rtpengine", () => {
   recordingContract(startStage, 60);
 });
 
+/** The first notes of the music on hold: 20 ms are too short to tell 587 Hz from the bot's pitch without asking for it. */
+const notes = [392, 494, 587, 784];
+
 /** What is heard in 20 ms: one of the tests' pitches, something else, or nothing. */
 function soundOf(samples: Int16Array): number | "other" | null {
   if (rms(samples) < 300) return null;
-  const strongest = amplitudes([samples], allPitches).toSorted((a, b) => b.amplitude - a.amplitude)[0];
-  return strongest !== undefined && strongest.amplitude > rms(samples) ? strongest.hz : "other";
+  const strongest = amplitudes([samples], [...allPitches, ...notes]).toSorted((a, b) => b.amplitude - a.amplitude)[0];
+  const heard = strongest !== undefined && strongest.amplitude > rms(samples) ? strongest.hz : "other";
+  return allPitches.includes(Number(heard)) ? heard : "other";
 }
 
 interface Heard {
@@ -40,7 +44,8 @@ function stretchesOf(
     const last = found.at(-1);
     // A single frame of something else is the seam between two sounds.
     if (sound === null || (sound !== frames[index - 1]?.sound && sound !== frames[index + 1]?.sound)) continue;
-    if (last?.sound === sound && atMs - last.toMs < 180) found[found.length - 1] = { ...last, toMs: atMs + 20 };
+    // An rtpengine that gets too little of the processor leaves packets out; between two prompts there are 300 ms.
+    if (last?.sound === sound && atMs - last.toMs < 250) found[found.length - 1] = { ...last, toMs: atMs + 20 };
     else found.push({ sound, fromMs: atMs, toMs: atMs + 20 });
   }
   return found.filter(({ fromMs, toMs }) => toMs - fromMs >= 150);
@@ -107,7 +112,7 @@ test("has everything the caller heard within 100 ms of when he heard it: prompts
   const leg = call.leg("operator-1");
   await call.update(leg, sdpOf(operator, { codecs: ["PCMA"], direction: "inactive", version: 2 }));
   operator.pause();
-  await delay(1_000);
+  await delay(1_300);
   await call.update(leg, sdpOf(operator, { codecs: ["PCMA"], version: 3 }));
   operator.connect("127.0.0.1", port, "PCMA", 101);
   await caller.hears(pitches.operator);
