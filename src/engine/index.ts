@@ -14,7 +14,7 @@ import type { Clock, Random } from "./timers.ts";
 import { TransportLayer } from "./transport/index.ts";
 import type { Listener, TransportStats } from "./transport/index.ts";
 import { TargetResolver } from "./transport/resolve.ts";
-import { defaultTcpLimits } from "./transport/tcp.ts";
+import { defaultTcpLimits } from "./transport/tcp-connection.ts";
 import { defaultTransactionLimits, TransactionLayer } from "./txn/index.ts";
 import type { TransactionStats } from "./txn/index.ts";
 import { UserAgent } from "./ua/agent.ts";

@@ -2,7 +2,7 @@ import type { SessionRules } from "./dialog/session-timer.ts";
 import type { MessageLimits } from "./sip/parse.ts";
 import type { Clock, Random } from "./timers.ts";
 import type { ListenOption } from "./transport/index.ts";
-import type { TcpLimits } from "./transport/tcp.ts";
+import type { TcpLimits } from "./transport/tcp-connection.ts";
 import type { TransactionLimits } from "./txn/index.ts";
 
 /** Where the engine reports what a person may want to read; message texts carry no numbers and no secrets. */

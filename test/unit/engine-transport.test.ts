@@ -15,7 +15,7 @@ import {
   type TransportOptions,
 } from "../../src/engine/transport/index.ts";
 import { plainAddress, SourceError, Sources } from "../../src/engine/transport/sources.ts";
-import { defaultTcpLimits, type TcpLimits } from "../../src/engine/transport/tcp.ts";
+import { defaultTcpLimits, type TcpLimits } from "../../src/engine/transport/tcp-connection.ts";
 import { TransactionLayer } from "../../src/engine/txn/index.ts";
 import { waitFor } from "../support/wait.ts";
 import { ManualClock, seededRandom } from "./engine-clock.ts";

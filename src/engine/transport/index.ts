@@ -1,5 +1,4 @@
 import { isIP } from "node:net";
-import { networkInterfaces } from "node:os";
 
 import type { EngineLog } from "../options.ts";
 import { markSource } from "../sip/answer.ts";
@@ -8,8 +7,10 @@ import type { SipMessage } from "../sip/message.ts";
 import { defaultMessageLimits, type MessageLimits, type ParseOutcome, parseMessage } from "../sip/parse.ts";
 import type { StreamPiece } from "../sip/stream.ts";
 import type { Clock } from "../timers.ts";
+import { closeness, isLoopback, MachineAddresses } from "./machine-addresses.ts";
 import { canonicalAddress, Sources } from "./sources.ts";
-import { defaultTcpLimits, isWildcard, type StreamPeer, TcpConnection, type TcpLimits, TcpTransport } from "./tcp.ts";
+import { isWildcard, TcpTransport } from "./tcp.ts";
+import { defaultTcpLimits, type StreamPeer, TcpConnection, type TcpLimits } from "./tcp-connection.ts";
 import { secureContext, type TlsOptions } from "./tls.ts";
 import { UdpListener } from "./udp.ts";
 import { UdpProbes } from "./udp-probe.ts";
@@ -306,7 +307,7 @@ export class TransportLayer {
         return one;
       }
       // Nearly always there is only one, and nothing to compare.
-      if (best === undefined || closeness(one.address, target) > closeness(best.address, target)) {
+      if (best === undefined || closeness(one.address, target.address) > closeness(best.address, target.address)) {
         best = one;
       }
     }
@@ -619,72 +620,4 @@ function describe(connection: TcpConnection): Peer {
 /** Whether a peer at `address` can do something with a host: a name says everything to everybody. */
 function isReadable(host: string, address: string): boolean {
   return isIP(host) === 0 || isIP(host) === isIP(address);
-}
-
-function isLoopback(address: string): boolean {
-  return address.startsWith("127.") || address === "::1";
-}
-
-/** The more alike, the better; a loopback address is right for loopback targets only. */
-function closeness(listenAddress: string, target: Target): number {
-  if (isWildcard(listenAddress)) {
-    return 0.5;
-  }
-  if (isLoopback(listenAddress) !== isLoopback(target.address)) {
-    return isLoopback(listenAddress) ? -1 : 0;
-  }
-  const ours = listenAddress.split(/[.:]/);
-  const theirs = target.address.split(/[.:]/);
-  const different = ours.findIndex((part, index) => part !== theirs[index]);
-  return 1 + (different === -1 ? ours.length : different);
-}
-
-interface MachineAddress {
-  readonly address: string;
-  readonly family: "IPv4" | "IPv6";
-}
-
-// Asking the system for its interfaces is slow and they hardly ever change.
-const interfacesKeptMs = 5_000;
-
-/** The addresses of this machine that a wildcard listener can be reached on. */
-class MachineAddresses {
-  readonly #clock: Clock;
-  #addresses: readonly MachineAddress[] = [];
-  #readAtMs = -Infinity;
-
-  constructor(clock: Clock) {
-    this.#clock = clock;
-  }
-
-  has(address: string): boolean {
-    return this.#current().some((one) => one.address === address);
-  }
-
-  /** The address that is most like the target's: what a wildcard listener shows of itself. */
-  towards(targetAddress: string): string | undefined {
-    const family = isIP(targetAddress) === 6 ? "IPv6" : "IPv4";
-    const target: Target = { protocol: "udp", address: targetAddress, port: 0 };
-    let best: string | undefined;
-    for (const one of this.#current()) {
-      const closer = best === undefined || closeness(one.address, target) > closeness(best, target);
-      if (one.family === family && closer) {
-        best = one.address;
-      }
-    }
-    return best;
-  }
-
-  #current(): readonly MachineAddress[] {
-    const now = this.#clock.now();
-    if (now - this.#readAtMs > interfacesKeptMs) {
-      this.#readAtMs = now;
-      this.#addresses = Object.values(networkInterfaces())
-        .flatMap((addresses) => addresses ?? [])
-        // A link-local address means nothing without its interface, so it is never shown to anybody.
-        .filter((one) => one.scopeid === undefined || one.scopeid === 0)
-        .map(({ address, family }) => ({ address, family }));
-    }
-    return this.#addresses;
-  }
 }
