@@ -1,4 +1,5 @@
-import type { Socket } from "node:net";
+import { once } from "node:events";
+import { type AddressInfo, createServer, type Socket } from "node:net";
 
 import { afterEach, describe, expect, test } from "vitest";
 
@@ -27,6 +28,33 @@ describe("the connection to the engine", () => {
     await expect(startSide(own, oneTrunk(peer.port), { engine: nobody, connectTimeoutMs: 100 })).rejects.toMatchObject({
       code: "engine_away",
     });
+    await own.settleAll();
+  });
+
+  test("an engine that lets us in and then says nothing has not heard which calls we take: that is no start", async () => {
+    const peer = await RawPeer.open(closings);
+    let authenticated = false;
+    // What it is asked comes as `length#id|verb|…`, and answers name the id.
+    const server = createServer((socket) => {
+      socket
+        .on("error", () => undefined)
+        .on("data", (bytes) => {
+          const id = /#([^|]+)\|authenticate\|/.exec(bytes.toString())?.[1];
+          if (id === undefined) return;
+          authenticated = true;
+          const answer = `any-id|response|${id}|OK|udp/127.0.0.1:5060|v0.9.10`;
+          socket.write(`${answer.length}#${answer}`);
+        });
+    });
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    closings.add(() => void server.close());
+    const mute = { host: "127.0.0.1", port: (server.address() as AddressInfo).port, secret };
+    const own = new Closings();
+    await expect(startSide(own, oneTrunk(peer.port), { engine: mute, connectTimeoutMs: 500 })).rejects.toMatchObject({
+      code: "engine_away",
+    });
+    expect(authenticated).toBe(true);
     await own.settleAll();
   });
 
