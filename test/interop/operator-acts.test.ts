@@ -12,7 +12,7 @@ import { type Direction, formatSdp } from "../support/sdp-text.ts";
 import { Sipp } from "../support/sipp.ts";
 import { delay, waitFor } from "../support/wait.ts";
 import type { BotCall, Reply } from "../integration/raw-bot.ts";
-import { operatorNumber, sharedStage } from "../integration/stage.ts";
+import { anchoredInFreeswitch, operatorNumber, sharedStage } from "../integration/stage.ts";
 
 const mostSilenceMs = 300;
 const stage = sharedStage({
@@ -192,9 +192,10 @@ describe("sound that does not come as it should", () => {
     await leg.hangUp();
   });
 
-  test.each(["operator", "caller"] as const)(
+  test.for(["operator", "caller"] as const)(
     "the %s's phone moves to another port in mid-talk: the sound goes on",
-    async (who) => {
+    async (who, context) => {
+      if (anchoredInFreeswitch) context.skip("FreeSWITCH does not tell that packets come from elsewhere");
       await using elsewhere = await PhoneMedia.open("127.0.0.1");
       const { leg, call, operator } = await bridged();
       const [mover, other] = who === "operator" ? [operator, leg] : [leg, operator];

@@ -74,7 +74,10 @@ interface Caller extends CallerLeg, Leg {
   readonly end: LocalEnd;
 }
 
-interface Operator extends OperatorLeg, Leg {}
+interface Operator extends OperatorLeg, Leg {
+  /** What had come from him when he was described; null once a talk was watched from there. */
+  before: Promise<Received | null> | null;
+}
 
 /**
  * One call in one FreeSWITCH: a channel for the caller, which stays for as long as the call does, and one for each
@@ -171,7 +174,7 @@ export class BridgedCall extends SwitchedCall<Server, Caller, Operator> {
     const laws = codecs[0].law === "PCMU" ? (["PCMU", "PCMA"] as const) : (["PCMA", "PCMU"] as const);
     const formats = { codecs: laws.map((law) => ({ law, payloadType: law === "PCMU" ? 0 : 8 })), eventType };
     const made = await this.#newLeg(this.server, tag, describePeer(nowhere, formats, "sendrecv"));
-    return { ...made, leg, formats, remote: null, early: "" };
+    return { ...made, leg, formats, remote: null, early: "", before: null };
   }
 
   protected override async readyOperator({ channel, leg }: Operator): Promise<void> {
@@ -193,6 +196,8 @@ export class BridgedCall extends SwitchedCall<Server, Caller, Operator> {
     if (!isNowhere(remote)) {
       await operator.channel.modify(describePeer(remote, { codecs, eventType }, remote.direction));
     }
+    // A bridge takes its time, and one packet of him within it says that he is there.
+    operator.before = this.#received(operator.channel).catch(() => null);
     operator.remote = remote;
   }
 
@@ -362,13 +367,15 @@ export class BridgedCall extends SwitchedCall<Server, Caller, Operator> {
   protected override async receivedOnBridge(): Promise<Sides | undefined> {
     const operator = this.current;
     if (operator === null) return undefined;
+    const { before } = operator;
+    operator.before = null;
     return {
       caller: await this.#received(this.caller().channel),
-      operator: await this.#received(operator.channel),
+      operator: (await before) ?? (await this.#received(operator.channel)),
     };
   }
 
-  /** FreeSWITCH follows packets that come from elsewhere by itself. */
+  /** FreeSWITCH follows a phone by itself, where its first packets come from; not later, and it does not tell of others. */
   protected override async relatch(): Promise<void> {}
 
   protected override async lookAtCaller(): Promise<void> {
