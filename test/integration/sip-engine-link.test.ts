@@ -197,7 +197,10 @@ describe("the connection to the engine", () => {
     line.cut();
     // Hung up while nobody was there to hear it: the engine answers and forgets the dialog.
     call.send("BYE");
-    await peer.take("an answer to BYE", (packet) => packet.method === "BYE" && packet.status > 0);
+    // A drachtio-server that has not noticed the loss yet gives the BYE to nobody, and answers nothing.
+    if (drachtioProgram === undefined) {
+      await peer.take("an answer to BYE", (packet) => packet.method === "BYE" && packet.status > 0);
+    }
     expect(await side.event("leg.ended")).toMatchObject({ leg: setup.caller, status: null, q850: null });
   });
 
