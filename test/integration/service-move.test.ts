@@ -8,7 +8,11 @@ import { header } from "../support/sip-text.ts";
 import { delay } from "../support/wait.ts";
 import { operatorNumber, sharedStage, type Stage } from "./stage.ts";
 
-const stageOf = sharedStage({ channel: { recording: { enabled: true } } });
+const ringing = { botId: "bot-ring", trunk: "trunk-a", numbers: ["74950009999"], answer: "on-command" };
+const stageOf = sharedStage({
+  channel: { recording: { enabled: true } },
+  change: ({ channels }) => void channels.push(ringing),
+});
 /** The loss is noticed within 5 s, and a loaded machine takes its time. */
 const patient = { timeoutMs: 20_000 };
 
@@ -118,6 +122,7 @@ describe("rtpengine is killed and starts again without its calls", () => {
       const operator = await stage.incoming();
       operator.ring();
       await leg.media.hears(pitches.ringback);
+      await call.event("recording", { where: (body) => body["state"] === "started" });
       await restart(stage);
       await leg.media.hears([], patient);
       await leg.media.hears(pitches.ringback, patient);
@@ -133,10 +138,28 @@ describe("rtpengine is killed and starts again without its calls", () => {
     const stage = stageOf();
     const refuses: PhoneOptions = { responses: { INVITE: 488 } };
     const { leg, call } = await stage.talk(refuses);
+    await call.event("recording", { where: (body) => body["state"] === "started" });
     await restart(stage);
     const end = await leg.ended;
     expect(end).toMatchObject({ by: "peer", how: "BYE" });
     expect(header(end.message!, "Reason")).toContain("media lost");
     expect((await call.event("hangup")).body).toMatchObject({ by: "service" });
+  });
+
+  test("a caller who still hears ringing is answered, and hears the bot", { timeout: 90_000 }, async () => {
+    const stage = stageOf();
+    const bot = await stage.listen("bot-ring");
+    const caller = await stage.phone();
+    const leg = await caller.dial(stage.uri("74950009999"));
+    const call = await bot.callOf(leg.callId);
+    await leg.progress(180);
+    await restart(stage);
+    await call.event("warning", { where: (body) => body["code"] === "media_moved", ...patient });
+    await call.run({ type: "audio", audioUrl: stage.prompts.long });
+    await leg.established;
+    await leg.media.hears(pitches.bot);
+    expect(leg.reInvites).toEqual([]);
+    await leg.hangUp();
+    expect((await call.event("hangup")).body).toMatchObject({ by: "caller" });
   });
 });

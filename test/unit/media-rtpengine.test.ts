@@ -162,6 +162,23 @@ describe("instances", () => {
     expect(lost).toEqual([1]);
     made.close();
   });
+
+  test("one that answers a call before the next check is there: the call may be made there anew, the others are looked at", async () => {
+    const clock = new ManualClock();
+    const answers = { 1: true };
+    const { made, lost, back } = pool(answers, clock);
+    await made.start();
+    const [only] = made.all() as [Instance];
+    only.calls = 2;
+    answers[1] = false;
+    await clock.pass(1_500);
+    expect(made.choose(new Set())).toBeUndefined();
+    made.answered(only);
+    expect([made.choose(new Set())?.port, back, lost]).toEqual([1, [1], []]);
+    made.answered(only);
+    expect(back).toEqual([1]);
+    made.close();
+  });
 });
 
 describe("key presses", () => {
