@@ -47,13 +47,11 @@ describe("rtpengine is killed and starts again without its calls", () => {
       await call.event("recording", { where: (body) => body["state"] === "started" });
       await call.run({ type: "audio", audioUrl: stage.prompts.long });
       await leg.media.hears(pitches.bot);
-      const before = leg.remoteSdp;
       await delay(1_000);
       const goneMs = await restart(stage);
       await call.event("warning", { where: (body) => body["code"] === "media_moved", ...patient });
       await leg.media.hears(pitches.bot, patient);
       expectSameSession(leg, firstAnswerTo(leg));
-      expect(leg.remoteSdp?.port).not.toBe(undefined);
       expect(leg.reInvites).toHaveLength(1);
       const after = await leg.media.capture(nowMs() - 300);
       expect(after.sources).toEqual([`127.0.0.1:${leg.remoteSdp?.port}`]);
@@ -74,7 +72,6 @@ describe("rtpengine is killed and starts again without its calls", () => {
       expect(sound.left.between(at - 0.6, at - 0.2).pitches()).toEqual([pitches.caller]);
       expect(sound.right.between(at - 0.6, at - 0.2).pitches()).toEqual([pitches.bot]);
       expect(sound.left.between(end - 0.9, end - 0.5).pitches()).toEqual([pitches.caller]);
-      expect(before).toBeDefined();
     },
   );
 
