@@ -186,7 +186,8 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms 
       return { type: "media.joined", leg: callee };
     case 16:
     case 17:
-      return { type: "leg.failed", leg: callee, ...failure };
+      // RFC 3261 §7.2: no INVITE fails by a provisional response.
+      return { type: "leg.failed", leg: callee, ...failure, status: status < 200 ? 500 : failure.status };
     case 18:
       return { type: "leg.ended", leg: flag ? leg : (legs[0] ?? current), status: null, reason: null, q850: null };
     case 19: {
@@ -273,12 +274,13 @@ export function eventOf(state: CallState, { kind, pick, status, flag, flag2, ms 
       return { type: "timer.fired", timer: own[state.phase] ?? wanted };
     }
     case 42:
-      return { type: "media.moved", leg: flag ? caller : legWithDialog(state, callee), offer: sdp };
+      return { type: "media.moved", leg: pick < 2 ? caller : legWithDialog(state, callee), offer: sdp };
     case 43: {
       const exchange = `${caller}/moved` as ExchangeId;
       if (state.phase === "ringing" && !flag) return { type: "media.updateFailed", leg: caller, exchange };
       if (state.phase === "ringing") return { type: "media.updated", leg: caller, exchange, answer: sdp };
-      const moving = state.phase === "ended" ? undefined : state.core.moving.at(flag2 ? 0 : -1);
+      const told = state.phase === "ended" ? [] : state.core.moving;
+      const moving = (flag2 ? undefined : told.findLast((one) => one !== caller)) ?? told[0];
       if (pick === 0) return { type: "leg.reanswered", leg: moving ?? leg, answer: sdp };
       return { type: "leg.reinviteFailed", leg: moving ?? leg, gone: flag };
     }
