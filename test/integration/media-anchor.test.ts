@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import type { PlayId } from "../../src/call/ids.ts";
 import { nowMs } from "../support/clock.ts";
 import { pitches } from "../support/pitch.ts";
 import { PhoneMedia } from "../support/phone-media.ts";
@@ -54,6 +55,24 @@ describe("rtpengine", () => {
       await expectAtRest(stage);
     },
   );
+
+  test("an operator whose phone offers again while the caller hears tones is not let in among them", async () => {
+    const eventType = null;
+    const { call, caller, operator } = await talk(stage, { caller: { eventType }, operator: { eventType } });
+    await caller.hears(pitches.operator);
+    stage.anchor.play(call.id, "tones" as PlayId, call.caller, { kind: "digits", digits: "1WWWWWWWWW1" });
+    await caller.hears([]);
+    const again = await call.update(call.leg("operator-1"), sdpOf(operator, { eventType, version: 2 }));
+    expect(again.type).toBe("media.updated");
+    const from = nowMs();
+    await delay(500);
+    expect((await caller.capture(from)).tones()).toEqual([]);
+    stage.anchor.stop(call.id, call.caller);
+    await caller.hears(pitches.operator);
+    await operator.hears(pitches.caller);
+    await call.close();
+    await expectAtRest(stage);
+  });
 
   test("an operator who changes his codec while the caller is not with him is followed when he has him again", async () => {
     const talking = await talk(stage, { operator: { codecs: ["PCMA"] } });

@@ -5,7 +5,7 @@ import { pitches } from "../support/pitch.ts";
 import { startRedis } from "../support/redis.ts";
 import { delay, waitFor } from "../support/wait.ts";
 import { aroundGap, finished, heard } from "./recording-contract.ts";
-import { expectAtRest, portIn, sdpOf, startStage } from "./media-support.ts";
+import { expectAtRest, portIn, sdpOf, startStage, talk } from "./media-support.ts";
 
 describe("telephone events", () => {
   test("an operator without them gets the caller's keys as sound, and the bot as events", async () => {
@@ -108,6 +108,28 @@ describe("rtpengine in trouble", () => {
     await call.close();
     expect(await other.server.calls()).toEqual([]);
   });
+});
+
+test("an operator who held the caller with music leaves, though rtpengine refuses to shut him out first", async () => {
+  await using real = await startStage();
+  await using front = await NgFront.start();
+  front.standBefore(real.server.ngPort);
+  await using stage = await startStage({ instances: [{ host: "127.0.0.1", port: front.port }], recording: null });
+  const { call, caller, operator } = await talk(stage);
+  await caller.hears(pitches.operator);
+  await call.update(call.leg("operator-1"), sdpOf(operator, { direction: "sendonly", version: 2 }));
+  await caller.hears(pitches.operator);
+  front.refuses = (command) => (command.includes("7:command11:block media") ? "refused by the test" : undefined);
+  call.drop("operator-1");
+  await waitFor(() => front.refused > 0, { what: "a refusal" });
+  // No music on hold either.
+  await caller.hears([]);
+  front.refuses = () => undefined;
+  // Nothing is left of him: else the leg could not be offered again.
+  stage.anchor.offer(call.id, call.leg("operator-1"));
+  await call.event("media.offered", 1);
+  await call.close();
+  await expectAtRest(stage);
 });
 
 describe("a call whose rtpengine is gone for good", () => {

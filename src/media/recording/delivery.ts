@@ -76,7 +76,8 @@ const contentTypes: Readonly<Record<RecordingFormat, string>> = {
 /**
  * Brings finished recordings into their format and to the storage, behind the calls' backs. What is still to be done is
  * noted in files beside the recordings and nowhere else: a process that dies loses nothing, and the next one goes on; so does
- * another one on the same folder, of which one at a time works on a recording. A WAV is removed when what was made of it has been read through, a file that was uploaded when the storage has confirmed it.
+ * another one on the same folder, of which one at a time works on a recording. A WAV is removed when what was made of it has
+ * been read through, a file that was uploaded when the storage has confirmed it.
  */
 export class RecordingDelivery implements AsyncDisposable {
   readonly #options: DeliveryOptions;
@@ -299,13 +300,14 @@ export class RecordingDelivery implements AsyncDisposable {
       item.outcome = { reason };
       for (const settled of item.settled.splice(0)) settled(reason);
       // What closing has broken off stays marked.
-      if (reason === "conversion_pending") this.#known.delete(item.name);
-      else if (this.#storage !== null) this.#toUpload.add(item);
-      else this.#known.delete(item.name);
+      const settledHere = reason !== "conversion_pending";
       if (claim !== undefined) {
-        const over = reason !== "conversion_pending" && this.#storage === null;
+        const over = settledHere && this.#storage === null;
         await (over ? this.#claims.done(claim) : this.#claims.giveBack(claim));
       }
+      // Only now: the upload claims the mark anew.
+      if (settledHere && this.#storage !== null) this.#toUpload.add(item);
+      else this.#known.delete(item.name);
     }
   }
 

@@ -412,13 +412,8 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
   }
 
   protected override async removeOperator(operator: Operator, joined: boolean): Promise<void> {
-    if (joined) {
-      await this.leaveBridge(operator);
-      await this.backdrop.clear(null);
-    } else await this.backdrop.withdraw(operator.tag);
     try {
-      // The new partner before the old one goes: rtpengine closes the caller's port with his last far leg.
-      await this.#answerFrom(this.#partner);
+      await this.#leave(operator, joined);
     } finally {
       if (this.callerPlayer.busy) await this.#removeLater(operator);
       else await this.#remove(operator);
@@ -426,6 +421,18 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
     if (!joined) await this.#answerFrom(this.#partner);
     await this.#keys.trySettle();
     await this.callerPlayer.restart(false);
+  }
+
+  /** Each of these is tried whatever became of the one before: nobody asks for it again. */
+  async #leave(operator: Operator, joined: boolean): Promise<void> {
+    try {
+      if (joined) await this.leaveBridge(operator);
+      else await this.backdrop.withdraw(operator.tag);
+    } finally {
+      if (joined) await this.backdrop.clear(null);
+      // The new partner before the old one goes: rtpengine closes the caller's port with his last far leg.
+      await this.#answerFrom(this.#partner);
+    }
   }
 
   async #removeLater(operator: Operator): Promise<void> {
@@ -470,11 +477,14 @@ export class AnchoredCall extends SwitchedCall<Instance, CallerLeg, Operator> {
 
   protected override async bridge(operator: Operator): Promise<void> {
     await this.#answerFrom(operator);
-    for (const tag of [callerTag, operator.tag]) await this.#heardAgain(tag);
+    for (const tag of [callerTag, operator.tag]) if (!this.hush.keepsBack(tag)) await this.#heardAgain(tag);
     this.#heldBack = null;
-    await this.#block(operator, false);
-    this.recordings.join(operator.tag);
     await this.hush.settle();
+    // A re-INVITE of his while the caller hears tones must not let him in among them.
+    if (!this.hush.keepsBack(operator.tag)) {
+      await this.#block(operator, false);
+      this.recordings.join(operator.tag);
+    }
     await this.#keys.trySettle();
   }
 

@@ -41,6 +41,11 @@ export class Hush {
     return this.#alone.delete(tag);
   }
 
+  /** Whether the sound of this leg is kept from its partner. */
+  keepsBack(tag: string): boolean {
+    return this.#hushed.has(tag);
+  }
+
   /** The leg has gone. */
   forget(tag: string): void {
     this.#alone.delete(tag);

@@ -551,9 +551,12 @@ export abstract class SwitchedCall<
 
   /** What the caller hears while he waits was set when this was ordered, and stays. */
   protected async leaveBridge(operator: O): Promise<void> {
-    await this.backdrop.withdraw(operator.tag);
-    this.bridgeWatch.reset();
-    this.current = null;
+    try {
+      await this.backdrop.withdraw(operator.tag);
+    } finally {
+      this.bridgeWatch.reset();
+      this.current = null;
+    }
   }
 
   async #drop(leg: LegId): Promise<void> {
