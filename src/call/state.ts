@@ -90,7 +90,6 @@ export interface PassingOperator {
   readonly attempt: Attempt;
   readonly answeredAtMs: number;
   readonly joinedAtMs: number;
-  readonly reinvited: boolean;
   readonly recordingPaused: boolean;
   /** The transfer as it was with him; it goes on when nobody else answers. */
   readonly transfer: OpenTransfer;
@@ -118,8 +117,8 @@ export interface Attempt {
   readonly invitedAtMs: number | null;
   readonly ringingAtMs: number | null;
   readonly lastStatus: number | null;
-  /** Somebody else has taken his place in the talk (RFC 3891). */
-  readonly replaced?: true;
+  /** There was a talk before he was listened for: with whom he has replaced (RFC 3891), before a move, or before he passed on. */
+  readonly talkedBefore?: true;
   /** Who has picked his call up, or taken his place. */
   readonly takenBy?: string;
   /** His answer, while he is asked to confirm. */

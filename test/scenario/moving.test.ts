@@ -101,6 +101,38 @@ describe("the caller talks to an operator", () => {
     expect(call.state.phase).toBe("withBot");
   });
 
+  test("who has talked and is not heard any more behind the move: he is asked once, and the talk was one", () => {
+    const unheard = { type: "media.unheard", leg: operator(1), offer: sdp } as const;
+    // He was asked once already, when they were joined.
+    const call = bridged()
+      .happens(unheard)
+      .happens(followed(operator(1)))
+      .after(90_000);
+    call
+      .happens(callerMoved)
+      .happens(operatorMoved)
+      .happens(followed(operator(1)));
+    call.happens(unheard);
+    expect(call.last).toEqual([{ ...told, leg: operator(1) }]);
+    call.happens(unheard);
+    expect(call.state.phase).toBe("withBot");
+    expect(call.transfers).toMatchObject([
+      { status: { status: "SUCCESS", hangup: false }, details: { cause: "completed", endedBy: "service" } },
+    ]);
+  });
+
+  test("who answers behind the move and is never heard has not talked", () => {
+    const call = new CallScript().callerIsWithBot().botSwitches().invited().rings().happens(callerMoved);
+    call
+      .answers()
+      .joined()
+      .happens(operatorMoved)
+      .happens(followed(operator(1)));
+    const unheard = { type: "media.unheard", leg: operator(1), offer: sdp } as const;
+    call.happens(unheard).happens(unheard);
+    expect(call.transfers).toMatchObject([{ status: { status: "FAIL" }, details: { cause: "media_failure" } }]);
+  });
+
   test("an operator who is asked for his sound and has not been told of a move may refuse as before", () => {
     const call = bridged().happens({ type: "media.silent", leg: operator(1), offer: sdp });
     call.happens({ ...refused, leg: operator(1) });

@@ -48,6 +48,16 @@ describe("an operator passes the caller on", () => {
     expect(call.last).toContainEqual({ type: "leg.invite", order: expect.objectContaining({ ...order, headers }) });
   });
 
+  test("who has the caller back and is not heard any more is asked once, and has talked all the same", () => {
+    const unheard = { type: "media.unheard", leg: operator(1), offer: sdp } as const;
+    const call = talking({ continueCall: true }).happens(unheard).after(30_000);
+    passes(call).invited(2).refuses(486, 2);
+    call.happens(unheard);
+    expect(call.last).toEqual([{ type: "leg.reinvite", leg: operator(1), offer: sdp }]);
+    call.happens(unheard);
+    expect(call.transfers).toMatchObject([{ status: { status: "SUCCESS" }, details: { endedBy: "service" } }]);
+  });
+
   test("whom he names is called for the first time, also after a REFER of the bot's that nobody followed", () => {
     const request = transferTo("100", { method: "refer" });
     const call = new CallScript({ operatorRefer: "accept" }).callerIsWithBot().botSwitches(request).timeIsUp("refer");

@@ -42,9 +42,15 @@ export function moved(state: Live, { leg, offer }: Extract<CallEvent, { type: "m
     case "withOperator":
     case "referring": {
       const [told, effects] = tellMoved(core, leg, offer);
-      return [{ ...state, core: told }, [...effects, warning]];
+      return [{ ...afterTheTalk(state), core: told }, [...effects, warning]];
     }
   }
+}
+
+/** The operator is listened for anew: that he has talked must not be forgotten, and that he was asked before does not count. */
+function afterTheTalk(state: Live): Live {
+  if (state.phase !== "withOperator" || state.joinedAtMs === null) return state;
+  return { ...state, attempt: { ...state.attempt, talkedBefore: true }, reinvited: false };
 }
 
 /** Whether this operator is being asked to confirm, talks, or passes the caller on. */

@@ -30,7 +30,7 @@ export function passOn(state: Live, event: Extract<CallEvent, { type: "leg.refer
   ) {
     return [state, [{ type: "refer.answer", leg, status: 603 }]];
   }
-  const { core, transfer, attempt, answeredAtMs, joinedAtMs, reinvited, recordingPaused } = state;
+  const { core, transfer, attempt, answeredAtMs, joinedAtMs, recordingPaused } = state;
   // Keys for an extension belong to the number the bot gave.
   const { dtmf: _, ...request } = transfer.request;
   const party = partyAt(transfer, attempt.party);
@@ -65,7 +65,6 @@ export function passOn(state: Live, event: Extract<CallEvent, { type: "leg.refer
     attempt,
     answeredAtMs,
     joinedAtMs,
-    reinvited,
     recordingPaused,
     transfer,
     here: true,
@@ -117,7 +116,7 @@ export function backToOperator(
   const since = [...attempts.slice(passing.transfer.attempts.length + 1), ...(record === null ? [] : [record])];
   const before = passing.transfer;
   const transfer: OpenTransfer = { ...before, begun, passes, attempts: [...before.attempts, ...since] };
-  const { answeredAtMs, joinedAtMs, reinvited, recordingPaused } = passing;
+  const { answeredAtMs, joinedAtMs, recordingPaused } = passing;
   // RFC 3515 §2.4.5: a final status must be told, also where no response came.
   const status = end.sipCode ?? (end.cause === "no_answer" ? 408 : 503);
   return [
@@ -125,10 +124,11 @@ export function backToOperator(
       phase: "withOperator",
       core,
       transfer,
-      attempt: passing.attempt,
+      // He is listened for anew, and has talked whatever comes of that.
+      attempt: { ...passing.attempt, talkedBefore: true },
       answeredAtMs,
       joinedAtMs,
-      reinvited,
+      reinvited: false,
       recordingPaused,
     },
     [

@@ -41,7 +41,7 @@ export function replaced(
   if (leg === here.core.setup.caller) return [endsWithTheTalk(here), [renewed]];
   if (here.phase !== "withOperator" || here.attempt.leg !== leg) return [state, []];
   const { transfer, attempt, asked: _, ...rest } = here;
-  const taken: Attempt = { ...attempt, replaced: true, ...(takenBy === undefined ? {} : { takenBy }) };
+  const taken: Attempt = { ...attempt, talkedBefore: true, ...(takenBy === undefined ? {} : { takenBy }) };
   return [
     { ...rest, attempt: taken, reinvited: false, transfer: { ...transfer, passes: transfer.passes + 1 } },
     [renewed, progress(transfer, attempt, "bridged", 200, atMs)],

@@ -89,6 +89,6 @@ function letGo(
 }
 
 function neverHeard(state: In<"withOperator">, atMs: number): Step {
-  // The caller has talked all the same with the one whose place he has taken.
-  return letGo(state, "no sound", state.attempt.replaced === true ? talked : noTalk, atMs);
+  // The caller has talked all the same: with the one whose place he has taken, or with him, at another media server.
+  return letGo(state, "no sound", state.attempt.talkedBefore === true ? talked : noTalk, atMs);
 }
