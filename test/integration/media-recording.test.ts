@@ -326,6 +326,25 @@ describe("after a crash", () => {
     await waitFor(() => stage.anchor.ready(), { what: "the anchor to be ready again", timeoutMs: 10_000 });
   });
 
+  test("a recording that is asked for before a loss is noticed begins where the call has moved to", async () => {
+    const call = stage.call();
+    const caller = await stage.phone();
+    await call.open(caller);
+    await stage.server.crash();
+    await stage.server.start();
+    stage.anchor.recording(call.id, "start");
+    expect(await call.event("recording.changed", 0, 10_000)).toMatchObject({ state: "started" });
+    const { offer } = await call.event("media.moved");
+    caller.connect("127.0.0.1", portIn(offer), "PCMU", 101);
+    caller.sendTone(pitches.caller);
+    stage.anchor.renew(call.id, call.caller, sdpOf(caller, { version: 2 }), false);
+    await delay(1_000);
+    await call.close();
+    const { sidecar, file } = await finished(call);
+    const { seconds } = sidecar;
+    expect((await heard(file, [{ from: seconds - 0.8, to: seconds }])).pitches).toEqual([[pitches.caller, null]]);
+  });
+
   test("rtpengine restarts without its calls: that is noticed by asking, and the recording goes on", async () => {
     const call = stage.call();
     const caller = await stage.phone();

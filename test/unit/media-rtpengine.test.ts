@@ -401,6 +401,7 @@ describe("the recording of a call", () => {
       log,
       startCapture,
       stopCapture: () => Promise.resolve(),
+      again: (run) => run(),
       enqueue: (step) => void step(),
       post: (event) => void events.push(event),
     });

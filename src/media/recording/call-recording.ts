@@ -23,6 +23,8 @@ export interface RecordingControlOptions {
   /** Starts capturing; resolves with the capture's path as the media server sees it, undefined when it names none. */
   startCapture(): Promise<string | undefined>;
   stopCapture(): Promise<void>;
+  /** Within a step: does once more what has failed because the media server had lost the call, when another one has it. */
+  again(run: () => Promise<void>): Promise<void>;
   /** Runs a step in the call's queue, however many wait. */
   enqueue(step: () => Promise<void>): void;
   post(event: CallEvent): void;
@@ -119,7 +121,7 @@ export class RecordingControl {
       this.#recording = recording;
       for (const { leg, port, laws } of this.#legs.values()) recording.leg(0, leg, port, laws);
       if (this.#joined !== null) recording.joined(this.#now, this.#joined);
-      await this.#capture(recording);
+      await this.#options.again(() => this.#capture(recording));
       if (this.#phase !== null) recording.phase(this.#phase.at, this.#phase.phase);
       const sound = this.#sound;
       this.#play = sound === null ? null : recording.play(sound.at, sound.file, sound.times);
@@ -172,7 +174,7 @@ export class RecordingControl {
     const recording = this.#recording;
     if (recording === null || this.#running) return;
     try {
-      await this.#capture(recording);
+      await this.#options.again(() => this.#capture(recording));
       this.#options.post(changed("resumed", recording.place));
     } catch (error) {
       // What was recorded before the pause is rendered at the end all the same.

@@ -128,6 +128,7 @@ export abstract class SwitchedCall<
       log,
       startCapture: () => this.startCapture(),
       stopCapture: () => this.stopCapture(),
+      again: (run) => this.queue.again(run),
       enqueue: (step) => this.queue.pushAlways(step),
       post: (event) => void options.post(event),
     });
