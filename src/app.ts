@@ -35,7 +35,7 @@ import { RecordingDelivery } from "./media/recording/delivery.ts";
 import { startRtpengineAnchor } from "./media/rtpengine/anchor.ts";
 import type { Anchor } from "./media/switching/switching-anchor.ts";
 import { CallRegistry } from "./runtime/registry.ts";
-import { openCalls } from "./runtime/open-calls.ts";
+import { openCalls, type OpenCalls } from "./runtime/open-calls.ts";
 import type { HostResolver } from "./sip/pinning.ts";
 import { SipSide } from "./sip/side.ts";
 import type { EnginePlace } from "./sip/srf.ts";
@@ -141,7 +141,7 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
     telemetry,
     ended: (call) => {
       link.close(call);
-      open?.ended(call);
+      open.ended(call);
     },
   });
   const { post } = registry;
@@ -159,7 +159,7 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
       if (state === "lost") registry.postAll({ type: "bot.away" });
     },
     onStored: (waitedMs) => metrics.redisDelivery.observe(waitedMs / 1000),
-    onSeq: (call, seq) => open?.said(call, seq),
+    onSeq: (call, seq) => open.said(call, seq),
   });
   // Deferred first, so that it answers to the end: whoever watches `/livez` would take a long closing for a crash.
   const admin = new AdminServer({
@@ -204,9 +204,11 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
       : undefined;
   disposal.defer(() => engine?.close());
   if (engine !== undefined) metrics.add(engineFigures, () => engine.stats());
-  // An embedded engine has ended with its process, and every dialog with it.
-  const open = engine === undefined ? openCalls(config.sip.stateFolder, log) : undefined;
-  disposal.defer(() => open?.close());
+  // A separate engine has kept the dialogs of a dead process; an embedded one died with it and makes them again.
+  const savedDialog = (id: string): string => engine?.saved(id) ?? "";
+  const open: OpenCalls = await named("sip.stateFolder", openCalls(config.sip.stateFolder, savedDialog, log));
+  disposal.defer(() => open.close());
+  engine?.takeBack(open.leftDialogs.values());
 
   const sip: SipSide = new SipSide({
     engine:
@@ -222,7 +224,7 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
     pingMs: engine === undefined ? 5_000 : 0,
     sharesEngine: engine === undefined,
     directory: table,
-    dialogs: open?.dialogs,
+    dialogs: open.dialogs,
     password: (trunk, direction) => secrets.get(`trunk:${trunk}:${direction}`),
     mintCallId: () => randomUUID() as CallId,
     t1Ms: config.sip.t1Ms,
@@ -253,7 +255,7 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
       const keys = table.trunk(admitted.trunk)?.keys ?? usualKeys;
       const setup: CallSetup = { ...admitted, policy: { ...admitted.policy, sounds, keys, ...patience } };
       const address = { call: setup.call, botId: setup.botId, caller: setup.callerNumber, called: setup.calledNumber };
-      open?.begun(address);
+      open.begun(address);
       link.open({ ...address, policy, format: formatOf(setup.botId) });
       registry.begin(setup);
     },
@@ -267,23 +269,21 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
   }
   await sip.start();
   disposal.defer(() => sip.drain());
-  if (open !== undefined) {
-    void sip.endLeft(open.leftDialogs, (id) => {
-      open.dialogs.ended(id);
+  void sip.endLeft([...open.leftDialogs.keys()], (id) => {
+    open.dialogs.ended(id);
+  });
+  for (const address of open.leftCalls) {
+    link.open({
+      ...address,
+      format: formatOf(address.botId),
+      policy: policyOf({ botId: address.botId, callerNumber: address.caller }),
     });
-    for (const address of open.leftCalls) {
-      link.open({
-        ...address,
-        format: formatOf(address.botId),
-        policy: policyOf({ botId: address.botId, callerNumber: address.caller }),
-      });
-      link.publish(address.call, restarted);
-      link.close(address.call);
-      open.ended(address.call);
-    }
-    if (open.leftCalls.length > 0) log.warn({ calls: open.leftCalls.length }, "calls of an earlier process were ended");
-    await media.releaseLeft(open.leftCalls.map(({ call }) => call));
+    link.publish(address.call, restarted);
+    link.close(address.call);
+    open.ended(address.call);
   }
+  if (open.leftCalls.length > 0) log.warn({ calls: open.leftCalls.length }, "calls of an earlier process were ended");
+  await media.releaseLeft(open.leftCalls.map(({ call }) => call));
 
   const adminPort = await named("admin.port", admin.start());
 

@@ -137,7 +137,7 @@ const sipSchema = z
     stateFolder: folder
       .default("state")
       .describe(
-        "Folder for the list of open dialogs, by which calls that a crash has left in another process are ended at the next start. Default state.",
+        "Folder for the list of open calls, by which the next process ends those that a crash has left. Each instance has its own. Default state.",
       ),
   })
   .describe("Signalling.");

@@ -48,6 +48,13 @@ export interface Engine {
   readonly listening: readonly Listener[];
   /** Replaces the list of who may send requests, from the next message on. Throws `SourceError`. */
   setSources(sources: readonly string[] | "any"): void;
+  /** A dialog as text, which its remote target and routes are in as they are now; undefined when there is none of that id. */
+  saved(dialogId: string): string | undefined;
+  /**
+   * Makes dialogs again from what `saved` gave of them in a process that has died. They are without an application until one
+   * connects, or are ended by BYE after the grace time. What cannot be read is passed over.
+   */
+  takeBack(saved: Iterable<string>): void;
   stats(): EngineStats;
   /** Whether nothing is left of any call: no dialog, no transaction, no timer, no pending request. */
   isIdle(): boolean;
@@ -256,6 +263,10 @@ export async function startEngineWith(
     listening: [...transport.listeners()],
     setSources: (sources) => {
       transport.setSources(sources);
+    },
+    saved: (dialogId) => agent.saved(dialogId),
+    takeBack: (saved) => {
+      agent.takeBack(saved);
     },
     stats: () => ({
       agent: agent.stats(),

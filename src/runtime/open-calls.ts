@@ -1,6 +1,8 @@
+import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 
 import type { CallId } from "../call/ids.ts";
+import { claimFolder } from "../lib/claimed-folder.ts";
 import { openEntries } from "../lib/open-entries.ts";
 import type { Log } from "../telemetry/log.ts";
 
@@ -17,17 +19,23 @@ export interface OpenCalls {
   readonly dialogs: { opened(id: string): void; ended(id: string): void };
   /** What a crash has left, with the number of the last event of each call. */
   readonly leftCalls: readonly (CallAddress & { readonly lastSeq: number })[];
-  readonly leftDialogs: readonly string[];
+  /** By the engine's id, with what `savedDialog` said of each. */
+  readonly leftDialogs: ReadonlyMap<string, string>;
   begun(address: CallAddress): void;
   /** An event of that number goes to the call's bot. */
   said(call: CallId, seq: number): void;
   /** The call is over and its bot was told so. */
   ended(call: CallId): void;
-  close(): void;
+  close(): Promise<void>;
 }
 
-/** @throws when the folder cannot be used. */
-export function openCalls(folder: string, log: Log): OpenCalls {
+/**
+ * `savedDialog` tells what else is to be noted of a dialog, by the engine's id. Rejects when the folder cannot be used, and
+ * when another process uses it: its calls would be taken for left ones.
+ */
+export async function openCalls(folder: string, savedDialog: (id: string) => string, log: Log): Promise<OpenCalls> {
+  await mkdir(folder, { recursive: true });
+  const claim = await claimFolder(folder);
   const onError = (error: unknown): void => {
     log.error({ err: error, folder }, "open calls can no longer be noted: after a crash they would not be ended");
   };
@@ -40,14 +48,14 @@ export function openCalls(folder: string, log: Log): OpenCalls {
   return {
     dialogs: {
       opened: (id) => {
-        dialogs.add(id, "");
+        dialogs.add(id, savedDialog(id));
       },
       ended: (id) => {
         dialogs.remove(id);
       },
     },
     leftCalls: [...calls.left.values()].map((text) => JSON.parse(text) as CallAddress & { readonly lastSeq: number }),
-    leftDialogs: [...dialogs.left.keys()],
+    leftDialogs: dialogs.left,
     begun: (address) => {
       addresses.set(address.call, address);
       note(address, 0);
@@ -62,9 +70,10 @@ export function openCalls(folder: string, log: Log): OpenCalls {
       addresses.delete(call);
       calls.remove(call);
     },
-    close: () => {
+    close: async () => {
       calls.close();
       dialogs.close();
+      await claim.release();
     },
   };
 }

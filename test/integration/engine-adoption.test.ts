@@ -23,8 +23,8 @@ afterEach(async () => {
   await closings.closeAll();
 });
 
-function rawApp(): RawApp {
-  const app = new RawApp(sip.engine.controlPort);
+function rawApp({ engine } = sip): RawApp {
+  const app = new RawApp(engine.controlPort);
   closings.add(() => {
     app.socket.destroy();
   });
@@ -179,6 +179,50 @@ describe("a dialog without an application", () => {
     expect((await another.answer("o"))[2]).toBe("NOK");
     expect(given(another)).toEqual([`BYE ${dialogId}`]);
     expect(given(bystander)).toEqual([]);
+  });
+});
+
+describe("a dialog of an engine that has died with its application", () => {
+  const start = async (saved: readonly string[]): Promise<TestEngine> => {
+    const next = await startTestEngine(closings, { orphanGraceMs: 3000, waitMs: 1000 });
+    next.engine.takeBack(saved);
+    return next;
+  };
+
+  /** A call, and what was saved of it; the engine it was in is out of it, as one that was killed would be. */
+  async function saved(): Promise<{ call: RawCall; dialogId: string; text: string }> {
+    const { call, dialogId } = await orphan();
+    const text = sip.engine.saved(dialogId) ?? "";
+    await call.bye();
+    expect(sip.engine.saved(dialogId)).toBeUndefined();
+    return { call, dialogId, text };
+  }
+
+  it("is made again by the next one, where an application ends it", async () => {
+    const { call, dialogId, text } = await saved();
+    const next = await start(["no dialog", text, text]);
+    expect(next.engine.stats().agent).toMatchObject({ dialogs: 1, timers: 1 });
+    const app = rawApp(next);
+    await app.authenticate(secret);
+    await expect.poll(() => next.engine.stats().counters.dialogsAdopted).toBe(1);
+    app.send(["b", "sip", "", dialogId], "BYE sip:placeholder SIP/2.0\r\nReason: SIP;cause=503\r\n\r\n");
+    const bye = await peer.request("BYE");
+    expect(bye.header("Call-ID")).toBe(call.callId);
+    expect([tagOf(bye.header("From")), tagOf(bye.header("To"))]).toEqual([call.toTag, call.fromTag]);
+    expect(bye.header("Reason")).toBe("SIP;cause=503");
+    // Higher than whatever was sent after it was saved.
+    expect(Number.parseInt(bye.header("CSeq"), 10)).toBeGreaterThan(100_000);
+    peer.reply(bye, 200, "OK");
+    await expect.poll(() => next.engine.stats().agent).toMatchObject({ dialogs: 0, timers: 0 });
+  });
+
+  it("is ended by the engine itself when no application comes", async () => {
+    const { text } = await saved();
+    const next = await start([text]);
+    const bye = await peer.request("BYE");
+    expect(bye.header("Reason")).toBe('SIP;cause=503;text="application gone"');
+    peer.reply(bye, 200, "OK");
+    await expect.poll(() => next.engine.stats().agent.dialogs).toBe(0);
   });
 });
 

@@ -1,10 +1,11 @@
-// The whole service on `patchbay engine`, each in a process of its own: what a crash of either costs.
-import { writeFile } from "node:fs/promises";
+// The whole service on `patchbay engine`, each in a process of its own, and with the engine in its own: what a crash costs.
+import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 import { describe, expect, test } from "vitest";
 
+import { openEntries } from "../../src/lib/open-entries.ts";
 import { DisposalStack } from "../support/disposal.ts";
 import { temporaryFolder } from "../support/folder.ts";
 import { claimPort } from "../support/ports.ts";
@@ -17,7 +18,7 @@ import { header } from "../support/sip-text.ts";
 import { waitFor } from "../support/wait.ts";
 import type { BotCall } from "./raw-bot.ts";
 import { RawBot } from "./raw-bot.ts";
-import { botNumber, operatorNumber } from "./stage.ts";
+import { botNumber, filesBelow, operatorNumber } from "./stage.ts";
 
 const projectFolder = fileURLToPath(new URL("../..", import.meta.url));
 
@@ -25,6 +26,9 @@ interface Site extends AsyncDisposable {
   readonly bot: RawBot;
   readonly operator: Phone;
   readonly uri: string;
+  readonly folder: string;
+  /** rtpengine's recordings that were not written yet. */
+  readonly spoolFolder: string;
   start(what: "engine" | "service"): Promise<RunningProcess>;
   phone(): Promise<Phone>;
   /** Calls that rtpengine holds. */
@@ -33,7 +37,7 @@ interface Site extends AsyncDisposable {
   dialogs(): Promise<number>;
 }
 
-async function startSite(): Promise<Site> {
+async function startSite(engine: "separate" | "embedded" = "separate"): Promise<Site> {
   await using resources = new DisposalStack();
   const { path: folder } = resources.use(await temporaryFolder("separate"));
   const redis = resources.use(await RedisServer.start());
@@ -51,7 +55,7 @@ async function startSite(): Promise<Site> {
   await writeFile(join(folder, "secret"), "a-secret\n", { mode: 0o600 });
   const config = {
     sip: {
-      engine: "separate",
+      engine,
       listen: [{ protocol: "udp", address: "127.0.0.1", port: sip }],
       drachtio: { port: control, secretFile: "secret" },
       t1Ms: 50,
@@ -64,7 +68,7 @@ async function startSite(): Promise<Site> {
     },
     recording: { folder: "recordings", spoolFolder: rtpengine.recordingFolder },
     trunks: [{ id: "t", sources: ["127.0.0.1"], gateways: [{ host: operator.address, port: operator.port }] }],
-    channels: [{ botId: "bot-a", trunk: "t", numbers: [botNumber] }],
+    channels: [{ botId: "bot-a", trunk: "t", numbers: [botNumber], recording: { enabled: engine === "embedded" } }],
     admin: { address: "127.0.0.1", port: admin },
   };
   await writeFile(file, JSON.stringify(config));
@@ -74,6 +78,8 @@ async function startSite(): Promise<Site> {
     bot,
     operator,
     uri: `sip:${botNumber}@127.0.0.1:${sip}`,
+    folder,
+    spoolFolder: rtpengine.recordingFolder,
     start: async (what) =>
       kept.use(
         await RunningProcess.start({
@@ -88,7 +94,8 @@ async function startSite(): Promise<Site> {
     phone: async () => kept.use(await Phone.start()),
     mediaCalls: () => rtpengine.calls(),
     dialogs: async () => {
-      const page = await (await fetch(`http://127.0.0.1:${engineAdmin}/metrics`)).text();
+      const port = engine === "separate" ? engineAdmin : admin;
+      const page = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
       return Number(/^patchbay_engine_dialogs (\d+)$/m.exec(page)?.[1] ?? Number.NaN);
     },
     [Symbol.asyncDispose]: () => kept[Symbol.asyncDispose](),
@@ -163,6 +170,66 @@ describe("kill -9 of the service with calls up, the engine apart", () => {
     expect(new Set(events.map(({ callId }) => callId)).size).toBe(1);
   });
 });
+
+describe("kill -9 of the service with calls up, the engine in it", () => {
+  test("its next process ends all legs with a reason, tells the bots, writes the recordings, and takes new calls", async () => {
+    await using site = await startSite("embedded");
+    const service = await site.start("service");
+    const talking = await talk(site);
+    const parkedLeg = await (await site.phone()).dial(site.uri);
+    const parked = await site.bot.callOf(parkedLeg.callId);
+    const calls = [talking.call, parked];
+    for (const call of calls) {
+      await call.event("recording", { where: (body) => body["state"] === "started" });
+    }
+    expect(await site.dialogs()).toBe(3);
+    await service.kill();
+    const again = await site.start("service");
+    for (const end of [talking.leg, talking.operator, parkedLeg]) {
+      const { by, how, message } = await end.ended;
+      expect({ by, how }).toEqual({ by: "peer", how: "BYE" });
+      expect(message === undefined ? "" : header(message, "Reason")).toBe('SIP;cause=503;text="service restarted"');
+    }
+    for (const call of calls) {
+      const { body } = await call.event("hangup");
+      expect(body).toMatchObject({ by: "service", reason: "service restarted" });
+    }
+    await waitFor(async () => (await site.dialogs()) === 0, { what: "no dialog", timeoutMs: 10_000 });
+    await waitFor(async () => (await site.mediaCalls()).length === 0, { what: "no media", timeoutMs: 10_000 });
+    expect((await recordedCalls(site, calls.length)).toSorted()).toEqual(calls.map(({ id }) => id).toSorted());
+    const next = await talk(site);
+    await next.leg.hangUp();
+    await next.call.event("hangup");
+    await waitFor(async () => (await site.dialogs()) === 0, { what: "no dialog again", timeoutMs: 10_000 });
+    expect(again.output).not.toContain('"level":"error"');
+    again.signal("SIGTERM");
+    expect(await again.exited).toMatchObject({ code: 0 });
+    expect([...stateLeft(site, "calls"), ...stateLeft(site, "dialogs")]).toEqual([]);
+    expect(await filesBelow(site.spoolFolder)).toEqual([]);
+  });
+});
+
+/** The calls whose recordings are written, once there are so many. */
+async function recordedCalls(site: Site, count: number): Promise<readonly string[]> {
+  const folder = join(site.folder, "recordings");
+  const sidecars = await waitFor(
+    async () => {
+      const names = (await readdir(folder)).filter((name) => name.endsWith(".json"));
+      return names.length >= count ? names : undefined;
+    },
+    { what: "the recordings", timeoutMs: 40_000 },
+  );
+  const texts = await Promise.all(sidecars.map((name) => readFile(join(folder, name), "utf8")));
+  return texts.map((text) => (JSON.parse(text) as { callId: string }).callId);
+}
+
+function stateLeft(site: Site, list: "calls" | "dialogs"): readonly string[] {
+  const entries = openEntries(join(site.folder, "state", list), (error) => {
+    throw error;
+  });
+  entries.close();
+  return [...entries.left.keys()];
+}
 
 test("kill -9 of the engine: the service ends its calls towards the bots and takes new ones from the next engine", async () => {
   await using site = await startSite();

@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 
 import { Dialog, dialogIdOf } from "../../src/engine/dialog/dialog.ts";
 import type { DialogState } from "../../src/engine/dialog/dialog.ts";
+import { saveDialog, savedDialog } from "../../src/engine/dialog/saved.ts";
 import { DialogTable } from "../../src/engine/dialog/table.ts";
 import { Headers, SipRequest, SipResponse } from "../../src/engine/sip/message.ts";
 import {
@@ -43,6 +44,28 @@ describe("a dialog's sequence numbers", () => {
     expect([one.nextLocalSeq(), one.nextLocalSeq()]).toEqual([11, 12]);
     expect([5, 5, 7, 6].map((number) => one.acceptRemoteSeq(number))).toEqual([true, true, true, false]);
   });
+});
+
+describe("a dialog that is made again from text", () => {
+  it.each(["uas", "uac"] as const)("is the same one, with higher numbers: %s", (role) => {
+    const one = dialog({ role, routeSet: ["<sip:a.example;lr>"], remoteSeq: 5, fromTag: role === "uas" ? "r" : "l" });
+    const again = savedDialog(saveDialog(one), new ManualClock());
+    expect(again).toMatchObject({ id: one.id, phase: "confirmed" });
+    expect(again?.state()).toEqual({ ...one.state(), localSeq: 100_010 });
+    expect(again?.route()).toEqual(one.route());
+  });
+
+  it("has no number that no CSeq may have", () => {
+    const again = savedDialog(saveDialog(dialog({ localSeq: 2 ** 31 - 5 })), new ManualClock());
+    expect(again?.nextLocalSeq()).toBe(2 ** 31 - 1);
+  });
+
+  it.each(["", "{", "null", "7", "{}", JSON.stringify({ ...dialog().state(), routeSet: [7] })])(
+    "is none from %j",
+    (text) => {
+      expect(savedDialog(text, new ManualClock())).toBeUndefined();
+    },
+  );
 });
 
 describe("a dialog's route (RFC 3261 §12.2.1.1)", () => {

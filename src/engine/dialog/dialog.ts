@@ -211,6 +211,25 @@ export class Dialog {
     this.phase = "confirmed";
   }
 
+  /** What another process needs to send in the dialog, and to know what comes in it. */
+  state(): DialogState {
+    const { role, callId, localTag, remoteTag, localAddress, remoteAddress, localContact } = this;
+    return {
+      role,
+      callId,
+      localTag,
+      remoteTag,
+      localAddress,
+      remoteAddress,
+      localContact,
+      routeSet: this.#routeSet,
+      remoteTarget: this.#remoteTarget,
+      localSeq: this.#localSeq,
+      remoteSeq: this.#remoteSeq,
+      fromTag: role === "uas" ? remoteTag : localTag,
+    };
+  }
+
   route(): DialogRoute {
     const first = this.#routeSet[0];
     const address = first === undefined ? undefined : parseNameAddr(first);

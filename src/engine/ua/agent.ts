@@ -1,3 +1,4 @@
+import { saveDialog, savedDialog } from "../dialog/saved.ts";
 import type { ClientId, LostClient, SipCommand, SipCommands } from "../events.ts";
 import type { SipMessage, SipRequest, SipResponse } from "../sip/message.ts";
 import { noApplication } from "./accepted.ts";
@@ -130,6 +131,22 @@ export class UserAgent implements SipCommands {
       ...this.#uac.owners(),
     ];
     return new Set(owners.filter((owner) => owner !== undefined));
+  }
+
+  /** A dialog as text, for `takeBack` in another process; undefined when there is none of that id. */
+  saved(dialogId: string): string | undefined {
+    const dialog = this.#core.dialogs.byId(dialogId);
+    return dialog === undefined ? undefined : saveDialog(dialog);
+  }
+
+  /** Makes dialogs again that another process had: they are without an application for now. Other texts are passed over. */
+  takeBack(saved: Iterable<string>): void {
+    for (const text of saved) {
+      const dialog = savedDialog(text, this.#core.parts.clock);
+      if (dialog !== undefined && this.#core.addDialog(dialog)) {
+        this.#core.ownership.orphaned(dialog);
+      }
+    }
   }
 
   /** Takes no new calls from now on; those that are there stay. */

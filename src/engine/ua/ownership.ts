@@ -107,15 +107,26 @@ export class Ownership {
         continue;
       }
       orphans += 1;
-      dialog.timers.start("orphan", settings.orphanGraceMs, () => {
-        this.#core.parts.counters.add("orphansEnded");
-        log.warn("a dialog without an application is ended", { dialog: dialog.id });
-        this.events.endOrphan(dialog);
-      });
+      this.#endInTime(dialog);
     }
     if (orphans > 0) {
       log.warn("dialogs are without an application", { dialogs: orphans, graceMs: settings.orphanGraceMs });
     }
+  }
+
+  /** A dialog of an engine that died with its application is without one from the start. */
+  orphaned(dialog: Dialog): void {
+    dialog.orphanOf = "";
+    this.#endInTime(dialog);
+  }
+
+  #endInTime(dialog: Dialog): void {
+    const { counters, log, settings } = this.#core.parts;
+    dialog.timers.start("orphan", settings.orphanGraceMs, () => {
+      counters.add("orphansEnded");
+      log.warn("a dialog without an application is ended", { dialog: dialog.id });
+      this.events.endOrphan(dialog);
+    });
   }
 
   #forgetInTime(dialog: Dialog): void {
