@@ -1,5 +1,6 @@
 import { stat } from "node:fs/promises";
 import { createServer } from "node:net";
+import { platform } from "node:os";
 
 /**
  * Keeps a folder for this process until it is released, or until the process has ended in whatever way: the kernel frees
@@ -9,7 +10,7 @@ import { createServer } from "node:net";
  */
 export async function claimFolder(folder: string): Promise<{ release(): Promise<void> }> {
   const { dev, ino } = await stat(folder, { bigint: true });
-  if (process.platform !== "linux") {
+  if (platform() !== "linux") {
     return { release: async () => undefined };
   }
   // A socket in the abstract namespace: a name alone, bound by one process at a time. The folder may have several paths,

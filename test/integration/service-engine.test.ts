@@ -57,7 +57,7 @@ async function startSite(engine: "separate" | "embedded" = "separate"): Promise<
     sip: {
       engine,
       listen: [{ protocol: "udp", address: "127.0.0.1", port: sip }],
-      drachtio: { port: control, secretFile: "secret" },
+      ...(engine === "separate" ? { drachtio: { port: control, secretFile: "secret" } } : {}),
       t1Ms: 50,
     },
     engine: { admin: { port: engineAdmin } },
