@@ -7,6 +7,7 @@ import { createMetrics } from "../src/telemetry/metrics.ts";
 export const sourcesAtRest: MetricSources = {
   version: "0.0.0",
   state: () => ({
+    ready: true,
     parts: { redis: true, engine: true, media: true },
     draining: false,
     redis: { state: "up", queuedEvents: 0, lagMs: 0 },

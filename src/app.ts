@@ -164,8 +164,7 @@ export async function createApp(config: Config, secrets: Secrets, surroundings: 
   // Deferred first, so that it answers to the end: whoever watches `/livez` would take a long closing for a crash.
   const admin = new AdminServer({
     ...config.admin,
-    ready: () => state().parts,
-    details: state,
+    state,
     metrics: () => metrics.render(),
   });
   disposal.defer(() => admin.close());

@@ -62,7 +62,10 @@ export async function createEngineProcess(
   disposal.defer(() => engine.close());
   const admin = new AdminServer({
     ...own.admin,
-    ready: () => ({ application: own.applications.length > 0 || engine.stats().wire.clients > 0 }),
+    state: () => {
+      const application = own.applications.length > 0 || engine.stats().wire.clients > 0;
+      return { ready: application, parts: { application } };
+    },
     metrics: figuresPage(engineFigures, () => engine.stats()),
   });
   const adminPort = await admin.start();

@@ -25,6 +25,7 @@ export function serviceState({ config, table, health, link, sip, media }: Servic
   const legs = sip.legsByTrunk();
   const anchored = Object.entries(media.ready());
   return {
+    ready: link.ready() && sip.ready() && anchored.some(([, ready]) => ready),
     parts: { redis: link.ready(), engine: sip.ready(), media: anchored.every(([, ready]) => ready) },
     draining: sip.draining,
     redis: { state: link.ready() ? "up" : "down", queuedEvents: queued, lagMs: link.lagMs() },

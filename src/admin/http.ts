@@ -6,10 +6,8 @@ export interface AdminOptions {
   readonly address: string;
   /** 0 takes a free port. */
   readonly port: number;
-  /** The state of each part by name; the service is ready when all are true. */
-  readonly ready: () => Readonly<Record<string, boolean>>;
-  /** Further facts for `/readyz`; they do not decide whether the service is ready. */
-  readonly details?: () => object;
+  /** What `/readyz` tells: `ready`, by which it is 200 or 503, and whatever else is known. */
+  readonly state: () => { readonly ready: boolean };
   readonly metrics: () => Promise<{ contentType: string; body: string }>;
 }
 
@@ -47,14 +45,8 @@ export class AdminServer {
       case "/livez":
         return send(response, 200, "text/plain", "ok\n");
       case "/readyz": {
-        const parts = this.#options.ready();
-        const ready = Object.values(parts).every(Boolean);
-        return send(
-          response,
-          ready ? 200 : 503,
-          "application/json",
-          `${JSON.stringify({ ready, parts, ...this.#options.details?.() })}\n`,
-        );
+        const state = this.#options.state();
+        return send(response, state.ready ? 200 : 503, "application/json", `${JSON.stringify(state)}\n`);
       }
       case "/metrics": {
         const { contentType, body } = await this.#options.metrics();

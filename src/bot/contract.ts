@@ -141,7 +141,7 @@ export const transferDetailsSchema = z
             .string()
             .optional()
             .describe(
-              "The number or user name of the phone that picked this call up, or took it over from this operator, by an INVITE with `Replaces`; left out when none did.",
+              "The number or user name of the phone that picked this call up, or took it over from this operator, by an INVITE with `Replaces`; left out when none did, or when it does not say who it is.",
             ),
         }),
       )

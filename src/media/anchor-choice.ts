@@ -25,7 +25,7 @@ export class AnchorChoice implements MediaAnchor, AsyncDisposable {
     this.#nameFor = nameFor;
   }
 
-  /** By its name: whether a new call can be anchored there. A call of any bot can when all say yes. */
+  /** By its name: whether a new call can be anchored there. */
   ready(): Readonly<Record<string, boolean>> {
     return Object.fromEntries([...this.#byName].map(([name, anchor]) => [name, anchor.ready()]));
   }

@@ -315,15 +315,15 @@ export class CallerLeg implements Leg {
   }
 
   #offersTo(dialog: SipDialog): Reoffer {
-    const { clock, times } = this.#context;
+    const { clock, link, times } = this.#context;
     return new Reoffer({
       leg: this.id,
       dialog,
       ownsCallId: false,
       clock,
+      link,
       timeoutMs: times.requestMs,
-      // Ours are for the gateways, as with a BYE.
-      credentials: null,
+      credentials: (challenge) => this.#credentialsFor(challenge),
       post: (event) => this.#post(event),
     });
   }

@@ -2,13 +2,14 @@ import type { CallId, LegId, Sdp } from "../call/ids.ts";
 import type { CallSetup } from "../call/setup.ts";
 import type { Log } from "../telemetry/log.ts";
 import type { DigestGate, GateUser } from "./digest-gate.ts";
+import { callerOf } from "./caller-of.ts";
 import type { SipAdmission, SipChannel, SipTrunk, TrunkDirectory } from "./directory.ts";
 import { allowedMethods, answerOptions } from "./in-dialog.ts";
 import type { CallFacts } from "./leg.ts";
 import type { HeaderLine } from "./message.ts";
 import type { IncomingInvite, IncomingRequest } from "./link/types.ts";
 import { parseReplaces, type ReplacedDialog } from "./replaces.ts";
-import { parseNameAddr, splitOutsideQuotes, userOf } from "./uri.ts";
+import { parseNameAddr, userOf } from "./uri.ts";
 
 export interface DoorOptions {
   readonly directory: TrunkDirectory;
@@ -197,7 +198,7 @@ export class Door {
     { called, offer }: { readonly called: string; readonly offer: Sdp },
   ): Admitted {
     const call = this.#options.mintCallId();
-    const caller = callerOf(invite, trunk);
+    const caller = callerOf(invite, trunk.trustIdentity);
     return {
       facts: { call, botId: channel.botId, trunk: trunk.id, calledNumber: called, caller },
       setup: {
@@ -290,33 +291,6 @@ function sdpPart(invite: IncomingInvite): string | undefined {
     }
   }
   return undefined;
-}
-
-function callerOf(invite: IncomingInvite, trunk: SipTrunk): CallFacts["caller"] {
-  const from = parseNameAddr(invite.header("from") ?? "");
-  // RFC 3325 §5: an asserted identity counts only from a peer that is trusted to have checked it.
-  const asserted = trunk.trustIdentity
-    ? invite
-        .headerLines("p-asserted-identity")
-        .flatMap((line) => splitOutsideQuotes(line, ","))
-        .slice(0, 4)
-        .flatMap((text) => parseNameAddr(text) ?? [])
-        .find(({ uri }) => userOf(uri) !== "")
-    : undefined;
-  const shown = asserted ?? from;
-  const fromUser = userOf(from?.uri ?? "");
-  const privacy = invite
-    .headerLines("privacy")
-    .flatMap((line) => line.split(/[;,]/))
-    .map((value) => value.trim().toLowerCase());
-  // RFC 3323 §4.2 and RFC 3325 §7: any of these asks that nobody behind us learns who calls.
-  const asked = privacy.some((value) => value === "id" || value === "user" || value === "header");
-  const anonymous = fromUser.toLowerCase() === "anonymous" || /@anonymous\.invalid\b/i.test(from?.uri ?? "");
-  return {
-    number: (shown === undefined ? "" : userOf(shown.uri)).slice(0, 128),
-    display: shown?.display?.slice(0, 128) ?? null,
-    withheld: asked || anonymous,
-  };
 }
 
 function passedHeaders(invite: IncomingInvite, names: readonly string[]): Readonly<Record<string, string>> {

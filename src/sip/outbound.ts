@@ -287,7 +287,7 @@ export class OperatorLeg implements Leg {
 
   /** From now on this is the operator's dialog. `called`: we have called him, and not he us. */
   #confirm(dialog: SipDialog, called: boolean): void {
-    const { clock, times } = this.#context;
+    const { clock, link, times } = this.#context;
     this.#dialogs += 1;
     const inDialog = new InDialog({
       leg: this.id,
@@ -312,8 +312,9 @@ export class OperatorLeg implements Leg {
       dialog,
       ownsCallId: called,
       clock,
+      link,
       timeoutMs: times.requestMs,
-      credentials: this.#credentials,
+      credentials: () => this.#credentials,
       post: (event) => this.#post(event),
     });
     this.#state = { phase: "confirmed", dialog, inDialog, keys, reoffer, referral: null };

@@ -18,10 +18,11 @@ export interface ReofferOptions {
   /** Who sent the INVITE that made the dialog owns its Call-ID. */
   readonly ownsCallId: boolean;
   readonly clock: Clock;
-  /** How long a final response may take. */
+  readonly link: { whenUp(timeoutMs: number): Promise<boolean> };
+  /** How long a final response may take, and how long the engine may be away. */
   readonly timeoutMs: number;
-  /** What a challenge is answered with; null where it must not be answered. */
-  readonly credentials: TrunkCredentials | null;
+  /** What may answer a challenge that came in this response; null where it must not be answered. */
+  readonly credentials: (challenge: Reply) => TrunkCredentials | null;
   readonly post: (event: CallEvent) => boolean;
 }
 
@@ -48,9 +49,15 @@ export class Reoffer {
   }
 
   async #send(sdp: Sdp, round: number, tries: number): Promise<void> {
-    const { leg, clock, post } = this.#options;
+    const { leg, clock, link, timeoutMs, post } = this.#options;
     const result = await this.#request(sdp, round);
     if (round !== this.#round) return;
+    // The peer has had no part in it: he is asked when we are back, as he is hung up on then.
+    if (tries < mostTries && result instanceof SipFault && result.code === "engine_away") {
+      const up = await link.whenUp(timeoutMs);
+      if (round !== this.#round) return;
+      if (up) return this.#send(sdp, round, tries + 1);
+    }
     if (tries < mostTries && meetsAnother(result)) {
       this.#waiting = clock.after(this.#retryMs(), () => void this.#send(sdp, round, tries + 1));
       return;
@@ -71,8 +78,10 @@ export class Reoffer {
     const { dialog, timeoutMs, credentials } = this.#options;
     const headers = [{ name: "Content-Type", value: "application/sdp" }];
     const result = await dialog.send("INVITE", { headers, body, timeoutMs });
-    if (result instanceof SipFault || credentials === null || round !== this.#round) return result;
-    const answer = answerChallenge(result, credentials, { method: "INVITE", uri: dialog.remoteUri });
+    if (result instanceof SipFault || round !== this.#round) return result;
+    const known = credentials(result);
+    const request = { method: "INVITE", uri: dialog.remoteUri };
+    const answer = known === null ? undefined : answerChallenge(result, known, request);
     return answer === undefined ? result : dialog.send("INVITE", { headers: [...headers, answer], body, timeoutMs });
   }
 

@@ -1,6 +1,7 @@
 import type { CallEvent } from "../call/event.ts";
 import type { ExchangeId, LegId, Sdp } from "../call/ids.ts";
 import type { Cancellable } from "../lib/clock.ts";
+import { callerOf } from "./caller-of.ts";
 import { hangUp } from "./hang-up.ts";
 import { allowedMethods } from "./in-dialog.ts";
 import type { LegContext } from "./leg.ts";
@@ -10,7 +11,6 @@ import type { IncomingInvite, SipDialog } from "./link/types.ts";
 import type { ReplacedDialog } from "./replaces.ts";
 import { isLocal } from "./local-call.ts";
 import { answerSession } from "./session-expires.ts";
-import { parseNameAddr, userOf } from "./uri.ts";
 
 interface TakeoverOptions {
   readonly invite: IncomingInvite;
@@ -135,7 +135,7 @@ interface TakeoversOptions {
 export interface Taker {
   readonly dialog: SipDialog;
   readonly offer: Sdp;
-  /** Who he says he is; null where no phone is behind him. */
+  /** Who he is; null where no phone is behind him, or where he does not say. */
   readonly by: string | null;
   readonly local: boolean;
 }
@@ -164,7 +164,7 @@ export class Takeovers {
     }
     this.#count += 1;
     const local = isLocal(invite);
-    const by = local ? null : takerOf(invite);
+    const by = local ? null : takerOf(invite, trunk);
     const takeover = new Takeover({
       invite,
       leg,
@@ -214,8 +214,10 @@ export class Takeovers {
   }
 }
 
-function takerOf(invite: IncomingInvite): string {
-  return userOf(parseNameAddr(invite.header("from") ?? "")?.uri ?? "").slice(0, 128);
+/** By the same rule as for a bot's callers: null where he does not say who he is, or does not want it told. */
+function takerOf(invite: IncomingInvite, trunk: SipTrunk | undefined): string | null {
+  const { number, withheld } = callerOf(invite, trunk?.trustIdentity ?? false);
+  return withheld || number === "" ? null : number;
 }
 
 /** RFC 3891 §3: the to-tag is ours, because the INVITE that names the dialog comes to us. */

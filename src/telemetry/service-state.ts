@@ -3,7 +3,9 @@
  * Names of trunks, gateways and anchors come from the configuration: there are as many as it lists.
  */
 export interface ServiceState {
-  /** Whether each part can do its work; the service is ready when all can. */
+  /** New calls can be served, if not those of every channel: where several kinds of media server are used, one may be down. */
+  readonly ready: boolean;
+  /** Whether each part can do all of its work. */
   readonly parts: { readonly redis: boolean; readonly engine: boolean; readonly media: boolean };
   /** SIGTERM was seen: no new calls. */
   readonly draining: boolean;

@@ -132,6 +132,39 @@ test("an operator who held the caller with music leaves, though rtpengine refuse
   await expectAtRest(stage);
 });
 
+describe("a call moves while somebody is on his way to a place in it", () => {
+  test("he was answered before: he is told when he has it; who is answered behind it is told nothing", async () => {
+    await using stage = await startStage();
+    const { call, caller, operator, other: taker } = await talk(stage);
+    const [callerLeg, operatorLeg] = [call.caller, call.leg("operator-1")];
+    const offer = sdpOf(taker, { codecs: ["PCMU"] });
+    for (const leg of [callerLeg, operatorLeg]) expect((await call.propose(leg, offer)).type).toBe("media.updated");
+    await stage.server.crash();
+    await stage.server.start();
+    const [toCaller] = await Promise.all([0, 1].map((index) => call.event("media.moved", index, 15_000)));
+    caller.connect("127.0.0.1", portIn(toCaller?.offer ?? ""), "PCMU", 101);
+    // Who was there before has followed.
+    stage.anchor.renew(call.id, callerLeg, sdpOf(caller, { version: 2 }), false);
+    stage.anchor.renew(call.id, operatorLeg, sdpOf(operator, { version: 2 }), false);
+    operator.pause();
+    stage.anchor.renew(call.id, operatorLeg, offer, true);
+    const toTaker = await call.event("media.moved", 2);
+    expect(toTaker.leg).toBe(operatorLeg);
+    taker.connect("127.0.0.1", portIn(toTaker.offer), "PCMU", 101);
+    taker.sendTone(pitches.operator2);
+    stage.anchor.renew(call.id, operatorLeg, sdpOf(taker, { codecs: ["PCMU"], version: 2 }), false);
+    await caller.hears(pitches.operator2);
+    await taker.hears(pitches.caller);
+    expect((await call.propose(operatorLeg, offer)).type).toBe("media.updated");
+    stage.anchor.renew(call.id, operatorLeg, offer, true);
+    stage.anchor.renew(call.id, callerLeg, offer, true);
+    expect(await call.event("media.moved", 3)).toMatchObject({ leg: callerLeg });
+    await call.close();
+    expect(call.all("media.moved")).toHaveLength(4);
+    await expectAtRest(stage);
+  });
+});
+
 describe("a call whose rtpengine is gone for good", () => {
   test("moves to another one, with its recording, though that one has a spool of its own", async () => {
     await using other = await startStage();

@@ -173,3 +173,13 @@ test("whoever takes a place is asked by nobody what the one before him was asked
   call.happens({ ...refused, leg: operator(1) });
   expect([call.state.phase, call.state]).toMatchObject(["withOperator", { core: { moving: [] } }]);
 });
+
+test("he is told himself where he was answered before the move, and ends when he does not follow", () => {
+  const call = bridged()
+    .happens(operatorMoved)
+    .happens({ type: "leg.replaced", leg: operator(1), offer: sdp })
+    .happens(operatorMoved);
+  expect(call.last).toEqual([{ ...told, leg: operator(1) }]);
+  call.happens({ ...refused, leg: operator(1) });
+  expect(call.state.phase).toBe("withBot");
+});

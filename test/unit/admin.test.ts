@@ -8,7 +8,7 @@ let server: AdminServer | undefined;
 afterEach(async () => server?.close());
 
 test("/livez lives, /readyz tells which part is missing, /metrics counts", async () => {
-  const parts = { redis: true, media: false };
+  const state = { ready: false, parts: { redis: true, media: false } };
   const trunks: ServiceState["trunks"] = {
     t: { state: "down", registration: "registered", legs: 3, legsMax: 30, gateways: { "g-1": "down" } },
   };
@@ -21,16 +21,15 @@ test("/livez lives, /readyz tells which part is missing, /metrics counts", async
   server = new AdminServer({
     address: "127.0.0.1",
     port: 0,
-    ready: () => parts,
-    details: () => ({ trunks }),
+    state: () => ({ ...state, trunks }),
     metrics: () => metrics.render(),
   });
   const base = `http://127.0.0.1:${await server.start()}`;
   expect((await fetch(`${base}/livez`)).status).toBe(200);
   const notReady = await fetch(`${base}/readyz`);
   expect(notReady.status).toBe(503);
-  expect(await notReady.json()).toEqual({ ready: false, parts: { redis: true, media: false }, trunks });
-  parts.media = true;
+  expect(await notReady.json()).toEqual({ ...state, trunks });
+  state.ready = true;
   expect((await fetch(`${base}/readyz`)).status).toBe(200);
   const page = await (await fetch(`${base}/metrics`)).text();
   expect(page).toContain('patchbay_transfers_total{status="FAIL",cause="busy"} 1');

@@ -12,13 +12,13 @@ interface Known {
 /** The parts of a service with one trunk, as far as they are asked. */
 function parts(
   { gateways, registration }: Known,
-  { connected = true, draining = false, mediaUp = true } = {},
+  { connected = true, draining = false, redisUp = false, rtpengine = true, freeswitch = true } = {},
 ): ServiceParts {
   return {
     config: { sip: { engine: "separate" } },
     table: { trunks: () => [{ id: "t", maxCalls: 30, gateways: Object.keys(gateways).map((id) => ({ id })) }] },
     health: { state: (id: string) => gateways[id] },
-    link: { ready: () => false, lagMs: () => 1_500, stats: () => ({ queued: 3 }) },
+    link: { ready: () => redisUp, lagMs: () => 1_500, stats: () => ({ queued: 3 }) },
     sip: {
       connected: () => connected,
       ready: () => connected && !draining,
@@ -27,7 +27,7 @@ function parts(
       legsByTrunk: () => new Map([["t", 2]]),
     },
     media: {
-      ready: () => ({ rtpengine: true, freeswitch: mediaUp }),
+      ready: () => ({ rtpengine, freeswitch }),
       anchors: () => [{ name: "m:1", healthy: false, calls: 1 }],
     },
   } as unknown as ServiceParts;
@@ -66,9 +66,18 @@ test("Redis and the media servers are told with what waits and what they hold", 
   });
 });
 
-test("one kind of media server that is down is told by its name, and new calls are not to come", () => {
-  expect(serviceState(parts({ gateways: {} }, { mediaUp: false }))).toMatchObject({
-    parts: { media: false },
-    media: { rtpengine: "up", freeswitch: "down" },
-  });
+test("one kind of media server that is down is told by its name, and the calls of the other may come", () => {
+  const one = serviceState(parts({ gateways: {} }, { redisUp: true, freeswitch: false }));
+  expect(one).toMatchObject({ ready: true, parts: { media: false }, media: { rtpengine: "up", freeswitch: "down" } });
+  const none = serviceState(parts({ gateways: {} }, { redisUp: true, freeswitch: false, rtpengine: false }));
+  expect(none).toMatchObject({ ready: false, parts: { redis: true, engine: true, media: false } });
+});
+
+test.each([
+  ["all is there", {}, true],
+  ["Redis is away", { redisUp: false }, false],
+  ["the engine is away", { connected: false }, false],
+  ["the service drains", { draining: true }, false],
+])("new calls can be served: %s", (_what, change, ready) => {
+  expect(serviceState(parts({ gateways: {} }, { redisUp: true, ...change })).ready).toBe(ready);
 });

@@ -1,5 +1,5 @@
 // Our own offers inside a dialog, with a dialog that is played here.
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { CallEvent } from "../../src/call/event.ts";
 import type { LegId, Sdp } from "../../src/call/ids.ts";
 import { SipFault } from "../../src/sip/link/fault.ts";
@@ -11,10 +11,12 @@ import { ManualClock, settled } from "./media-clock.ts";
 const leg = "c1/caller" as LegId;
 const offer = "v=0 ours" as Sdp;
 const answer = "v=0 his" as Sdp;
+const gateway = "192.0.2.1";
 
 interface Answer {
   readonly status: number;
   readonly headers?: string;
+  readonly from?: string;
 }
 
 class Peer {
@@ -24,6 +26,8 @@ class Peer {
   /** The next answers; 200 when there is none. */
   readonly answers: (Answer | SipFault | Promise<void>)[] = [];
   readonly reoffer: Reoffer;
+  /** The engine, once it is known whether it comes back. */
+  up: (up: boolean) => void = () => {};
 
   constructor({ ownsCallId = false, credentials = false } = {}) {
     const send = async (_method: string, { body = "", headers = [] }: ReplyOptions): Promise<Reply | SipFault> => {
@@ -31,22 +35,24 @@ class Peer {
       const next = this.answers.shift() ?? { status: 200 };
       if (next instanceof Promise) await next;
       if (next instanceof SipFault) return next;
-      const { status, headers: lines = "" } = next instanceof Promise ? { status: 200 } : next;
+      const { status, headers: lines = "", from = gateway } = next instanceof Promise ? { status: 200 } : next;
       return {
         ...readHeaders(`SIP/2.0 ${status} X\r\n${lines}\r\n`),
         status,
         reason: "",
         body: status === 200 ? answer : "",
-        sourceAddress: "",
+        sourceAddress: from,
       };
     };
     this.reoffer = new Reoffer({
       leg,
-      dialog: { send, remoteUri: "sip:peer@192.0.2.1" } as unknown as SipDialog,
+      dialog: { send, remoteUri: `sip:peer@${gateway}` } as unknown as SipDialog,
       ownsCallId,
       clock: this.clock,
+      link: { whenUp: async () => new Promise((resolve) => (this.up = resolve)) },
       timeoutMs: 1_000,
-      credentials: credentials ? { username: "u", password: "p", realm: null } : null,
+      credentials: ({ sourceAddress }) =>
+        credentials && sourceAddress === gateway ? { username: "u", password: "p", realm: null } : null,
       post: (event) => this.posted.push(event) > 0,
     });
   }
@@ -70,7 +76,6 @@ test("the answer is told, a refusal too, and whether anybody is there", async ()
     [{ status: 500 }, { type: "leg.reinviteFailed", leg, gone: false }],
     [{ status: 481 }, { type: "leg.reinviteFailed", leg, gone: true }],
     [new SipFault("timeout", "no answer"), { type: "leg.reinviteFailed", leg, gone: true }],
-    [new SipFault("engine_away", "no engine"), { type: "leg.reinviteFailed", leg, gone: false }],
   ] as const) {
     const peer = new Peer();
     peer.answers.push(given);
@@ -130,10 +135,61 @@ test("a challenge is answered once, by whoever may", async () => {
   mute.reoffer.offer(offer);
   await settled();
   expect([mute.sent.length, mute.posted]).toMatchObject([1, [{ type: "leg.reinviteFailed" }]]);
+  const stranger = new Peer({ credentials: true });
+  stranger.answers.push({ ...challenge, from: "192.0.2.9" });
+  stranger.reoffer.offer(offer);
+  await settled();
+  expect([stranger.sent.length, stranger.posted]).toMatchObject([1, [{ type: "leg.reinviteFailed" }]]);
   const known = new Peer({ credentials: true });
   known.answers.push(challenge);
   known.reoffer.offer(offer);
   await settled();
   expect(known.sent.map(({ headers }) => headers)).toEqual([["Content-Type"], ["Content-Type", "Proxy-Authorization"]]);
   expect(known.posted).toEqual([reanswered]);
+});
+
+describe("the connection to the engine breaks", () => {
+  const away = new SipFault("engine_away", "no engine");
+  const failed = { type: "leg.reinviteFailed", leg, gone: false };
+
+  test("he is asked when it is back", async () => {
+    const peer = new Peer();
+    peer.answers.push(away);
+    peer.reoffer.offer(offer);
+    await settled();
+    expect([peer.sent.length, peer.posted]).toEqual([1, []]);
+    peer.up(true);
+    await settled();
+    expect([peer.sent.length, peer.posted, peer.clock.timers]).toEqual([2, [reanswered], 0]);
+  });
+
+  test("it stays away, or breaks again and again: he has not followed", async () => {
+    const peer = new Peer();
+    peer.answers.push(away);
+    peer.reoffer.offer(offer);
+    await settled();
+    peer.up(false);
+    await settled();
+    expect([peer.sent.length, peer.posted]).toEqual([1, [failed]]);
+    const often = new Peer();
+    often.answers.push(...Array.from({ length: 9 }, () => away));
+    often.reoffer.offer(offer);
+    for (let times = 0; times < 9; times += 1) {
+      await settled();
+      often.up(true);
+    }
+    await settled();
+    expect([often.sent.length, often.posted]).toEqual([4, [failed]]);
+  });
+
+  test("and the leg ends meanwhile: nothing is sent any more", async () => {
+    const peer = new Peer();
+    peer.answers.push(away);
+    peer.reoffer.offer(offer);
+    await settled();
+    peer.reoffer.close();
+    peer.up(true);
+    await settled();
+    expect([peer.sent.length, peer.posted]).toEqual([1, []]);
+  });
 });

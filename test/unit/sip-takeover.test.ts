@@ -1,6 +1,7 @@
 // Crossings on the way to somebody's place that cannot be made on a wire, and calls that have no wire.
 import { describe, expect, test } from "vitest";
 import type { ExchangeId, LegId, Sdp } from "../../src/call/ids.ts";
+import type { SipTrunk } from "../../src/sip/directory.ts";
 import { InDialog } from "../../src/sip/in-dialog.ts";
 import type { LegContext } from "../../src/sip/leg.ts";
 import type {
@@ -166,7 +167,7 @@ describe("on the way to somebody's place", () => {
 
 describe("who claims a place", () => {
   /** A leg, and an INVITE for its peer's place. */
-  function leg(): {
+  function leg(trunk?: SipTrunk): {
     readonly world: World;
     readonly claims: Takeovers;
     readonly posted: string[];
@@ -180,7 +181,7 @@ describe("who claims a place", () => {
     const [posted, taken]: [string[], unknown[]] = [[], []];
     const claims = new Takeovers({
       leg: "c/operator-1" as LegId,
-      trunk: undefined,
+      trunk,
       context: world.context,
       post: (event) => posted.push(event.type) > 0,
       taken: ({ by, local }) => void taken.push({ by, local }),
@@ -200,6 +201,20 @@ describe("who claims a place", () => {
     world.accepting?.accepted(world.dialog);
     world.inDialog?.acknowledged("");
     expect([taken, claims.open, world.timers]).toEqual([[{ by: "7702", local: false }], false, 0]);
+  });
+
+  test.each([
+    ["without a user", "<sip:192.0.2.1>;tag=x", false, null],
+    ["that asks for privacy", "<sip:7702@192.0.2.1>;tag=x\r\nPrivacy: id", false, null],
+    ["with an identity that is not trusted", "<sip:7702@192.0.2.1>;tag=x\r\nP-Asserted-Identity: <sip:7703@x>", false, "7702"],
+    ["with one that is", "<sip:7702@192.0.2.1>;tag=x\r\nP-Asserted-Identity: <sip:7703@x>", true, "7703"],
+  ])("an INVITE %s: who he is, by the rule for callers", (_what, from, trustIdentity, by) => {
+    const { world, claims, taken, claim } = leg({ trustIdentity, sessionExpiresSeconds: null } as SipTrunk);
+    claim(from);
+    claims.accept(exchange(1), sdp);
+    world.accepting?.accepted(world.dialog);
+    world.inDialog?.acknowledged("");
+    expect(taken).toEqual([{ by, local: false }]);
   });
 
   test("the peer's own end waits for him, and counts when he does not come", () => {

@@ -68,6 +68,8 @@ export abstract class SwitchedCall<
   /** Legs whose end has moved and who do not know it, and those who were told and have not said that they do. */
   readonly #untold = new Set<LegId>();
   readonly #told = new Set<LegId>();
+  /** How often the call had moved when somebody was last told this leg's end, to take its peer's place. */
+  readonly #proposed = new Map<LegId, number>();
   #operatorCount = 0;
   #watch: { cancel(): void } | undefined;
 
@@ -186,7 +188,11 @@ export abstract class SwitchedCall<
       this.#withLeg(leg, () => this.#renew(leg, answer, taken));
       return;
     }
-    const update = async (): Promise<void> => void (await this.#updateCaller(answer));
+    const update = async (): Promise<void> => {
+      await this.#updateCaller(answer);
+      const { formats, remote } = this.caller();
+      if (taken && this.#missedMove(leg)) this.#tell(leg, this.endOfCaller(), formats, remote);
+    };
     // What was agreed with the phone before holds for that phone only, and for where the call was then.
     if (taken || this.awaitsCaller) this.#withLeg(leg, update);
     else this.queue.run(update, () => {});
@@ -572,7 +578,7 @@ export abstract class SwitchedCall<
   protected forgetOperator({ leg }: O): void {
     this.operators.delete(leg);
     this.#operatorPlayers.delete(leg);
-    for (const legs of [this.#answered, this.#untold, this.#told]) legs.delete(leg);
+    for (const legs of [this.#answered, this.#untold, this.#told, this.#proposed]) legs.delete(leg);
   }
 
   async #updateCaller(offer: Sdp | null): Promise<Sdp> {
@@ -607,6 +613,7 @@ export abstract class SwitchedCall<
 
   #proposal(leg: LegId, offer: Sdp): Sdp {
     const remote = described(offer, "the offer");
+    this.#proposed.set(leg, this.#moves);
     if (leg !== this.#options.caller) {
       const { end, formats } = this.operatorOf(leg);
       end.version += 1;
@@ -625,6 +632,14 @@ export abstract class SwitchedCall<
     // Whoever has taken his place has not been heard yet.
     if (taken && this.current === operator) this.bridgeWatch.reset();
     await this.#followed(operator, described(answer, "the operator's answer"));
+    if (taken && this.#missedMove(leg)) this.#tellOperator(operator);
+  }
+
+  /** Whoever has taken the place was told an end that has moved before he had it: what his predecessor was told is nothing to him. */
+  #missedMove(leg: LegId): boolean {
+    const missed = (this.#proposed.get(leg) ?? this.#moves) < this.#moves;
+    if (missed) this.#untold.add(leg);
+    return missed;
   }
 
   async #followed(operator: O, remote: AudioDescription): Promise<void> {

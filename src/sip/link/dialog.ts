@@ -152,9 +152,13 @@ export class Dialog implements SipDialog {
     if (this.#events === undefined) {
       return;
     }
-    const result = await this.send("OPTIONS", { timeoutMs: this.#options.replyTimeoutMs });
+    const ask = (): Promise<Reply | SipFault> => this.send("OPTIONS", { timeoutMs: this.#options.replyTimeoutMs });
+    const silent = (result: Reply | SipFault): boolean => !(result instanceof SipFault) && result.status === 408;
+    let result = await ask();
+    // A network that fails for half a minute must not end the talks of everybody who is asked in it.
+    if (silent(result) && this.#events !== undefined) result = await ask();
     // RFC 3261 §12.2.1.2: 481 and 408 to a request inside a dialog mean that the dialog is over.
-    const over = !(result instanceof SipFault) && (result.status === 481 || result.status === 408);
+    const over = silent(result) || (!(result instanceof SipFault) && result.status === 481);
     if (over || (result instanceof SipFault && result.code === "dialog_gone")) {
       const events = this.#events;
       this.forget();
