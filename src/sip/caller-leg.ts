@@ -8,7 +8,7 @@ import type { TrunkCredentials } from "./hang-up.ts";
 import { InDialog, allowedMethods } from "./in-dialog.ts";
 import { KeyPresses } from "./key-presses.ts";
 import type { CallFacts, Leg, LegContext } from "./leg.ts";
-import { parseReason } from "./reason.ts";
+import { parseReason, reasonOfEnd } from "./reason.ts";
 import { ReferWatch } from "./refer.ts";
 import type { IncomingInvite, Reply, SipDialog } from "./link/types.ts";
 import { Reoffer } from "./reoffer.ts";
@@ -266,17 +266,16 @@ export class CallerLeg implements Leg {
         this.#acknowledged();
         inDialog.acknowledged(body);
       },
-      ended: ({ byPeer, text, headers }) => {
-        const { q850, sip, text: reason } = parseReason(headers.headerLines("reason"));
-        const end = byPeer ? { status: sip, reason, q850 } : { status: null, reason: text, q850: null };
+      ended: (end) => {
+        const reason = reasonOfEnd(end);
         const state = this.#state;
         // Somebody has taken his place.
         if (state.phase === "confirmed" && state.dialog !== dialog) return;
-        if (state.phase === "confirmed" && this.#takeovers.outlive(() => this.#ended(end))) {
+        if (state.phase === "confirmed" && this.#takeovers.outlive(() => this.#ended(reason))) {
           state.refer?.close();
           inDialog.close();
         } else {
-          this.#ended(end);
+          this.#ended(reason);
         }
       },
       offered: (request) => {

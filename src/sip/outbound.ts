@@ -11,7 +11,7 @@ import type { CallFacts, Leg, LegContext } from "./leg.ts";
 import { OperatorDial } from "./operator-dial.ts";
 import { operatorRoute } from "./operator-invite.ts";
 import type { OperatorRoute } from "./operator-invite.ts";
-import { formatReason, parseReason } from "./reason.ts";
+import { formatReason, reasonOfEnd } from "./reason.ts";
 import type { IncomingInvite, IncomingRequest, Reply, SipDialog } from "./link/types.ts";
 import { readReferral, Referral } from "./referral.ts";
 import { Reoffer } from "./reoffer.ts";
@@ -322,20 +322,19 @@ export class OperatorLeg implements Leg {
       acknowledged: (body) => {
         inDialog.acknowledged(body);
       },
-      ended: ({ byPeer, text, headers }) => {
+      ended: (end) => {
         const state = this.#state;
         if (state.phase !== "confirmed" || state.dialog !== dialog) {
           // Crossing BYEs: ours has ended the leg already, or somebody has taken his place.
           return;
         }
-        const { q850, sip, text: reason } = parseReason(headers.headerLines("reason"));
-        const end = byPeer ? { status: sip, reason, q850 } : { status: null, reason: text, q850: null };
+        const reason = reasonOfEnd(end);
         // His BYE may overtake the ACK of the one who takes his place: the caller is not to be lost between them.
-        if (this.#takeovers.outlive(() => this.#ended(end))) {
+        if (this.#takeovers.outlive(() => this.#ended(reason))) {
           state.referral?.close();
           inDialog.close();
         } else {
-          this.#ended(end);
+          this.#ended(reason);
         }
       },
       offered: (request) => {

@@ -1,3 +1,4 @@
+import type { DialogEvents } from "./link/types.ts";
 import { splitOutsideQuotes, unquote } from "./uri.ts";
 
 /** What `Reason` headers say (RFC 3326). */
@@ -30,6 +31,17 @@ export function parseReason(lines: readonly string[]): Reason {
     text ??= param(params, "text");
   }
   return { q850, sip, text: text === null ? null : unquote(text).slice(0, 200) };
+}
+
+/** Why a dialog is over: what its peer's BYE says of it, or what the engine does. */
+export function reasonOfEnd({ byPeer, text, headers }: Parameters<DialogEvents["ended"]>[0]): {
+  readonly status: number | null;
+  readonly reason: string | null;
+  readonly q850: number | null;
+} {
+  if (!byPeer) return { status: null, reason: text, q850: null };
+  const { q850, sip, text: reason } = parseReason(headers.headerLines("reason"));
+  return { status: sip, reason, q850 };
 }
 
 /**

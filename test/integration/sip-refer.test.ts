@@ -120,6 +120,18 @@ describe("REFER to the caller's side", () => {
     expect(await trap.side.event("refer.done")).toMatchObject({ status: 407 });
   });
 
+  test("so is one of a re-INVITE of ours", async () => {
+    const { peer, side, setup, refer } = await referred({}, password);
+    peer.reply(refer, 405, "Method Not Allowed");
+    await side.event("refer.done");
+    side.side.reinvite(setup.call, setup.caller, sdp(7002) as Sdp);
+    peer.reply(await fresh(peer, "INVITE"), 407, "Proxy Authentication Required", challenge("carrier"));
+    const again = await fresh(peer, "INVITE");
+    expect(again.header("Proxy-Authorization")).toMatch(/^Digest username="patchbay",.*algorithm=SHA-256/);
+    peer.reply(again, 200, "OK", { body: sdp(4002) });
+    expect(await side.event("leg.reanswered")).toMatchObject({ leg: setup.caller });
+  });
+
   test("the subscription is that of the REFER which was accepted", async () => {
     const talk = await referred({}, password);
     talk.peer.reply(talk.refer, 407, "Proxy Authentication Required", challenge("carrier"));
