@@ -55,24 +55,10 @@ export interface Trunk {
   readonly keys: KeyPolicy;
 }
 
-export interface Channel {
-  readonly botId: string;
+/** A channel as it is configured. Where it has no `fallback`, the caller of a dead bot is hung up on. */
+export interface Channel extends Omit<ChannelConfig, "trunk" | "sounds"> {
   readonly trunk: TrunkId;
-  readonly answer: "immediately" | "on-command";
-  readonly passHeaders: readonly string[];
-  readonly recording: { readonly enabled: boolean; readonly resumeOnReturn: boolean };
-  /** Undefined: the usual one. */
-  readonly mediaAnchor: ChannelConfig["mediaAnchor"];
   readonly sounds: CallerSounds;
-  readonly operatorRefer: ChannelConfig["operatorRefer"];
-  readonly maxOperatorRefers: number;
-  readonly format: ChannelConfig["format"];
-  readonly botTimeoutMs: number;
-  readonly botSilenceMs: number;
-  readonly inputTimeoutMs: number | undefined;
-  /** Undefined: the caller of a dead bot is hung up on. */
-  readonly returnKeys: string;
-  readonly fallback: ChannelConfig["fallback"];
 }
 
 /** Whose call an INVITE is, as far as its source address tells. */
@@ -98,10 +84,7 @@ export class TrunkTable {
   readonly #trunks = new Map<TrunkId, Trunk>();
   readonly #configs = new Map<TrunkId, TrunkConfig>();
   readonly #gateways = new Map<GatewayId, Gateway>();
-  readonly #channels = new Map<
-    string,
-    { readonly channel: Channel; readonly config: ChannelConfig; readonly destinations: Destinations }
-  >();
+  readonly #channels = new Map<string, { readonly channel: Channel; readonly destinations: Destinations }>();
   readonly #bySource: NetworkMatch<Trunk>;
   readonly #open: readonly Trunk[];
 
@@ -122,42 +105,9 @@ export class TrunkTable {
       }
     }
     for (const entry of config.channels) {
-      const {
-        botId,
-        answer,
-        passHeaders,
-        recording,
-        operatorRefer,
-        maxOperatorRefers,
-        format,
-        botTimeoutMs,
-        botSilenceMs,
-        inputTimeoutMs,
-        returnKeys,
-        fallback,
-      } = entry;
-      const channel: Channel = {
-        botId,
-        trunk: entry.trunk as TrunkId,
-        answer,
-        passHeaders,
-        recording,
-        mediaAnchor: entry.mediaAnchor,
-        sounds: {
-          ringbackUrl: entry.sounds.ringbackUrl ?? null,
-          holdUrl: entry.sounds.holdUrl ?? null,
-          earlyMedia: entry.sounds.earlyMedia,
-        },
-        operatorRefer,
-        maxOperatorRefers,
-        format,
-        botTimeoutMs,
-        botSilenceMs,
-        inputTimeoutMs,
-        returnKeys,
-        fallback,
-      };
-      this.#channels.set(botId, { channel, config: entry, destinations: new Destinations(entry.destinations) });
+      const { ringbackUrl = null, holdUrl = null, earlyMedia } = entry.sounds;
+      const channel = { ...entry, trunk: entry.trunk as TrunkId, sounds: { ringbackUrl, holdUrl, earlyMedia } };
+      this.#channels.set(entry.botId, { channel, destinations: new Destinations(entry.destinations) });
     }
     this.#bySource = new NetworkMatch(sources);
     this.#open = open;
@@ -220,11 +170,11 @@ export class TrunkTable {
   channelFor(trunk: TrunkId, called: string): Channel | undefined {
     const wanted = withoutPlus(called);
     let best: { readonly channel: Channel; readonly length: number } | undefined;
-    for (const { channel, config } of this.#channels.values()) {
+    for (const { channel } of this.#channels.values()) {
       if (channel.trunk !== trunk) {
         continue;
       }
-      for (const pattern of config.numbers.map(withoutPlus)) {
+      for (const pattern of channel.numbers.map(withoutPlus)) {
         const prefix = pattern.endsWith("*") ? pattern.slice(0, -1) : undefined;
         if (prefix === undefined ? pattern === wanted : wanted.startsWith(prefix)) {
           const length = prefix === undefined ? Number.POSITIVE_INFINITY : prefix.length;
@@ -281,7 +231,7 @@ export class TrunkTable {
 
   /** How often and how long this bot may have operators called. */
   limits(botId: string): ChannelConfig["destinations"] | undefined {
-    return this.#channels.get(botId)?.config.destinations;
+    return this.#channels.get(botId)?.channel.destinations;
   }
 
   /** Why this bot may not call a number through a trunk; null when it may. */
@@ -313,7 +263,7 @@ export class TrunkTable {
    * configured the number that was called.
    */
   botNumber(botId: string, trunk: TrunkId, called: string): string {
-    const channel = this.#channels.get(botId)?.config;
+    const channel = this.#channels.get(botId)?.channel;
     const config = this.#configs.get(trunk);
     const own = channel?.trunk === trunk ? channel.number : undefined;
     return own ?? config?.number ?? channel?.number ?? called;
