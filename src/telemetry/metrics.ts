@@ -166,9 +166,14 @@ export function createMetrics(sources: MetricSources): Metrics {
   gauge("patchbay_build_info", "1, with the version that runs.", ["version"], (set) =>
     set({ version: sources.version }, 1),
   );
-  gauge("patchbay_part_up", "1 when the part works; media: when every kind of media server in use does.", ["part"], (set) => {
-    for (const [part, up] of Object.entries(state().parts)) set({ part }, up ? 1 : 0);
-  });
+  gauge(
+    "patchbay_part_up",
+    "1 when the part works; media: when every kind of media server in use does.",
+    ["part"],
+    (set) => {
+      for (const [part, up] of Object.entries(state().parts)) set({ part }, up ? 1 : 0);
+    },
+  );
   gauge("patchbay_calls", "Calls held now, by phase.", ["phase"], (set) => {
     for (const [phase, count] of Object.entries(sources.phases())) set({ phase }, count);
   });

@@ -206,7 +206,12 @@ describe("who claims a place", () => {
   test.each([
     ["without a user", "<sip:192.0.2.1>;tag=x", false, null],
     ["that asks for privacy", "<sip:7702@192.0.2.1>;tag=x\r\nPrivacy: id", false, null],
-    ["with an identity that is not trusted", "<sip:7702@192.0.2.1>;tag=x\r\nP-Asserted-Identity: <sip:7703@x>", false, "7702"],
+    [
+      "with an identity that is not trusted",
+      "<sip:7702@192.0.2.1>;tag=x\r\nP-Asserted-Identity: <sip:7703@x>",
+      false,
+      "7702",
+    ],
     ["with one that is", "<sip:7702@192.0.2.1>;tag=x\r\nP-Asserted-Identity: <sip:7703@x>", true, "7703"],
   ])("an INVITE %s: who he is, by the rule for callers", (_what, from, trustIdentity, by) => {
     const { world, claims, taken, claim } = leg({ trustIdentity, sessionExpiresSeconds: null } as SipTrunk);
