@@ -267,6 +267,35 @@ describe("the connection to the engine", () => {
     peer.reply(await fresh(peer, "OPTIONS"), 481, "Call/Transaction Does Not Exist");
   });
 
+  test("a caller whose sound moves while it is away is told when it is back", async () => {
+    const peer = await RawPeer.open(closings);
+    let control = 0;
+    const line = await cuttableLine(closings, () => control);
+    const side = await startSide(closings, oneTrunk(peer.port), {
+      engine: { host: "127.0.0.1", port: line.port, secret },
+      onEngine: ({ controlPort }) => {
+        control = controlPort;
+      },
+    });
+    const call = new RawCall(peer, side.engine.port);
+    call.send("INVITE", { body: sdp(4000) });
+    const setup = await side.call();
+    side.side.accept(setup.call, setup.caller, sdp(7000) as Sdp);
+    const ok = await peer.response(200, "INVITE");
+    call.toTag = tagOf(ok.header("To"));
+    call.send("ACK");
+    await side.event("leg.confirmed");
+    line.cut();
+    await expect.poll(() => side.side.ready()).toBe(false);
+    side.side.reinvite(setup.call, setup.caller, sdp(7002) as Sdp);
+    const offer = await fresh(peer, "INVITE");
+    expect([offer.header("Call-ID"), offer.body]).toEqual([call.callId, sdp(7002)]);
+    peer.reply(offer, 200, "OK", { body: sdp(4002) });
+    expect(await side.event("leg.reanswered")).toMatchObject({ leg: setup.caller });
+    peer.reply(await fresh(peer, "OPTIONS"), 481, "Call/Transaction Does Not Exist");
+    expect(await side.event("leg.ended")).toMatchObject({ leg: setup.caller });
+  });
+
   test("a line that carries nothing any more is noticed and made anew", async () => {
     const peer = await RawPeer.open(closings);
     let control = 0;
