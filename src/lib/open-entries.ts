@@ -1,4 +1,4 @@
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeSync } from "node:fs";
+import { closeSync, fsync, mkdirSync, openSync, readFileSync, renameSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
 
 /** What is open now, kept in a file so that the next process learns what a crash has left open. */
@@ -105,7 +105,8 @@ function rewrite(file: string, entries: ReadonlyMap<string, string>): number {
   const descriptor = openSync(next, "w", 0o640);
   const text = [...entries].map((entry) => `${JSON.stringify(entry)}\n`).join("");
   writeSync(descriptor, text);
-  fsyncSync(descriptor);
   renameSync(next, file);
+  // Not waited for: a disk takes tens of milliseconds for it, and calls are served by the same thread.
+  fsync(descriptor, () => undefined);
   return descriptor;
 }
