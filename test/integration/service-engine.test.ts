@@ -206,7 +206,7 @@ describe("kill -9 of the service with calls up, the engine in it", () => {
     expect(await again.exited).toMatchObject({ code: 0 });
     expect([...stateLeft(site, "calls"), ...stateLeft(site, "dialogs")]).toEqual([]);
     expect(await filesBelow(site.spoolFolder)).toEqual([]);
-  });
+  }, 120_000);
 });
 
 /** The calls whose recordings are written, once there are so many. */
