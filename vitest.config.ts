@@ -43,8 +43,6 @@ export default defineConfig({
         test: {
           name: "wire",
           include: waiting,
-          // Only where there is one: a file of skips would say nothing.
-          exclude: process.env["PATCHBAY_TEST_DRACHTIO"] ? [] : ["test/conformance/real.test.ts"],
           testTimeout: 60_000,
           hookTimeout: 60_000,
           expect: patientPolls,

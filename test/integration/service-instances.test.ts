@@ -10,7 +10,7 @@ import { loadSecrets, type Secrets } from "../../src/config/secrets.ts";
 import { createEngineProcess } from "../../src/engine-process.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
 import { DisposalStack } from "../support/disposal.ts";
-import { drachtioProgram, drachtioSecret, DrachtioServer } from "../support/drachtio.ts";
+import { drachtioProgram, noDrachtio, drachtioSecret, DrachtioServer } from "../support/drachtio.ts";
 import { temporaryFolder } from "../support/folder.ts";
 import { claimPort } from "../support/ports.ts";
 import { RunningProcess } from "../support/process.ts";
@@ -98,9 +98,7 @@ async function startSite(
 
 describe.each(["separate", "drachtio"] as const)("two instances on one engine: %s", (kind) => {
   test("take calls in turn; one that drains keeps its calls and gets no new ones, and nobody is refused", async (context) => {
-    if (kind === "drachtio" && drachtioProgram === undefined) {
-      context.skip("PATCHBAY_TEST_DRACHTIO does not name a drachtio-server");
-    }
+    if (kind === "drachtio" && drachtioProgram === undefined) context.skip(noDrachtio);
     await using resources = new DisposalStack();
     const { instances, bot, operator, uri } = await startSite(kind, resources);
     const [first, second] = instances;
@@ -141,9 +139,7 @@ describe.each(["separate", "drachtio"] as const)("two instances on one engine: %
   });
 
   test("kill -9 of one: the other one's calls go on, and its own end when it is back", async (context) => {
-    if (kind === "drachtio" && drachtioProgram === undefined) {
-      context.skip("PATCHBAY_TEST_DRACHTIO does not name a drachtio-server");
-    }
+    if (kind === "drachtio" && drachtioProgram === undefined) context.skip(noDrachtio);
     await using resources = new DisposalStack();
     const { instances, startFirst, bot, operator, uri } = await startSite(kind, resources, { apart: true });
     const [survivor] = instances;

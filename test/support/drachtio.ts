@@ -11,6 +11,8 @@ import { type Exit, RunningProcess } from "./process.ts";
 
 /** The path of the program, or undefined where none is given. */
 export const drachtioProgram: string | undefined = process.env["PATCHBAY_TEST_DRACHTIO"] || undefined;
+/** Why tests that need one are left out. */
+export const noDrachtio = "PATCHBAY_TEST_DRACHTIO does not name a drachtio-server";
 
 export const drachtioSecret = "a-secret-of-the-test";
 
@@ -59,7 +61,7 @@ export class DrachtioServer implements AsyncDisposable {
   }
 
   static async start({ t1Ms = 500, headerNames = [], tls }: DrachtioOptions = {}): Promise<DrachtioServer> {
-    if (drachtioProgram === undefined) throw new Error("PATCHBAY_TEST_DRACHTIO does not name a drachtio-server");
+    if (drachtioProgram === undefined) throw new Error(noDrachtio);
     await using resources = new DisposalStack();
     const { port: sip } = resources.use(await claimPort());
     const { port: control } = resources.use(await claimPort());
