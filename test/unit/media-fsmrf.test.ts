@@ -2,8 +2,8 @@
 // it fails as soon as the library can do without what src/media/freeswitch/fsmrf.ts does for it.
 import { execFile } from "node:child_process";
 import { createRequire } from "node:module";
-import { createServer } from "node:net";
-import type { AddressInfo, Server, Socket } from "node:net";
+import { createServer, Socket } from "node:net";
+import type { AddressInfo, Server } from "node:net";
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { hasProfile, probe, readBlocks } from "../../src/media/freeswitch/event-socket.ts";
 import { FsmrfConnection } from "../../src/media/freeswitch/fsmrf.ts";
@@ -167,6 +167,27 @@ describe("an answer that is lost with its connection", () => {
     const { output } = await alone(await eventSocket(profileLine, null), "right", then);
     expect(output).toContain("waited");
     expect(output).not.toContain("settled");
+  });
+});
+
+describe("a command", () => {
+  test("is sent at once", async () => {
+    const port = await eventSocket(profileLine);
+    const noDelay = vi.spyOn(Socket.prototype, "setNoDelay");
+    closing.push(() => noDelay.mockRestore());
+    const connection = await open(port);
+    expect(noDelay.mock.calls).toEqual([[true]]);
+    connection.close();
+  });
+
+  test("is written in two pieces by the library alone", async () => {
+    const then = `connecting.then(({ conn }) => {
+      conn.socket.write = (text) => console.log(JSON.stringify(text));
+      conn.api("uptime", "", () => undefined);
+      process.exit(0);
+    });`;
+    const { output } = await alone(await eventSocket(profileLine), "right", then);
+    expect(output.trim().split("\n")).toEqual([String.raw`"api uptime\n"`, String.raw`"\n"`]);
   });
 });
 

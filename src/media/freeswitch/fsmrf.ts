@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
 import Mrf from "drachtio-fsmrf";
-import type { Endpoint, EslEvent, MediaServer } from "drachtio-fsmrf";
+import type { Endpoint, EslConnection, EslEvent, MediaServer } from "drachtio-fsmrf";
 import { MediaError, messageOf } from "../media-error.ts";
 import type { FreeswitchServer, MediaClock, MediaLog, MediaSip, MediaSipDialog } from "../options.ts";
 import { probe } from "./event-socket.ts";
@@ -37,6 +37,14 @@ async function within<T>(clock: MediaClock, ms: number, what: string, work: Prom
       },
     );
   });
+}
+
+/**
+ * fsmrf: writes a command in two pieces. By itself the kernel keeps the second until the first has been acknowledged, which
+ * FreeSWITCH's kernel does 40 ms later: so long would every command take.
+ */
+function sendAtOnce(connection: EslConnection | null): void {
+  connection?.socket?.setNoDelay(true);
 }
 
 /** One connection to one FreeSWITCH, until it breaks. */
@@ -91,6 +99,7 @@ export class FsmrfConnection {
       this.#ended = true;
       throw error;
     }
+    sendAtOnce(this.#server.conn);
     this.#server.once("end", () => this.#end());
     // fsmrf: an `error` without a listener would end the process.
     this.#server.on("error", () => undefined);
@@ -195,6 +204,7 @@ export class Channel {
     });
     endpoint.once("destroy", () => this.#lose("FreeSWITCH has ended the channel"));
     dialog.onEnded(() => this.#lose("FreeSWITCH has ended the dialog"));
+    sendAtOnce(endpoint.conn);
     endpoint.conn?.subscribe(moreEvents);
     for (const event of ["CHANNEL_PARK", "CHANNEL_BRIDGE"] as const) {
       endpoint.conn?.on(`esl::event::${event}::${this.uuid}`, (arrived) => {
