@@ -23,7 +23,7 @@ ENTRYPOINT ["node", "--import", "tsx"]
 
 FROM node:24-bookworm-slim
 # espeak-ng is the text-to-speech of docker/patchbay.yaml; leave it out where another one is configured. ffmpeg, which
-# `recording.format` opus and mp3 need, would make the image much larger: --build-arg MORE_PACKAGES=ffmpeg.
+# `recording.format` opus and mp3 need, would make the image larger by 600 MB: --build-arg MORE_PACKAGES=ffmpeg.
 ARG MORE_PACKAGES=
 RUN apt-get update \
   && apt-get install --yes --no-install-recommends espeak-ng $MORE_PACKAGES \
