@@ -147,8 +147,8 @@ async function configuration(place: FreeswitchPlace, sipPort: number, first: num
     ["@PUBLIC_ADDRESS@", place.host],
     ['"listen-port" value="8021"', `"listen-port" value="${place.port}"`],
     ['"sip-port" value="5080"', `"sip-port" value="${sipPort}"`],
-    ['"rtp-start-port" value="30000"', `"rtp-start-port" value="${first}"`],
-    ['"rtp-end-port" value="39999"', `"rtp-end-port" value="${last}"`],
+    ['"rtp-start-port" value="23000"', `"rtp-start-port" value="${first}"`],
+    ['"rtp-end-port" value="32767"', `"rtp-end-port" value="${last}"`],
   ];
   let text = await readFile(file, "utf8");
   for (const [from, to] of changes) {
