@@ -11,7 +11,7 @@ import { pitches } from "../support/pitch.ts";
 import { delay, waitFor } from "../support/wait.ts";
 import { mediaContract } from "./media-contract.ts";
 import { startFreeswitchStage, testServer } from "./media-freeswitch-support.ts";
-import { expectAtRest, sdpOf } from "./media-support.ts";
+import { expectAtRest, recorded, sdpOf } from "./media-support.ts";
 import { finished, heard, recordingContract } from "./recording-contract.ts";
 
 if (freeswitchPlace === undefined) {
@@ -28,12 +28,7 @@ if (freeswitchPlace === undefined) {
   describe("FreeSWITCH in trouble", () => {
     test("a channel that it ends takes the call with it, and what was recorded stays", async () => {
       await using stage = await startFreeswitchStage();
-      const call = stage.call();
-      const caller = await stage.phone();
-      await call.open(caller);
-      caller.sendTone(pitches.caller);
-      stage.anchor.recording(call.id, "start");
-      await call.event("recording.changed");
+      const { call } = await recorded(stage);
       await delay(1_500);
       await askFreeswitch(testServer(), `hupall NORMAL_CLEARING patchbay_call ${call.id}`);
       await call.event("media.lost");
@@ -103,12 +98,7 @@ if (freeswitchPlace === undefined) {
   describe("two services on one FreeSWITCH", () => {
     test("leave each other's calls and recordings alone, whatever becomes of either", async () => {
       await using stage = await startFreeswitchStage({ watchMs: 200 });
-      const call = stage.call();
-      const caller = await stage.phone();
-      await call.open(caller);
-      caller.sendTone(pitches.caller);
-      stage.anchor.recording(call.id, "start");
-      await call.event("recording.changed");
+      const { call, caller } = await recorded(stage);
 
       // The other one shares the folders too, and looks for what a crash has left there again and again.
       const { recording } = stage.options;

@@ -11,7 +11,7 @@ import { allPitches, amplitudes, pitches, rms } from "../support/pitch.ts";
 import type { Capture } from "../support/rtp-capture.ts";
 import { delay, waitFor } from "../support/wait.ts";
 import { aroundGap, finished, heard, recordingContract } from "./recording-contract.ts";
-import { expectAtRest, portIn, sdpOf, startKillableService, startStage } from "./media-support.ts";
+import { expectAtRest, portIn, recorded, sdpOf, startKillableService, startStage } from "./media-support.ts";
 import type { RtpengineStage } from "./media-support.ts";
 
 describe("the recording contract on rtpengine", () => {
@@ -272,12 +272,7 @@ describe("after a crash", () => {
   });
 
   test("a call that rtpengine has lost is left alone while rtpengine cannot be asked", async () => {
-    const call = stage.call();
-    const caller = await stage.phone();
-    await call.open(caller);
-    caller.sendTone(pitches.caller);
-    stage.anchor.recording(call.id, "start");
-    await call.event("recording.changed");
+    const { call } = await recorded(stage);
     await stage.server.crash();
     await using next = await another();
     expect(await next.recoverSpool()).toEqual([]);
@@ -346,12 +341,7 @@ describe("after a crash", () => {
   });
 
   test("rtpengine restarts without its calls: that is noticed by asking, and the recording goes on", async () => {
-    const call = stage.call();
-    const caller = await stage.phone();
-    await call.open(caller);
-    caller.sendTone(pitches.caller);
-    stage.anchor.recording(call.id, "start");
-    await call.event("recording.changed");
+    const { call, caller } = await recorded(stage);
     await delay(1_000);
     await stage.server.crash();
     await stage.server.start();

@@ -220,6 +220,17 @@ export async function talk(
   return { call, caller, operator, other, port, operatorPort };
 }
 
+/** A call whose caller sends his tone and is being recorded. */
+export async function recorded(stage: MediaStage): Promise<Pick<Talk, "call" | "caller">> {
+  const call = stage.call();
+  const caller = await stage.phone();
+  await call.open(caller);
+  caller.sendTone(pitches.caller);
+  stage.anchor.recording(call.id, "start");
+  await call.event("recording.changed");
+  return { call, caller };
+}
+
 /** Starts an anchor of one kind; what is in `change` differs from the options a service has. */
 export type StartStage = (change?: Partial<AnchorOptions>) => Promise<MediaStage>;
 

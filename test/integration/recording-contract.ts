@@ -8,7 +8,7 @@ import type { Sidecar } from "../../src/media/recording/timeline.ts";
 import { nowMs } from "../support/clock.ts";
 import { allPitches, pitches } from "../support/pitch.ts";
 import { delay, waitFor } from "../support/wait.ts";
-import { expectAtRest } from "./media-support.ts";
+import { expectAtRest, recorded } from "./media-support.ts";
 import type { MediaStage, StartStage, TestCall } from "./media-support.ts";
 
 interface Finished {
@@ -224,12 +224,7 @@ export function recordingContract(start: StartStage, mostHoleMs: number): void {
     });
 
     test("a stopped recording is finished while the call goes on", async () => {
-      const call = stage.call();
-      const caller = await stage.phone();
-      await call.open(caller);
-      caller.sendTone(pitches.caller);
-      stage.anchor.recording(call.id, "start");
-      await call.event("recording.changed");
+      const { call } = await recorded(stage);
       await delay(300);
       stage.anchor.recording(call.id, "stop");
       await finished(call);

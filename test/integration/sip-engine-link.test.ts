@@ -15,6 +15,28 @@ afterEach(async () => {
   await closings.closeAll();
 });
 
+/** A caller who was answered, by a side whose line to its engine can be cut. */
+async function answeredOverLine(engine: { readonly claimAgainMs?: number } = {}) {
+  const peer = await RawPeer.open(closings);
+  let control = 0;
+  const line = await cuttableLine(closings, () => control);
+  const side = await startSide(closings, oneTrunk(peer.port), {
+    engine: { host: "127.0.0.1", port: line.port, secret, ...engine },
+    onEngine: ({ controlPort }) => {
+      control = controlPort;
+    },
+  });
+  const call = new RawCall(peer, side.engine.port);
+  call.send("INVITE", { body: sdp(4000) });
+  const setup = await side.call();
+  side.side.accept(setup.call, setup.caller, sdp(7000) as Sdp);
+  const ok = await peer.response(200, "INVITE");
+  call.toTag = tagOf(ok.header("To"));
+  call.send("ACK");
+  await side.event("leg.confirmed");
+  return { peer, line, side, call, setup };
+}
+
 describe("the connection to the engine", () => {
   test("a wrong secret and an engine that is not there are told at once and in time", async () => {
     const peer = await RawPeer.open(closings);
@@ -177,23 +199,7 @@ describe("the connection to the engine", () => {
   );
 
   test("a dialog that is gone when the connection is back ends its leg", async () => {
-    const peer = await RawPeer.open(closings);
-    let control = 0;
-    const line = await cuttableLine(closings, () => control);
-    const side = await startSide(closings, oneTrunk(peer.port), {
-      engine: { host: "127.0.0.1", port: line.port, secret },
-      onEngine: ({ controlPort }) => {
-        control = controlPort;
-      },
-    });
-    const call = new RawCall(peer, side.engine.port);
-    call.send("INVITE", { body: sdp(4000) });
-    const setup = await side.call();
-    side.side.accept(setup.call, setup.caller, sdp(7000) as Sdp);
-    const ok = await peer.response(200, "INVITE");
-    call.toTag = tagOf(ok.header("To"));
-    call.send("ACK");
-    await side.event("leg.confirmed");
+    const { peer, line, side, call, setup } = await answeredOverLine();
     line.cut();
     // Hung up while nobody was there to hear it: the engine answers and forgets the dialog.
     call.send("BYE");
@@ -208,23 +214,7 @@ describe("the connection to the engine", () => {
     ["forgotten it", 481],
     ["not answered twice", 408],
   ])("an engine that hands nothing over: who was there before is asked again until he has %s", async (_what, end) => {
-    const peer = await RawPeer.open(closings);
-    let control = 0;
-    const line = await cuttableLine(closings, () => control);
-    const side = await startSide(closings, oneTrunk(peer.port), {
-      engine: { host: "127.0.0.1", port: line.port, secret, claimAgainMs: 100 },
-      onEngine: ({ controlPort }) => {
-        control = controlPort;
-      },
-    });
-    const call = new RawCall(peer, side.engine.port);
-    call.send("INVITE", { body: sdp(4000) });
-    const setup = await side.call();
-    side.side.accept(setup.call, setup.caller, sdp(7000) as Sdp);
-    const ok = await peer.response(200, "INVITE");
-    call.toTag = tagOf(ok.header("To"));
-    call.send("ACK");
-    await side.event("leg.confirmed");
+    const { peer, line, side, setup } = await answeredOverLine({ claimAgainMs: 100 });
     line.cut();
     for (let asked = 0; asked < 3; asked += 1) {
       peer.reply(await fresh(peer, "OPTIONS"), 200, "OK");
@@ -241,23 +231,7 @@ describe("the connection to the engine", () => {
   });
 
   test("a caller who is to be hung up while it is away is hung up when it is back", async () => {
-    const peer = await RawPeer.open(closings);
-    let control = 0;
-    const line = await cuttableLine(closings, () => control);
-    const side = await startSide(closings, oneTrunk(peer.port), {
-      engine: { host: "127.0.0.1", port: line.port, secret },
-      onEngine: ({ controlPort }) => {
-        control = controlPort;
-      },
-    });
-    const call = new RawCall(peer, side.engine.port);
-    call.send("INVITE", { body: sdp(4000) });
-    const setup = await side.call();
-    side.side.accept(setup.call, setup.caller, sdp(7000) as Sdp);
-    const ok = await peer.response(200, "INVITE");
-    call.toTag = tagOf(ok.header("To"));
-    call.send("ACK");
-    await side.event("leg.confirmed");
+    const { peer, line, side, call, setup } = await answeredOverLine();
     line.cut();
     await expect.poll(() => side.side.ready()).toBe(false);
     side.side.bye(setup.call, setup.caller, "over", []);
@@ -268,23 +242,7 @@ describe("the connection to the engine", () => {
   });
 
   test("a caller whose sound moves while it is away is told when it is back", async () => {
-    const peer = await RawPeer.open(closings);
-    let control = 0;
-    const line = await cuttableLine(closings, () => control);
-    const side = await startSide(closings, oneTrunk(peer.port), {
-      engine: { host: "127.0.0.1", port: line.port, secret },
-      onEngine: ({ controlPort }) => {
-        control = controlPort;
-      },
-    });
-    const call = new RawCall(peer, side.engine.port);
-    call.send("INVITE", { body: sdp(4000) });
-    const setup = await side.call();
-    side.side.accept(setup.call, setup.caller, sdp(7000) as Sdp);
-    const ok = await peer.response(200, "INVITE");
-    call.toTag = tagOf(ok.header("To"));
-    call.send("ACK");
-    await side.event("leg.confirmed");
+    const { peer, line, side, call, setup } = await answeredOverLine();
     line.cut();
     await expect.poll(() => side.side.ready()).toBe(false);
     side.side.reinvite(setup.call, setup.caller, sdp(7002) as Sdp);
